@@ -1,0 +1,209 @@
+"""One description of the environment, kept in step: pyproject.toml says what is needed, constraints.txt the
+exact versions, environment.yml and the Makefile how to get them, README.md what to type."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DECLARED = [Requirement(line) for group in (PROJECT["dependencies"], *EXTRAS.values()) for line in group]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pins():
+    """constraints.txt as {canonical name: Requirement}."""
+    lines = (line.strip() for line in read("constraints.txt").splitlines())
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): pin for pin in found}
+
+
+def exact(requirement):
+    """The version of a requirement that is one `==` and nothing else; fails on any other."""
+    specifiers = list(requirement.specifier)
+    assert len(specifiers) == 1 and specifiers[0].operator == "==", f"not an exact version: {requirement}"
+    version = Version(specifiers[0].version)
+    assert version.local is None, f"a local build exists on one machine only: {requirement}"
+    return version
+
+
+def makefile_variables():
+    return dict(re.findall(r"^(\w+)\s*[?:]?=\s*(.*)$", read("Makefile"), re.MULTILINE))
+
+
+def makefile_targets():
+    return set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+
+
+def conda_environment():
+    """environment.yml as (conda lines, pip lines).
+
+    The file is two lists at fixed depths, so it is read as such: a YAML parser is not among our dependencies.
+    """
+    listing = read("environment.yml").split("\ndependencies:\n")[1]
+    conda = re.findall(r"^  - (.*[^:\n])$", listing, re.MULTILINE)
+    pip = re.findall(r"^      - (.*)$", listing, re.MULTILINE)
+    return conda, pip
+
+
+# --- constraints.txt ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_every_dependency_is_pinned_inside_its_range(requirement):
+    if requirement.name == "torch":
+        pin = Requirement(makefile_variables()["TORCH"])
+    else:
+        pin = pins()[canonicalize_name(requirement.name)]
+    assert exact(pin) in requirement.specifier
+
+
+def test_every_pin_is_exact_and_written_once():
+    lines = [line for line in read("constraints.txt").splitlines() if line and not line.startswith("#")]
+    assert len(lines) == len(pins()) > len(DECLARED)
+    for pin in pins().values():
+        exact(pin)
+
+
+def test_torch_is_not_constrained():
+    """A pin would fight whoever picks another build with TORCH."""
+    assert "torch" not in pins()
+
+
+def test_what_the_dependencies_bring_is_pinned_too():
+    """Walks the installed packages from ours to the last dependency of a dependency.
+
+    Stops at torch: each of its builds brings its own helpers (CUDA libraries, Triton).
+    """
+    todo, seen = [(r.name, r.extras) for r in DECLARED], set()
+    while todo:
+        name, extras = todo.pop()
+        name = canonicalize_name(name)
+        if name == "torch" or (name, frozenset(extras)) in seen:
+            continue
+        seen.add((name, frozenset(extras)))
+        for line in metadata.requires(name) or ():
+            needed = Requirement(line)
+            environments = [default_environment() | {"extra": extra} for extra in ("", *extras)]
+            if needed.marker is None or any(needed.marker.evaluate(e) for e in environments):
+                todo.append((needed.name, needed.extras))
+    assert len(seen) > len(DECLARED)
+    assert {name for name, _ in seen} - set(pins()) == set()
+
+
+# --- the ways to install ----------------------------------------------------------------------
+
+
+def test_conda_installs_what_make_test_installs():
+    conda, pip = conda_environment()
+    assert makefile_variables()["TORCH"] in pip
+    assert "-c constraints.txt" in pip
+    (editable,) = [line for line in pip if line.startswith("-e ")]
+    assert editable == f"-e .[{','.join(EXTRAS)}]"
+    assert f"--editable '.[{','.join(EXTRAS)}]'" in read("Makefile")
+
+
+def test_conda_python_is_one_we_support():
+    conda, _ = conda_environment()
+    (python,) = [Requirement(line.replace("=", "==", 1)) for line in conda if line.startswith("python=")]
+    assert exact(python) in SpecifierSet(PROJECT["requires-python"])
+    assert "pip" in conda
+
+
+def test_makefile_asks_for_the_same_python():
+    (floor,) = SpecifierSet(PROJECT["requires-python"])
+    assert floor.operator == ">="
+    assert f"sys.version_info >= ({floor.version.replace('.', ', ')})" in read("Makefile")
+
+
+def test_every_make_command_is_phony_and_explained():
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    explained = re.findall(r'^\t@echo "make (\w+)', read("Makefile"), re.MULTILINE)
+    assert set(phony.split()) == makefile_targets() == {"help", *explained}
+
+
+def test_ci_runs_make_test():
+    commands = [shlex.split(line, comments=True) for line in read(".ci/run").splitlines() if line[:5] == "make "]
+    assert [command[:2] for command in commands] == [["make", "test"]]
+    assert (ROOT / ".ci/run").stat().st_mode & 0o100, ".ci/run is not executable"
+
+
+# --- README.md --------------------------------------------------------------------------------
+
+
+def readme_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", read("README.md"), re.MULTILINE | re.DOTALL)
+
+
+def readme_commands():
+    """Every command of README's `sh` blocks, comments and line continuations removed."""
+    text = "".join(readme_blocks("sh")).replace("\\\n", " ")
+    return [words for words in (shlex.split(line, comments=True) for line in text.splitlines()) if words]
+
+
+def test_readme_names_commands_that_exist():
+    make = [command for command in readme_commands() if command[0] == "make"]
+    assert {"lessons", "test", "demo"} <= {command[1] for command in make}
+    for command in make:
+        target, *assignments = command[1:]
+        assert target in makefile_targets()
+        assert {word.split("=")[0] for word in assignments} <= set(makefile_variables())
+
+
+def test_readme_installs_by_hand_what_the_makefile_installs():
+    """Without make (Windows), two pip lines do the same."""
+    installs = [command[command.index("install") + 1 :] for command in readme_commands() if "pip" in command]
+    assert installs == [
+        [makefile_variables()["TORCH"]],
+        ["--constraint", "constraints.txt", "--editable", f".[{','.join(EXTRAS)}]"],
+    ]
+
+
+def test_readme_tree_names_what_is_there():
+    """The file tree: two spaces of indentation a level, then the names, then two spaces and the comment."""
+    (tree,) = readme_blocks("text")
+    folders = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip(" "))) // 2
+        folders = folders[:depth]
+        for name in line.strip().split("  ")[0].split(" "):
+            path = ROOT.joinpath(*folders, name)
+            assert path.is_dir() if name.endswith("/") else path.is_file(), f"README names {path.relative_to(ROOT)}"
+        if name.endswith("/"):
+            folders.append(name)
+
+
+# --- what the Makefile runs ---------------------------------------------------------------------
+
+RUNS = sorted(set(re.findall(r"^\t\$\(PY\) -m (minizaya\S*)(?: ([a-z]+)$)?", read("Makefile"), re.MULTILINE)))
+
+
+def test_makefile_runs_the_package():
+    assert len(RUNS) >= 3
+
+
+@pytest.mark.parametrize("module, subcommand", RUNS, ids=str)
+def test_what_the_makefile_runs_exists(module, subcommand):
+    if not subcommand:
+        assert find_spec(module) is not None
+        return
+    command = [sys.executable, "-m", module, subcommand, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert subcommand in done.stdout
