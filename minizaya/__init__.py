@@ -1,0 +1,10 @@
+"""minizaya: a modern Mixture-of-Experts reasoning model, ZAYA1-8B, built to be read.
+
+    import minizaya as mz
+    model = mz.Zaya(mz.ZayaConfig.preset("nano"))
+"""
+
+from .arch import balance
+from .arch.model import Zaya, ZayaOutput
+from .config import ZayaConfig
+from .scale import hub

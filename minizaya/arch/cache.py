@@ -1,0 +1,75 @@
+"""What a CCA model must remember between two calls, layer by layer.
+
+Four things, not two: keys and values of every token, and, since queries and keys are convolved and values arrive late,
+the last `conv_lag` packed q, k columns from before the convolutions and the last token's delayed half of the value.
+Drop one of the latter and decoding still runs: it just answers wrongly.
+"""
+
+import torch
+from torch import Tensor
+
+from ..config import ZayaConfig
+
+
+class Cache:
+    """The state of `batch` sequences of one length (left-padded if they differ). Grows by doubling.
+
+    Attributes: length, tokens held so far; valid, bool (batch, length), False where a token was padding, or None.
+    """
+
+    def __init__(self, config: ZayaConfig, batch: int, dtype: torch.dtype, device=None):
+        if not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"batch must be a positive integer, got {batch!r}")
+        self.config, self.batch, self.length, self.valid = config, batch, 0, None
+        layers = range(config.num_hidden_layers)
+        packed = config.query_size + config.kv_size
+        empty = dict(dtype=dtype, device=device)
+        self.kv = [torch.empty(2, batch, 0, config.num_key_value_heads, config.head_dim, **empty) for _ in layers]
+        self.columns = [torch.zeros(batch, config.conv_lag, packed, **empty) for _ in layers]
+        self.delayed: list[Tensor | None] = [None for _ in layers]
+
+    def exchange(self, layer: int, z: Tensor, then: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hands out the past of one layer and keeps the new end of it.
+
+        z: (b, t, c), packed q and k before the convolutions; then: (b, t, c'), the delayed half of the values.
+        Returns the `conv_lag` columns before z, and `then` of the token before (None at the very start).
+        """
+        past, before = self.columns[layer], self.delayed[layer]
+        self.columns[layer] = torch.cat([past, z], dim=1)[:, z.shape[1]:]
+        self.delayed[layer] = then[:, -1]
+        return past, before
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends k and v, (b, t, j, d) each, after rotation; returns all keys and values so far, (b, s, j, d)."""
+        end = self.length + k.shape[1]
+        room = self.kv[layer]
+        if room.shape[2] < end:  # double, so that n tokens cost O(n) copies in all
+            bigger = room.new_empty(*room.shape[:2], max(end, 2 * room.shape[2], 16), *room.shape[3:])
+            bigger[:, :, : self.length] = room[:, :, : self.length]
+            self.kv[layer] = room = bigger
+        room[0, :, self.length: end] = k
+        room[1, :, self.length: end] = v
+        return room[0, :, :end], room[1, :, :end]
+
+    def advance(self, steps: int, valid: Tensor | None) -> Tensor | None:
+        """The validity of old and new tokens together, bool (b, length + steps), or None when all are valid."""
+        if valid is None and self.valid is None:
+            return None
+        everyone = dict(dtype=torch.bool, device=self.columns[0].device)
+        old = torch.ones(self.batch, self.length, **everyone) if self.valid is None else self.valid
+        new = torch.ones(self.batch, steps, **everyone) if valid is None else valid
+        return torch.cat([old, new], dim=1)
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps only the sequences `rows` (int or bool index), in that order: finished ones leave the batch."""
+        self.kv = [kv[:, rows] for kv in self.kv]
+        self.columns = [columns[rows] for columns in self.columns]
+        self.delayed = [None if late is None else late[rows] for late in self.delayed]
+        self.valid = None if self.valid is None else self.valid[rows]
+        self.batch = self.columns[0].shape[0]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one more token of one sequence costs: 2 * K * d * layers * bytes of a number (40 KiB at 8B)."""
+        return sum(kv[:, 0, :1].nbytes if kv.shape[2] else 2 * kv.shape[3] * kv.shape[4] * kv.element_size()
+                   for kv in self.kv)
