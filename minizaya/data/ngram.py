@@ -76,7 +76,9 @@ class WittenBell:
         return result
 
 
-def witten_bell(train_ids: Sequence[int], held_out_ids: Sequence[int], vocab_size: int, max_order: int = 6) -> list[float]:
+def witten_bell(
+    train_ids: Sequence[int], held_out_ids: Sequence[int], vocab_size: int, max_order: int = 6
+) -> list[float]:
     """Held-out loss in nats per token of the 1-gram, the 2-gram, ... the max_order-gram.
 
     Raises ValueError if either text is empty, holds an id outside the vocabulary, or max_order is below 1.

@@ -6,8 +6,8 @@ after the other:
     prompt        reasoning        answer
     47+85?        a0752b1483c1#    132       then the end mark $
 
-The alphabet is one character per idea, and every value the model has to produce stands right after its cue.
-CCA's convolutions look two tokens back, so such a step is easy to learn; a value three tokens away is not.
+Formats are made to be learned: one character per idea, and what a step needs stands next to it, because
+CCA's convolutions look two tokens back and no further. A letter counts the steps. Numbers keep a fixed width.
 
 A new task is one small class: say `name`, `max_difficulty` and `form` (what an answer looks like), and write
 `make`. Then add it to TASKS.
@@ -66,7 +66,8 @@ class Task:
         Raises ValueError unless difficulty is an int in 1 .. max_difficulty.
         """
         if not isinstance(difficulty, int) or not 1 <= difficulty <= self.max_difficulty:
-            raise ValueError(f"difficulty of {self.name} must be an int in 1 to {self.max_difficulty}, got {difficulty!r}")
+            allowed = f"an int in 1 to {self.max_difficulty}"
+            raise ValueError(f"difficulty of {self.name} must be {allowed}, got {difficulty!r}")
         # A text seed is hashed with SHA-512. trap: Python's own hash() of a str changes with every process,
         # and the global generator is shared with whoever else draws from it.
         rng = random.Random(f"{self.name}/{difficulty}/{seed}")
@@ -93,6 +94,7 @@ class Addition(Task):
 
     `47+85?`: column a is carry 0, digits 7 and 5, sum digit 2 -> `a0752`; column b is carry 1, digits 4 and
     8, sum digit 3 -> `b1483`; then the last carry -> `c1`. The answer reads the sum digits backwards.
+    Both numbers are written with leading zeros (`007+120?`); the answer is not, and may be read either way.
     """
 
     name = "addition"
@@ -114,27 +116,38 @@ class Addition(Task):
 
 
 class ModChain(Task):
-    """Follow `difficulty` operations modulo 100.
+    """Follow `difficulty` operations modulo `modulus`.
 
-    `17a*3b-2?`: start at 17; operation a is "times 3", b is "minus 2". The reasoning writes the value after
-    each letter, `a51b49`; the answer is the last value. A letter is the cue that leads back to its operation.
+    `7a+3b*3c-2?`: start at 7; operation a is "plus 3", b is "times 3", c is "minus 2". The reasoning takes
+    the operations one by one, each with the value it starts from: `a7+3b0*3c0-2d8`. So copying an operation
+    (find the same letter in the prompt) and working it out (all it needs stands side by side) are two
+    separate, easy steps. Values have a fixed width: two digits for a modulus of 11 to 100.
+
+    The factors 3, 7 and 9 have inverses modulo 10 and 100: a wrong value stays wrong to the end, and no
+    answer is much likelier than another.
     """
 
     name = "modchain"
-    max_difficulty = 26
-    form = r"[0-9]{1,4}"
-    modulus = 100
+    max_difficulty = 25
+    form = r"[0-9]{1,9}"
+
+    def __init__(self, modulus: int = 10):
+        if not 2 <= modulus <= 100:
+            raise ValueError(f"modulus must be in 2 to 100, got {modulus}")
+        self.modulus = modulus
+        self.width = len(str(modulus - 1))
 
     def make(self, rng, difficulty):
         value = rng.randrange(self.modulus)
-        prompt, reasoning = f"{value:02d}", ""
+        prompt, reasoning = f"{value:0{self.width}d}", ""
         for i in range(difficulty):
             sign = rng.choice("+-*")
             number = rng.choice((3, 7, 9)) if sign == "*" else rng.randint(1, 9)
-            value = {"+": value + number, "-": value - number, "*": value * number}[sign] % self.modulus
             prompt += f"{_label(i)}{sign}{number}"
-            reasoning += f"{_label(i)}{value:02d}"
-        return prompt + "?", reasoning, f"{value:02d}"
+            reasoning += f"{_label(i)}{value:0{self.width}d}{sign}{number}"
+            value = {"+": value + number, "-": value - number, "*": value * number}[sign] % self.modulus
+        answer = f"{value:0{self.width}d}"
+        return prompt + "?", f"{reasoning}{_label(difficulty)}{answer}", answer
 
     def check(self, problem, answer):
         return int(answer) == int(problem.answer)
