@@ -7,4 +7,5 @@
 from .arch import balance
 from .arch.model import Zaya, ZayaOutput
 from .config import ZayaConfig
+from .infer.generate import generate
 from .scale import hub

@@ -1,0 +1,142 @@
+"""Answering many prompts at once; beside it the plain loop that defines what the answer is.
+
+Prompts of different lengths are padded on the left, so that all of them end, and grow, at the same column. One forward
+pass reads them into a cache; every further pass adds one token to each. A sequence that is done leaves the batch.
+"""
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..arch.model import Zaya
+from .sample import check_sampling, choose, draw_uniforms
+
+
+def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
+             top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0,
+             progress: bool = False) -> list[list[int]]:
+    """Continues every prompt by at most `max_new_tokens` tokens.
+
+    Args:
+        prompts: token ids, one sequence per prompt, of any lengths from 1. They are not changed.
+        temperature, top_p, min_p: see `infer.sample`; temperature 0 is greedy and reads neither filter nor seed.
+        stop: token ids that end an answer. The stop token is the last token of the answer, so `answer[-1] in stop`
+            tells an answer that ended from one that ran out of budget. Empty: every answer uses its whole budget.
+        seed: with the prompt's tokens it fixes an answer, whatever the batch mates (up to rounding: another batch
+            size can change a logit's last digit). Copies of one prompt get different answers.
+        progress: show a bar over the steps.
+    Returns:
+        The new tokens of each prompt, in the order of `prompts`. Equal to `generate_reference`.
+    Raises:
+        ValueError: no prompt, an empty prompt, ids outside the vocabulary, or a setting out of range.
+
+    The model runs without gradients and in eval mode, and gets its modes back.
+    """
+    prompts, stop = check_request(model, prompts, max_new_tokens, temperature, top_p, min_p, stop, seed)
+    answers: list[list[int]] = [[] for _ in prompts]
+    if max_new_tokens == 0:
+        return answers
+    device = model.embed.weight.device
+    steps = tqdm(range(max_new_tokens), desc="tokens", disable=not progress)
+    with answering(model), steps:
+        uniforms = None if temperature == 0 else draw_uniforms(prompts, max_new_tokens, seed).to(device)
+        alive = list(range(len(prompts)))  # the prompt behind each row of the batch
+        tokens, mask = left_pad(prompts, device)
+        cache = model.new_cache(len(prompts))
+        for step in steps:
+            logits = model(tokens, cache=cache, mask=mask, last_only=True).logits[:, 0]
+            chosen = choose(logits, temperature, top_p, min_p, None if uniforms is None else uniforms[:, step])
+            going = []
+            for row, token in enumerate(chosen.tolist()):
+                answers[alive[row]].append(token)
+                if token not in stop:
+                    going.append(row)
+            if not going:
+                break
+            if len(going) < len(alive):
+                rows = torch.tensor(going, device=device)
+                cache.select(rows)
+                chosen, uniforms = chosen[rows], None if uniforms is None else uniforms[rows]
+                alive = [alive[row] for row in going]
+            tokens, mask = chosen[:, None], None
+    return answers
+
+
+def generate_reference(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
+                       top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (),
+                       seed: int = 0) -> list[list[int]]:
+    """What `generate` means: one sequence at a time, no padding, no cache, the whole text read anew for each token."""
+    prompts, stop = check_request(model, prompts, max_new_tokens, temperature, top_p, min_p, stop, seed)
+    uniforms = draw_uniforms(prompts, max_new_tokens, seed).to(model.embed.weight.device)
+    answers = []
+    with answering(model):
+        for prompt, stream in zip(prompts, uniforms):
+            text = list(prompt)
+            for step in range(max_new_tokens):
+                logits = model(torch.tensor([text], device=stream.device)).logits[:, -1]
+                text.append(int(choose(logits, temperature, top_p, min_p, stream[step: step + 1])))
+                if text[-1] in stop:
+                    break
+            answers.append(text[len(prompt):])
+    return answers
+
+
+def left_pad(prompts: list[list[int]], device=None) -> tuple[Tensor, Tensor | None]:
+    """Tokens int64 (n, longest) and mask bool (n, longest), False on the padding at the left; mask None if there is none.
+
+    The padding repeats a prompt's first token: any id does, since no other token sees it.
+    """
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([prompt[:1] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    if all(len(prompt) == longest for prompt in prompts):
+        return tokens, None
+    starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    return tokens, torch.arange(longest, device=device) >= starts[:, None]
+
+
+@contextmanager
+def answering(model: torch.nn.Module) -> Iterator[None]:
+    """No gradients and eval mode inside; afterwards every module is in the mode it was in, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_request(model: Zaya, prompts, max_new_tokens, temperature, top_p, min_p, stop,
+                  seed) -> tuple[list[list[int]], frozenset[int]]:
+    """The prompts as lists and the stop tokens as a set, or one clear ValueError."""
+    check_sampling(temperature, top_p, min_p)
+    for name, value in (("max_new_tokens", max_new_tokens), ("seed", seed)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
+    if isinstance(prompts, str) or len(prompts) == 0:
+        raise ValueError(f"prompts must be a non-empty list of token lists, got {prompts!r}")
+    vocabulary = model.config.vocab_size
+    checked = [token_ids(f"prompts[{i}]", prompt, vocabulary) for i, prompt in enumerate(prompts)]
+    for i, prompt in enumerate(checked):
+        if not prompt:
+            raise ValueError(f"prompts[{i}] is empty; a prompt needs at least one token")
+    return checked, frozenset(token_ids("stop", stop, vocabulary))
+
+
+def token_ids(name: str, tokens, vocabulary: int) -> list[int]:
+    """`tokens` as a list of ints in 0..vocabulary - 1; ValueError naming `name` otherwise."""
+    try:
+        ids = [operator.index(token) for token in tokens]
+    except TypeError:
+        raise ValueError(f"{name} must be a list of token ids (integers), got {tokens!r}") from None
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise ValueError(f"{name} must hold ids in 0..{vocabulary - 1} (the vocabulary), got {token}")
+    return ids
