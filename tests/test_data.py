@@ -135,7 +135,10 @@ def test_batches_are_a_pure_function_of_seed_and_step(case):
     first = text.Batches(tokens, batch, seq, seed)
     inputs, targets = first(step)
     again = text.Batches(tokens, batch, seq, seed)
-    random.seed(1), torch.manual_seed(1), again(step + 1)  # neither the past nor global seeds matter
+    random.seed(1), torch.manual_seed(1)  # neither the past nor global seeds matter
+    before = random.getstate(), torch.get_rng_state()
+    again(step + 1)
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
     assert torch.equal(inputs, again(step)[0]) and torch.equal(targets, again(step)[1])
     assert inputs.shape == targets.shape == (batch, seq) and inputs.dtype == targets.dtype == torch.int64
     # tokens count upwards, so every window must too, and the target is the next token
@@ -299,7 +302,7 @@ def test_problems_come_from_the_asked_part(name, part, difficulty, n, seed):
 class OnlyOne(tasks.Task):
     """A task with one problem: one of the two parts must be empty."""
 
-    name, max_difficulty, form = "only-one", 1, "1"
+    name, max_difficulty, form = "only-one", 1, "[12]"
 
     def make(self, rng, difficulty):
         return "1?", "", "1"
@@ -308,6 +311,7 @@ class OnlyOne(tasks.Task):
 def test_an_empty_part_is_an_error_not_an_endless_loop(monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "only-one", OnlyOne())
     only = OnlyOne().generate(0, 1)
+    assert (OnlyOne().verify(only, "#1$"), OnlyOne().verify(only, "#2$")) == (1, 0)  # the default check
     full = tasks.split(only)
     assert tasks.problems("only-one", full, 1, 2, seed=0) == [only, only]
     empty = {"train": "held_out", "held_out": "train"}[full]
