@@ -4,6 +4,7 @@
     model = mz.Zaya(mz.ZayaConfig.preset("nano"))
 """
 
+from . import laws
 from .arch import balance
 from .arch.model import Zaya, ZayaOutput
 from .config import ZayaConfig

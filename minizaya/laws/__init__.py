@@ -1,0 +1,8 @@
+"""What must hold for any right implementation; for tests, for kernels and for students.
+
+    from minizaya import laws
+    laws.check("cca.value_shift", my_value_shift)     # True, or a counterexample in words
+"""
+
+from . import cca
+from .core import Law, Verdict, all, check, get, judge

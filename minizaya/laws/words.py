@@ -1,0 +1,55 @@
+"""Counterexamples in words: inputs as short lists, places as "token 1, channel 0"."""
+
+from dataclasses import fields
+
+from torch import Tensor, nn
+
+from ..config import ZayaConfig
+
+WORDS = {"b": "sequence", "t": "token", "s": "key", "h": "head", "j": "KV head", "d": "channel", "c": "channel",
+         "e": "expert", "n": "token", "l": "layer", "v": "vocabulary entry", "r": "router channel", "k": "step",
+         "o": "row", "p": "pick"}
+LONGEST = 24   # numbers; a longer tensor is named by its shape
+
+
+def number(x) -> str:
+    """One number as a student would write it: 2.0, 0.333333, nan."""
+    x = x.item() if isinstance(x, Tensor) else x
+    return f"{x:.7g}" + (".0" if float(x).is_integer() else "") if isinstance(x, float) else str(x)
+
+
+def where(axes: str, at: tuple[int, ...], shape) -> str:
+    """"token 1, channel 0 (counting from 0)"; the batch is named only if there are several sequences."""
+    named = [f"{WORDS[a]} {i}" for a, i, n in zip(axes.split(), at, shape) if not (a == "b" and n == 1)]
+    return ", ".join(named) + " (counting from 0)" if named else "its only number"
+
+
+def show(x) -> str:
+    """A value in one line."""
+    if isinstance(x, Tensor):
+        return nested(x.detach().tolist()) if x.numel() <= LONGEST else f"a tensor of shape {tuple(x.shape)}"
+    if isinstance(x, nn.Conv1d):
+        kind = "depthwise" if x.groups == x.in_channels else f"{x.groups} groups"
+        return f"Conv1d({kind}, {x.kernel_size[0]} taps, weight = {show(x.weight)}, bias = {show(x.bias)})"
+    if isinstance(x, nn.Module):
+        return f"a {type(x).__name__} with {sum(p.numel() for p in x.parameters())} parameters"
+    if isinstance(x, ZayaConfig):
+        changed = [f"{f.name}={getattr(x, f.name)!r}" for f in fields(x) if getattr(x, f.name) != f.default]
+        return f"ZayaConfig({', '.join(changed)})"
+    if isinstance(x, float):
+        return number(x)
+    return str(x)
+
+
+def nested(x) -> str:
+    return f"[{', '.join(nested(y) for y in x)}]" if isinstance(x, list) else number(x)
+
+
+def describe(case: dict, axes: dict[str, str]) -> str:
+    """"now = [[[1.0]]], then = [[[2.0]]] (b=1, t=1, c=1)"."""
+    sizes = {}
+    for name, letters in axes.items():
+        if isinstance(case.get(name), Tensor):
+            sizes.update(zip(letters.split(), case[name].shape))
+    given = ", ".join(f"{name} = {show(value)}" for name, value in case.items())
+    return f"{given} ({', '.join(f'{a}={n}' for a, n in sizes.items())})" if sizes else given
