@@ -4,5 +4,5 @@
     laws.check("cca.value_shift", my_value_shift)     # True, or a counterexample in words
 """
 
-from . import cca
-from .core import Law, Verdict, all, check, get, judge
+from . import cca, attention, router, balance, residual, experts   # in this order `all()` lists them
+from .core import Law, Rejected, Verdict, all, check, get, judge
