@@ -1,0 +1,62 @@
+"""The command line: `python -m minizaya COMMAND`.
+
+Each command is a module with two functions, `add_arguments(parser)` and `run(args) -> int` (the exit code); this file
+only knows where they live. With `--json` a command prints exactly one JSON document on standard output; progress bars
+and notes go to standard error.
+
+Exit codes: 0 done, 1 the command ran and the answer is no, 2 wrong input (one line says what), 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+COMMANDS = {
+    "doctor": ("minizaya.doctor", "what this machine has, and what each lesson needs"),
+    "demo": ("minizaya.train.demo", "train nano here and show what it learned"),
+    "train": ("minizaya.train.run_train", "train a model, or go on training it"),
+    "sample": ("minizaya.infer.cli", "let a trained model answer"),
+    "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
+    "plan": ("minizaya.scale.account", "parameters, memory and arithmetic of a preset"),
+    "lessons": ("minizaya.lessons", "check the exercises of the lessons"),
+}
+
+
+def available() -> dict[str, tuple[str, str]]:
+    """The commands whose module is there. Looks at files: importing them all would take seconds."""
+    package = Path(__file__).resolve().parent
+    return {name: (module, about) for name, (module, about) in COMMANDS.items()
+            if package.joinpath(*module.split(".")[1:]).with_suffix(".py").is_file()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code. As usual with argparse, --help and wrong flags raise SystemExit."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m minizaya", description="minizaya: ZAYA1-8B, built to be read.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    first = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        for name, (module, about) in available().items():
+            command = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+            if name == first:  # only the chosen command pays for its imports
+                chosen = importlib.import_module(module)
+                chosen.add_arguments(command)
+        args = parser.parse_args(argv)  # trap: before the next line, for an unknown command has no `chosen`
+        return chosen.run(args)
+    except KeyboardInterrupt:
+        return complain(first, "stopped", 130)
+    except ModuleNotFoundError as error:
+        return complain(first, f"{error}; `python -m minizaya doctor` says what to install", 2)
+    except (ValueError, OSError) as error:  # wrong input; anything else is a bug and shows its traceback
+        return complain(first, str(error), 2)
+
+
+def complain(command: str, message: str, code: int) -> int:
+    """One line on standard error, whatever the message holds."""
+    print(f"minizaya {command}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
