@@ -5,7 +5,7 @@ ZAYA1-8B. Fields under "ablations" have no counterpart there: the papers switch 
 do the lessons.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 LAYER_TYPES = ("hybrid", "hybrid_sliding")
 
@@ -128,7 +128,7 @@ class ZayaConfig:
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-        return replace(cls(**PRESETS[name]), **changes)
+        return cls(**PRESETS[name] | changes)
 
     def to_dict(self) -> dict:
         """All fields as plain JSON values; `ZayaConfig(**d)` makes the same config again."""
