@@ -1,0 +1,58 @@
+"""Honest figures: the loss on text that was held out, and the share of held-out problems solved."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.tasks import END
+from ..infer.generate import generate
+
+
+@torch.no_grad()
+def held_out_loss(model, tokens: Tensor, window: int = 256, batch: int = 16) -> float:
+    """Mean loss in nats a token over `tokens`, int64 (n,): every token but the first is predicted exactly once.
+
+    Windows of `window` tokens overlap by half, and only the second half of each is scored, so every prediction sees at
+    least `window` / 2 tokens (at the very start of the text: all there are) and never a later one. The routing biases
+    stay as they are, and these tokens do not count in any load.
+    """
+    if window < 2 or window % 2:
+        raise ValueError(f"window must be an even number, at least 2, got {window}")
+    if tokens.dim() != 1 or len(tokens) < 2:
+        raise ValueError(f"tokens must be one-dimensional, at least 2 long, got {tuple(tokens.shape)}")
+    half, last = window // 2, len(tokens) - 1           # inputs 0 .. last - 1 predict targets 1 .. last
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    # spans (first input, inputs before the first scored one, inputs in all)
+    spans = [(0, 0, min(window, last))]
+    spans += [(start, half, min(window, last - start)) for start in range(half, last - half, half)]
+    full = [span for span in spans[1:] if span[2] == window]
+    groups = [spans[:1], *(full[i: i + batch] for i in range(0, len(full), batch)), [s for s in spans[1:] if s[2] < window]]
+    for group in filter(None, groups):
+        inputs = torch.stack([tokens[start: start + length] for start, _, length in group])
+        targets = torch.stack([tokens[start + 1: start + length + 1] for start, _, length in group])
+        skip = group[0][1]
+        logits = model(inputs).logits[:, skip:]
+        total += F.cross_entropy(logits.flatten(0, 1), targets[:, skip:].flatten(), reduction="sum").item()
+    model.train(was_training)
+    return total / last
+
+
+def solve(model, tokenizer, task, problems: list, batch: int = 128) -> list[int]:
+    """1 or 0 for each problem: the model reads the prompt alone, writes at temperature 0 up to the end mark, and the
+    task's own `verify` judges what it wrote. A model may write as much as the longest worked solution, and a little.
+    """
+    was_training = model.training
+    model.eval()
+    end, = tokenizer.encode(END)
+    room = max(len(tokenizer.encode(problem.completion)) for problem in problems) + 4
+    right = []
+    for first in tqdm(range(0, len(problems), batch), desc=f"solve {task.name}", unit="batch"):
+        group = problems[first: first + batch]
+        prompts = [tokenizer.encode(problem.prompt) for problem in group]
+        written = generate(model, prompts, room, temperature=0.0, stop=(end,))
+        right += [task.verify(problem, tokenizer.decode(ids)) for problem, ids in zip(group, written)]
+    model.train(was_training)
+    return right

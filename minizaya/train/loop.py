@@ -1,0 +1,220 @@
+"""The training loop: small, seeded, resumable to the last digit.
+
+    one step = for each micro-batch: forward, cross entropy, backward
+               clip the gradients, move the weights (AdamW), move the routing biases (balancer), write one log line
+
+The data of step s is a function of (seed, s) alone, and nothing else in a step is random. So weights, moments, biases
+and the step number are the whole state, and a resumed run repeats the uninterrupted one bit for bit (on the same
+machine with the same number of threads: another order of additions rounds differently).
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from ..arch import balance
+from . import checkpoint
+from .optim import adamw, learning_rate
+from .sources import IGNORE, Batch
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; everything but the data and the model."""
+
+    steps: int
+    lr: float = 5e-3              # peak learning rate
+    warmup: int = 50              # steps of the climb
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0             # largest norm of all gradients together
+    balance_lr: float = 4e-3      # step of the sign balancer, in probability
+    seed: int = 0                 # of the data
+
+    def __post_init__(self):
+        for name in ("steps", "lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+        for name in ("warmup", "weight_decay", "balance_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+
+
+class Trainer:
+    """Model, optimizer, balancer and log of one run.
+
+    Args:
+        model: a `Zaya`. recipe: a `Recipe`.
+        batches: step (from 0) -> list of `Batch`, the micro-batches of that step; a pure function.
+        run: the folder of log and checkpoints, or None to keep everything in memory.
+        keep: plain JSON values to write beside each checkpoint (the tokenizer, say).
+        resume: go on from the newest checkpoint in `run`; if there is none, start at the beginning.
+    Raises:
+        ValueError: `run` holds a run already and `resume` is False, or the recipe is not the one of the checkpoint.
+    """
+
+    def __init__(self, model, recipe: Recipe, batches: Callable[[int], list[Batch]], run: str | Path | None = None,
+                 keep: dict | None = None, resume: bool = False):
+        self.model, self.recipe, self.batches = model, recipe, batches
+        self.run_folder = None if run is None else Path(run)
+        self.keep = keep or {}
+        self.optimizer = adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
+        cfg = model.config
+        self.balancer = balance.SignBalancer(cfg.num_experts, recipe.balance_lr, cfg.num_hidden_layers)
+        self.balancer.bias = balance.get_biases(model)
+        self.step, self.tokens, self.saved_step = 0, 0, -1
+        self.records: list[dict] = []
+        self.log_file = None
+        if self.run_folder is not None:
+            self.open_run(resume)
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> dict:
+        """One optimizer step over all micro-batches. Returns the log record.
+
+        Raises FloatingPointError, before any weight has moved, when loss or gradients are not finite.
+        """
+        start, tokens_before = time.perf_counter(), self.tokens
+        recipe, model = self.recipe, self.model
+        batches = self.batches(self.step)
+        scored = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+        losses, targets, visits = defaultdict(float), defaultdict(int), 0
+        model.train()
+        for batch in batches:
+            out = model(batch.inputs)
+            total = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE,
+                                    reduction="sum")
+            (total / scored).backward()  # gradients add up: micro-batches together weigh as one batch
+            losses[batch.name] += total.item()
+            targets[batch.name] += int((batch.targets != IGNORE).sum())
+            visits = visits + balance.counts(out.routes, model.config.num_experts, batch.valid)
+            self.tokens += batch.inputs.numel() if batch.valid is None else int(batch.valid.sum())
+
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+        loss = sum(losses.values()) / scored
+        if not (torch.isfinite(torch.tensor([loss, norm])).all()):
+            raise FloatingPointError(f"step {self.step}: loss {loss}, gradient norm {norm}; try a smaller lr")
+        lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        # trap: balance on the load of the whole batch. One micro-batch is a small sample, often of one kind of text,
+        # and a router that must be even on each of them cannot specialise
+        load = visits[:, :-1] / visits.sum(-1, keepdim=True)
+        balance.set_biases(model, self.balancer.update(load))
+
+        self.step += 1
+        return {
+            "step": self.step, "tokens": self.tokens, "loss": loss,
+            **{f"loss_{name}": losses[name] / targets[name] for name in losses},
+            "lr": lr, "grad_norm": norm,
+            "load_entropy": float(balance.entropy(load).mean()),        # mean over layers
+            "max_violation": float(balance.max_violation(load).max()),  # worst layer
+            "tok_per_s": (self.tokens - tokens_before) / (time.perf_counter() - start),
+        }
+
+    # ---- many steps --------------------------------------------------------------------------------------------------
+
+    def train(self, evaluate: Callable[[], dict] | None = None, eval_every: int = 0, save_every: int = 0,
+              until: int | None = None, watch: Callable[[list[dict]], None] | None = None, bar: bool = True) -> bool:
+        """Trains to step `until` (None: the recipe's last). Returns True when the recipe is done.
+
+        evaluate() is called every `eval_every` steps and at the end; its figures join the log record under "eval".
+        A checkpoint is written every `save_every` steps and at the end (0: at the end only), if the run has a folder.
+        watch(records) is called after each evaluation. Ctrl-C finishes the step, saves, and returns False.
+        """
+        last = min(self.recipe.steps, until or self.recipe.steps)
+        with interrupts() as stop, tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar) as line:
+            while self.step < last and not stop:
+                record = self.train_step()
+                if evaluate and (self.step == last or eval_every and self.step % eval_every == 0):
+                    record["eval"] = evaluate()
+                self.log(record)
+                if watch and "eval" in record:
+                    watch(self.records)
+                if save_every and self.step % save_every == 0:
+                    self.save()
+                line.update()
+                line.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tok_per_s']:.0f}", refresh=False)
+        self.save()
+        if stop:
+            where = f"; go on with --resume (run folder {self.run_folder})" if self.run_folder else ""
+            tqdm.write(f"stopped after step {self.step} of {self.recipe.steps}{where}", file=sys.stderr)
+        return self.step >= self.recipe.steps
+
+    # ---- the run folder ----------------------------------------------------------------------------------------------
+
+    def open_run(self, resume: bool) -> None:
+        folder = self.run_folder
+        log_path = folder / "log.jsonl"
+        newest = checkpoint.latest(folder)
+        if not resume and (newest or log_path.exists()):
+            raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
+        checkpoint.safetensors()  # fail now, not at the first save
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.log_file = open(log_path, "ab")
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write into the run folder {folder} ({error.strerror})") from error
+        length = 0
+        if newest:
+            info = checkpoint.read_info(newest)
+            if info.get("recipe") != asdict(self.recipe):
+                raise ValueError(f"{newest} was made with the recipe {info.get('recipe')}, got {asdict(self.recipe)}")
+            checkpoint.load(newest, self.model, self.optimizer, self.balancer)
+            self.step = self.saved_step = info["step"]
+            self.tokens, length = info["tokens"], info["log_bytes"]
+        if log_path.stat().st_size < length:
+            raise ValueError(f"{log_path} is shorter than when {newest} was written: {length} bytes are missing lines")
+        # lines after the checkpoint belong to steps that will be done again
+        self.log_file.truncate(length)
+        self.log_file.seek(0, 2)
+        self.records = [json.loads(line) for line in log_path.read_text().splitlines()]
+
+    def log(self, record: dict) -> None:
+        """Keeps the record, and appends it to the log as one line of JSON."""
+        self.records.append(record)
+        if self.log_file is not None:
+            self.log_file.write(json.dumps(record).encode() + b"\n")
+            self.log_file.flush()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, unless it is there already or the run has no folder."""
+        if self.run_folder is None or self.step == self.saved_step:
+            return
+        info = {"recipe": asdict(self.recipe), "tokens": self.tokens, "log_bytes": self.log_file.tell(), **self.keep}
+        checkpoint.save(self.run_folder, self.step, self.model, self.optimizer, self.balancer, info)
+        self.saved_step = self.step
+
+
+@contextmanager
+def interrupts():
+    """Within it Ctrl-C does not raise: it adds an entry to the yielded list. A second Ctrl-C raises as usual."""
+    stop: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+        yield stop
+        return
+
+    def note(signum, frame):
+        stop.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

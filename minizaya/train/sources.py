@@ -1,0 +1,81 @@
+"""What a step reads: windows of text, and problems of a task, as micro-batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data import tasks
+from ..data.text import Batches
+
+IGNORE = -100  # a target that is not scored: padding, or a prompt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one source.
+
+    inputs: int64 (b, t). targets: int64 (b, t), the token after each input, or IGNORE. valid: bool (b, t), False where
+    an input is padding, or None. Padding stands on the right, where no real token sees it, so the model needs no mask.
+    """
+
+    name: str
+    inputs: Tensor
+    targets: Tensor
+    valid: Tensor | None = None
+
+    def __post_init__(self):
+        if self.valid is not None and bool((self.valid[:, 1:] & ~self.valid[:, :-1]).any()):
+            raise ValueError("valid: padding must stand on the right of every row")
+
+
+Source = Callable[[int], Batch]  # step (from 0) -> micro-batch; a pure function, so a resumed run reads the same
+
+
+def text_source(tokens, rows: int, seq: int, seed: int) -> Source:
+    """`rows` random windows of `seq` tokens; every token is scored. Raises ValueError as `data.text.Batches`."""
+    windows = Batches(tokens, rows, seq, seed)
+    return lambda step: Batch("text", *windows(step))
+
+
+def task_source(name: str, difficulty: int, tokenizer, rows: int, seed: int) -> Source:
+    """`rows` training problems of one task, one a row, padded on the right; only the completion is scored.
+
+    The prompt is not: its digits are drawn at random, so there is nothing to learn, and their noise would drown the
+    signal of the few tokens that follow a rule. Raises ValueError for an unknown task, a bad difficulty or rows < 1.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    tasks.get(name).generate(0, difficulty)  # a wrong difficulty is an error now, not at the first step
+
+    def batch(step: int) -> Batch:
+        # one seed a step: problems(..., seed) draws its list afresh from it
+        problems = tasks.problems(name, "train", difficulty, rows, seed=seed * 1_000_003 + step)
+        return problem_batch(problems, tokenizer)
+
+    return batch
+
+
+def problem_batch(problems: list[tasks.Problem], tokenizer) -> Batch:
+    """The problems as one padded micro-batch, prompts and padding unscored."""
+    texts = [tokenizer.encode(problem.text) for problem in problems]
+    prompts = [len(tokenizer.encode(problem.prompt)) for problem in problems]
+    longest = max(map(len, texts))
+    padded = torch.full((len(texts), longest), tokenizer.pad_id)
+    valid = torch.zeros(len(texts), longest, dtype=torch.bool)
+    scored = torch.zeros(len(texts), longest, dtype=torch.bool)
+    for row, (text, prompt) in enumerate(zip(texts, prompts)):
+        padded[row, : len(text)] = torch.tensor(text)
+        valid[row, : len(text)] = True
+        scored[row, prompt: len(text)] = True
+    targets = torch.where(scored, padded, IGNORE)[:, 1:]
+    # the last token of a row is only ever a target; as an input it would teach nothing
+    return Batch("task", padded[:, :-1], targets, valid[:, 1:])
+
+
+def mixture(*sources: Source) -> Callable[[int], list[Batch]]:
+    """All sources at every step: one micro-batch each."""
+    if not sources:
+        raise ValueError("sources must hold at least one source, got none")
+    return lambda step: [source(step) for source in sources]
