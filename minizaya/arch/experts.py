@@ -46,14 +46,15 @@ def experts_grouped(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, d
     """
     order = torch.argsort(routes, stable=True)
     counts = torch.bincount(routes, minlength=len(gate_up) + 1).tolist()
-    grouped = x[order].split(counts)
+    *grouped, skipped = x[order].split(counts)
     learning = torch.is_grad_enabled()  # an empty expert then still gets a gradient: zero, not None
-    done = [swiglu(tokens, gate_up[e], down[e]) if len(tokens) or learning else tokens
-            for e, tokens in enumerate(grouped[:-1])]
-    done.append(torch.zeros_like(grouped[-1]))  # the skip route
-    out = torch.empty_like(x)
-    out[order] = torch.cat(done)
-    return out * gates[:, None]
+    # unbind, not gate_up[e]: the backward of an index fills a whole zero stack for each expert
+    done = [swiglu(tokens, expert_in, expert_out) if len(tokens) or learning else tokens
+            for tokens, expert_in, expert_out in zip(grouped, gate_up.unbind(), down.unbind())]
+    done.append(torch.zeros_like(skipped))
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return torch.cat(done)[back] * gates[:, None]
 
 
 class Experts(nn.Module):
