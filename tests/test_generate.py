@@ -5,6 +5,7 @@ move a sampled token, so answers can be compared token for token.
 """
 
 import copy
+import json
 import math
 import random
 
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minizaya as mz
+from minizaya.__main__ import main
+from minizaya.data.tokenizer import CharTokenizer
 from minizaya.infer.generate import generate, generate_reference, left_pad
 from minizaya.infer.sample import (
     check_sampling,
@@ -26,6 +29,8 @@ from minizaya.infer.sample import (
     probabilities,
     top_p_mask,
 )
+from minizaya.train import checkpoint
+from minizaya.train.optim import adamw
 
 ONE_BELOW = math.nextafter(1.0, 0.0)
 
@@ -46,7 +51,7 @@ min_ps = st.one_of(st.floats(0.0, 1.0), st.sampled_from([0.0, 1e-5, 1.0]))
 uniform_numbers = st.one_of(st.floats(0.0, ONE_BELOW), st.sampled_from([0.0, 5e-324, 0.5, ONE_BELOW]))
 
 
-# ---- filters -----------------------------------------------------------------------------------------------------------
+# ---- filters ---------------------------------------------------------------------------------------------------------
 
 
 @given(rows, temperatures, top_ps)
@@ -92,6 +97,15 @@ def test_top_p_one_and_min_p_zero_change_nothing(row, temperature):
     assert torch.equal(filtered(f64([row]), temperature, 1.0, 0.0), probs)
 
 
+def test_top_p_is_reached_by_equality_and_ties_go_to_the_lower_id():
+    probs = f64([[0.25, 0.5, 0.25]])
+    assert top_p_mask(probs, 0.5).tolist() == [[False, True, False]]
+    assert top_p_mask(probs, 0.75).tolist() == [[True, True, False]]
+    assert top_p_mask(probs, 0.76).tolist() == [[True, True, True]]
+    many = torch.full((1, 1024), 2.0 ** -10, dtype=torch.float64)  # long enough for an unstable sort to shuffle
+    assert top_p_mask(many, 0.5).nonzero()[:, 1].tolist() == list(range(512))
+
+
 def test_top_p_one_keeps_tokens_beyond_the_last_digit():
     probs = f64([[1.0, 1e-20]])  # their sum rounds to 1 after the first token
     assert top_p_mask(probs, 1.0).all()
@@ -127,7 +141,7 @@ def test_both_filters_read_the_same_mass():
     assert (filtered(logits, 1.0, top_p=0.6, min_p=0.5) > 0).tolist() == [[True, True, False, False]]
 
 
-# ---- choosing ----------------------------------------------------------------------------------------------------------
+# ---- choosing --------------------------------------------------------------------------------------------------------
 
 
 @given(rows, temperatures, top_ps, min_ps, uniform_numbers)
@@ -192,7 +206,7 @@ def test_logits_without_a_meaning_are_refused(bad, temperature):
         choose(f64([[0.0, 1.0], bad]), temperature, uniforms=f64([0.5, 0.5]))
 
 
-# ---- streams -----------------------------------------------------------------------------------------------------------
+# ---- streams ---------------------------------------------------------------------------------------------------------
 
 
 def test_streams_follow_the_prompt_and_its_copy():
@@ -214,7 +228,7 @@ def test_streams_are_the_same_on_every_machine():
 STREAM = [0.10638098319730493, 0.5110206283468174]
 
 
-# ---- generation --------------------------------------------------------------------------------------------------------
+# ---- generation ------------------------------------------------------------------------------------------------------
 
 SIZES = dict(vocab_size=13, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
              head_dim=8, num_experts=3, moe_intermediate_size=8, router_hidden_size=8, rope_theta=1e4)
@@ -396,3 +410,68 @@ def test_the_borders_of_the_settings_are_allowed(models):
     check_sampling(100.0, 1, 1)
     assert generate(models[0], [[0, 12]], 0) == [[]]
     assert generate_reference(models[0], [[0, 12]], 0) == [[]]
+
+
+# ---- python -m minizaya sample ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run with one checkpoint of a random model that has three rows more than its tokenizer has tokens."""
+    tokenizer = CharTokenizer("abc ")
+    torch.manual_seed(0)
+    model = mz.Zaya(mz.ZayaConfig(**SIZES | dict(vocab_size=tokenizer.vocab_size + 3)))
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    optimizer = adamw(model, 1e-3, 0.0, (0.9, 0.99))
+    checkpoint.save(tmp_path, 7, model, optimizer, mz.balance.SignBalancer(3, num_layers=2),
+                    {"tokenizer": tokenizer.to_dict()})
+    return tmp_path, model, tokenizer
+
+
+def test_sample_prints_what_generate_says(run_folder, capsys):
+    folder, model, tokenizer = run_folder
+    for where in (folder, folder / "checkpoint-00000007"):
+        assert main(["sample", "--checkpoint", str(where), "--prompt", "ab", "--max-new-tokens", "40", "--seed", "3",
+                     "--stop", "c", "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        stop = [tokenizer.eos_id, *tokenizer.encode("c")]
+        expected, = generate(model, [tokenizer.encode("ab")], 40, stop=stop, seed=3)
+        assert said["tokens"] == expected and said["prompt"] == "ab"
+        assert said["stopped"] == (expected[-1] in stop)
+    assert main(["sample", "--checkpoint", str(folder), "--prompt", "ab", "--max-new-tokens", "40", "--seed", "3",
+                 "--stop", "c"]) == 0
+    assert capsys.readouterr().out == "ab" + said["answer"] + "\n"
+
+
+def test_sample_writes_rows_without_a_token_as_unknown(run_folder, capsys):
+    folder, _, tokenizer = run_folder
+    main(["sample", "--checkpoint", str(folder), "--prompt", "a", "--max-new-tokens", "60", "--temperature", "50",
+          "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert max(said["tokens"]) >= tokenizer.vocab_size and "<unk>" in said["answer"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--prompt", "xyz"], "not one of the 4 characters"),
+    (["--prompt", ""], "empty"),
+    (["--prompt", "a", "--temperature", "-1"], "temperature"),
+    (["--prompt", "a", "--top-p", "0"], "top_p"),
+    (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens"),
+])
+def test_sample_refuses_wrong_input_in_one_line(run_folder, capsys, flags, words):
+    assert main(["sample", "--checkpoint", str(run_folder[0]), *flags]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and words in said.err and said.err.count("\n") == 1
+
+
+def test_sample_refuses_a_folder_that_is_no_checkpoint(run_folder, tmp_path, capsys):
+    assert main(["sample", "--checkpoint", str(tmp_path / "nothing"), "--prompt", "a"]) == 2
+    assert "no checkpoint in" in capsys.readouterr().err
+    document = tmp_path / "checkpoint-00000007" / "run.json"
+    whole = json.loads(document.read_text())
+    for changed, words in ((whole | {"config": {"hidden_sighs": 3}}, "no model config"),
+                           ({k: v for k, v in whole.items() if k != "tokenizer"}, "no tokenizer")):
+        document.write_text(json.dumps(changed))
+        assert main(["sample", "--checkpoint", str(tmp_path), "--prompt", "a"]) == 2
+        assert words in capsys.readouterr().err

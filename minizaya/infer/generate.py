@@ -86,7 +86,7 @@ def generate_reference(model: Zaya, prompts: Sequence[Sequence[int]], max_new_to
 
 
 def left_pad(prompts: list[list[int]], device=None) -> tuple[Tensor, Tensor | None]:
-    """Tokens int64 (n, longest) and mask bool (n, longest), False on the padding at the left; mask None if there is none.
+    """Tokens int64 (n, longest) and mask bool (n, longest), False on the padding at the left, or None without padding.
 
     The padding repeats a prompt's first token: any id does, since no other token sees it.
     """
