@@ -4,5 +4,5 @@
     laws.check("cca.value_shift", my_value_shift)     # True, or a counterexample in words
 """
 
-from . import cca, attention, router, balance, residual, experts   # in this order `all()` lists them
+from . import cca, layer, attention, router, balance, residual, experts, model, decoding   # `all()` keeps this order
 from .core import Law, Rejected, Verdict, all, check, get, judge

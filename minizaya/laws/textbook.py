@@ -173,15 +173,22 @@ def joined(merge, output: Tensor, stream: Tensor) -> Tensor:
             + (stream + merge.residual_bias) * merge.residual_scale)
 
 
-def model(zaya, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and routes of a whole `Zaya`, one document a row, from its weights."""
+def model(zaya, tokens: Tensor, pinned: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits and routes of a whole `Zaya`, one document a row, from its weights.
+
+    pinned: int (b, t, layers), routes to replay, -1 where the router chooses.
+    """
     stream, state, routes = (zaya.embed.weight[tokens] + zaya.embed_bias) * zaya.embed_scale, None, []
     for block in zaya.layers:
         x = rms(stream, block.attention_norm.weight, block.attention_norm.eps)
         stream = joined(block.attention_merge, cca(block.attention, x), stream)
         x = rms(stream, block.moe_norm.weight, block.moe_norm.eps)
         probs, state = router(block.router, x, state)
-        routes.append(chosen(probs.float(), block.router.balancing_bias))
+        route = chosen(probs.float(), block.router.balancing_bias.float())
+        if pinned is not None:
+            recorded = pinned[..., len(routes)]
+            route = torch.where(recorded < 0, route, recorded)
+        routes.append(route)
         gates = probs.gather(-1, routes[-1][..., None])[..., 0]
         done = dispatched(x.flatten(0, 1), routes[-1].flatten(), gates.flatten(), block.experts.gate_up_proj,
                           block.experts.down_proj)
