@@ -18,6 +18,7 @@ import minizaya as mz
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.train import checkpoint
+from minizaya.train.demo import free_folder, report
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
@@ -226,9 +227,9 @@ def test_solve_counts_right_answers():
     model = tiny_model()
     trainer = Trainer(model, Recipe(steps=150, lr=0.02, warmup=10), mixture(lambda step: problem_batch(problems, TOKENIZER)))
     task = tasks.get("addition")
-    assert sum(solve(model, TOKENIZER, task, problems)) == 0
+    assert solve(model, TOKENIZER, task, problems)[0] == [0] * 6
     trainer.train(bar=False)
-    assert solve(model, TOKENIZER, task, problems) == [1] * 6
+    assert solve(model, TOKENIZER, task, problems) == ([1] * 6, [problem.completion for problem in problems])
 
 
 # ---- resume ----------------------------------------------------------------------------------------------------------
@@ -285,11 +286,12 @@ tiny_trainer(sys.argv[1], resume=True, steps=60).train(save_every=3, bar=False)
 def test_a_kill_at_any_moment_changes_no_loss(tmp_path):
     """Three SIGKILLs at random moments, then a run to the end: one line a step, the losses of a run left alone."""
     chance, run, size = random.Random(0), tmp_path / "run", 0
+    log = run / "log.jsonl"
     environment = os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'tests'}"}
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(run)], cwd=REPO, env=environment)
         goal = size + chance.randrange(500, 3000)  # bytes of log: about 2 to 12 more steps
-        while (size := (run / "log.jsonl").stat().st_size if run.exists() else 0) < goal:
+        while (size := log.stat().st_size if log.exists() else 0) < goal:
             assert process.poll() is None, "the run ended by itself before the kill"
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.02))  # anywhere in a step, or in the writing of a checkpoint
@@ -432,3 +434,54 @@ def test_without_safetensors_the_error_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install minizaya\[checkpoints\]"):
         tiny_trainer(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+
+
+def run_command(*argv):
+    from minizaya.__main__ import main
+
+    return main(list(argv))
+
+
+@pytest.fixture
+def short_text(monkeypatch):
+    """The commands as they are, on a hundredth of the text."""
+    english = text.english()[:6000]
+    monkeypatch.setattr(text, "english", lambda: english)
+
+
+def test_demo_smoke(tmp_path, monkeypatch, capsys, short_text):
+    monkeypatch.setattr("minizaya.train.demo.PROBLEMS", 5)
+    monkeypatch.chdir(tmp_path)
+    assert run_command("demo", "--steps", "2", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 2 and len(result["text"]["ngrams"]) == 6 and result["task"]["problems"] == 5
+    assert result["text"]["beats_ngrams"] == (result["text"]["held_out_loss"] < min(result["text"]["ngrams"]))
+    assert (tmp_path / result["figure"]).read_bytes()[:4] == b"\x89PNG"
+    assert checkpoint.latest(result["run"]).name == "checkpoint-00000002"
+    assert free_folder() == Path("runs/demo-2")  # a second run would not overwrite the first
+    summary = report(result)
+    assert "held-out text" in summary and f"of 5 addition problems right ({result['task']['share']:.1%})" in summary
+
+
+def test_train_command_resumes(tmp_path, capsys, short_text):
+    options = ["--steps", "4", "--save-every", "2", "--text-rows", "2", "--task-rows", "2", "--seq", "16", "--json"]
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["done"] and whole["step"] == 4 and whole["eval"]["text"] > 0
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options) == 2  # not overwritten
+    assert "resume" in capsys.readouterr().err
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options, "--resume", "--task", "modchain") == 2
+    assert "data" in capsys.readouterr().err
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options, "--resume") == 0  # nothing left to do
+    assert json.loads(capsys.readouterr().out)["loss"] == whole["loss"]
+    assert run_command("train", "--out", str(tmp_path / "none"), "--text-rows", "0", "--task-rows", "0") == 2
+    assert "nothing to learn" in capsys.readouterr().err
+
+
+def test_nano_has_the_vocabulary_of_its_tokenizer():
+    nano = mz.ZayaConfig.preset("nano")
+    assert (nano.vocab_size, nano.pad_token_id, nano.bos_token_id, nano.eos_token_id) == (
+        TOKENIZER.vocab_size, TOKENIZER.pad_id, TOKENIZER.bos_id, TOKENIZER.eos_id)

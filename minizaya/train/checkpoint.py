@@ -30,11 +30,11 @@ KEPT = re.compile(r"checkpoint-(\d{8,})")
 
 
 def safetensors():
-    """The module `safetensors.torch`. Raises ImportError that says how to get it."""
+    """The module `safetensors.torch`. Raises ModuleNotFoundError that says how to get it."""
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("checkpoints need safetensors: pip install minizaya[checkpoints]") from error
+        raise ModuleNotFoundError("checkpoints need safetensors: pip install minizaya[checkpoints]") from error
     return safetensors.torch
 
 

@@ -40,19 +40,19 @@ def held_out_loss(model, tokens: Tensor, window: int = 256, batch: int = 16) -> 
     return total / last
 
 
-def solve(model, tokenizer, task, problems: list, batch: int = 128) -> list[int]:
-    """1 or 0 for each problem: the model reads the prompt alone, writes at temperature 0 up to the end mark, and the
-    task's own `verify` judges what it wrote. A model may write as much as the longest worked solution, and a little.
+def solve(model, tokenizer, task, problems: list, batch: int = 128) -> tuple[list[int], list[str]]:
+    """Puts `problems` to the model. Returns 1 or 0 for each, and what the model wrote.
+
+    It reads the prompt alone and writes at temperature 0 up to the end mark; the task's own `verify` judges what it
+    wrote. It may write as much as the longest of the worked solutions, and four tokens more.
     """
-    was_training = model.training
-    model.eval()
     end, = tokenizer.encode(END)
     room = max(len(tokenizer.encode(problem.completion)) for problem in problems) + 4
-    right = []
+    texts = []
     for first in tqdm(range(0, len(problems), batch), desc=f"solve {task.name}", unit="batch"):
         group = problems[first: first + batch]
         prompts = [tokenizer.encode(problem.prompt) for problem in group]
         written = generate(model, prompts, room, temperature=0.0, stop=(end,))
-        right += [task.verify(problem, tokenizer.decode(ids)) for problem, ids in zip(group, written)]
-    model.train(was_training)
-    return right
+        texts += [tokenizer.decode(ids) for ids in written]
+    right = [task.verify(problem, answer) for problem, answer in zip(problems, texts)]
+    return right, texts

@@ -58,10 +58,10 @@ class Trainer:
         model: a `Zaya`. recipe: a `Recipe`.
         batches: step (from 0) -> list of `Batch`, the micro-batches of that step; a pure function.
         run: the folder of log and checkpoints, or None to keep everything in memory.
-        keep: plain JSON values to write beside each checkpoint (the tokenizer, say).
+        keep: plain JSON values to write beside each checkpoint, such as the tokenizer and the choice of data.
         resume: go on from the newest checkpoint in `run`; if there is none, start at the beginning.
     Raises:
-        ValueError: `run` holds a run already and `resume` is False, or the recipe is not the one of the checkpoint.
+        ValueError: `run` holds a run already and `resume` is False; recipe or `keep` are not those of the checkpoint.
     """
 
     def __init__(self, model, recipe: Recipe, batches: Callable[[int], list[Batch]], run: str | Path | None = None,
@@ -173,8 +173,9 @@ class Trainer:
         length = 0
         if newest:
             info = checkpoint.read_info(newest)
-            if info.get("recipe") != asdict(self.recipe):
-                raise ValueError(f"{newest} was made with the recipe {info.get('recipe')}, got {asdict(self.recipe)}")
+            for name, value in {"recipe": asdict(self.recipe), **self.keep}.items():
+                if info.get(name) != value:
+                    raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
             checkpoint.load(newest, self.model, self.optimizer, self.balancer)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]

@@ -1,0 +1,73 @@
+"""`python -m minizaya train`: trains a preset on text, on a task, or on both at once, and can be stopped at any time."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ..arch.model import Zaya
+from ..config import ZayaConfig
+from ..data import tasks, text
+from ..data.tokenizer import CharTokenizer
+from .evaluate import held_out_loss
+from .loop import Recipe, Trainer
+from .picture import LivePicture
+from .sources import mixture, task_source, text_source
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder: log, picture, newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--preset", default="nano", help="the model's size (default nano); the vocabulary is the text's")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps in all (default 1000)")
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help=f"peak learning rate (default {Recipe.lr})")
+    parser.add_argument("--seq", type=int, default=128, help="tokens in a row of text (default 128)")
+    parser.add_argument("--text-rows", type=int, default=16, help="rows of text a step, 0 for none (default 16)")
+    parser.add_argument("--task", choices=tasks.names(), default="addition", help="the task (default addition)")
+    parser.add_argument("--difficulty", type=int, default=3, help="of the task (default 3)")
+    parser.add_argument("--task-rows", type=int, default=16, help="problems a step, 0 for none (default 16)")
+    parser.add_argument("--text-file", type=Path, help="UTF-8 text to learn instead of Python's help texts")
+    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data (default 0)")
+    parser.add_argument("--json", action="store_true", help="print the last figures as one JSON document")
+
+
+def run(args) -> int:
+    """Returns 0 when the run is done, 130 when Ctrl-C stopped it (it can go on with --resume)."""
+    tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
+    train_text, held_out_text = text.split(args.text_file.read_text("utf-8") if args.text_file else text.english())
+    sources, evaluate = [], None
+    if args.text_rows:
+        train_ids = tokenizer.encode(train_text)
+        held_out = torch.tensor(train_ids[-1:] + tokenizer.encode(held_out_text))
+        sources.append(text_source(train_ids, args.text_rows, args.seq, args.seed))
+    if args.task_rows:
+        sources.append(task_source(args.task, args.difficulty, tokenizer, args.task_rows, args.seed))
+    if not sources:
+        raise ValueError("nothing to learn: --text-rows and --task-rows are both 0")
+
+    torch.manual_seed(args.seed)
+    model = Zaya(ZayaConfig.preset(args.preset, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
+                                   bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
+    if args.text_rows:
+        def evaluate():
+            return {"text": held_out_loss(model, held_out, 2 * args.seq)}
+
+    recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed)
+    # what else decides the losses: a resumed run must ask for the same
+    data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq,
+            "text_characters": len(train_text)}
+    trainer = Trainer(model, recipe, mixture(*sources), args.out, {"tokenizer": tokenizer.to_dict(), "data": data},
+                      args.resume)
+    done = trainer.train(evaluate, eval_every=args.save_every, save_every=args.save_every,
+                         watch=LivePicture(args.out / "loss.png"))
+    if not trainer.records:
+        return 0 if done else 130
+    last = trainer.records[-1]
+    if args.json:
+        print(json.dumps({"done": done, "run": str(args.out), **last}))
+    else:
+        held = f", held-out text {last['eval']['text']:.3f}" if "text" in last.get("eval", {}) else ""
+        print(f"step {last['step']}: loss {last['loss']:.3f}{held} (nats a token); run folder {args.out}", file=sys.stderr)
+    return 0 if done else 130
