@@ -138,8 +138,10 @@ def to_transformers(model: Zaya):
     """`Zaya` -> a `transformers.ZayaForCausalLM` with the same weights, bit for bit. Needs `transformers`."""
     from transformers import ZayaForCausalLM
 
-    theirs = ZayaForCausalLM(config_to_transformers(model.config))
-    weight = model.embed.weight
-    theirs = theirs.to(weight.device, weight.dtype)
-    theirs.load_state_dict(rename(model.state_dict(), model.config))
+    theirs = ZayaForCausalLM(config_to_transformers(model.config)).to(model.embed.weight.device)
+    # trap: theirs.to(torch.bfloat16) would also round the rotary tables and the balancing biases, which are float32.
+    # Assigning copies lets every tensor bring its own type.
+    weights = {name: tensor.clone() for name, tensor in rename(model.state_dict(), model.config).items()}
+    theirs.load_state_dict(weights, assign=True)
+    theirs.tie_weights()
     return theirs.train(model.training)
