@@ -21,7 +21,7 @@ ROTARY = [(4, 0.5), (8, 0.25), (6, 1.0), (8, 0.75), (12, 0.5), (4, 1.0), (16, 0.
 SMALL = {4: 1e-2, 9: 1e-3, 14: 1e-4, 19: 1e-2, 24: 1e-3, 29: 1e-4, 34: 1e-4}   # seed: size of its stream
 VANISHING = (14, 29)   # of those, the ones whose queries and keys are as short as the epsilon that guards their norm
 FEEDS_STREAM = ("embed_tokens", "input_hidden_states_bias", "o_proj", "experts.down_proj", "hidden_states_bias",
-                "residual_bias", "gate.down_proj")   # what makes the residual stream, and the router state, large or small
+                "residual_bias", "gate.down_proj")   # what makes the stream and the router's state large or small
 FEEDS_HEADS = ("q_proj.", "k_proj.", "conv_qk_depthwise.bias", "conv_qk_grouped.bias")
 SEEDS = range(36)
 
