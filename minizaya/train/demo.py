@@ -81,7 +81,7 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, problems: int | Non
     # the character before the first held-out one is its only context, and not predicted
     exam = torch.tensor(train_ids[-1:] + held_out_ids)
     glance = exam[:8192]  # now and then, for the picture; the whole exam is at the end
-    picture = LivePicture(out / "loss.png", {"3-gram": ngrams[2], "best n-gram": min(ngrams)})
+    picture = LivePicture(out / "loss.png", {f"{n}-gram": value for n, value in enumerate(ngrams, 1)})
     say(f"training nano: {sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps")
     done = trainer.train(lambda: {"text": held_out_loss(model, glance, WINDOW)}, eval_every=100, watch=picture)
     if not done:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 COLOURS = {"text": "#0072B2", "task": "#D55E00", "held out": "#000000", "baseline": "#999999"}
 
 
-def smooth(values: list[float], keep: float = 0.95) -> list[float]:
+def smooth(values: list[float], keep: float = 0.9) -> list[float]:
     """Running mean with exponential memory, corrected for its start."""
     mean, weight, result = 0.0, 0.0, []
     for value in values:
@@ -37,10 +37,14 @@ def loss_figure(records: list[dict], baselines: dict[str, float] | None = None) 
         axes.plot(steps, smooth(values), color=colour, linewidth=2, label=f"{short}, training")
     dots = [(r["step"], r["eval"]["text"]) for r in records if "text" in r.get("eval", {})]
     if dots:
-        axes.plot(*zip(*dots), color=COLOURS["held out"], marker="o", markersize=4, linewidth=1, label="text, held out")
-    for label, loss in (baselines or {}).items():
-        axes.axhline(loss, color=COLOURS["baseline"], linestyle="--", linewidth=1)
-        axes.annotate(label, (1.005, loss), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axes.plot(*zip(*dots), color=COLOURS["held out"], marker="o", markersize=4, linewidth=1, clip_on=False,
+                  label="text, held out")
+    free = -1.0  # labels stand above each other: one that would touch the label below it is left out
+    for label, loss in sorted((baselines or {}).items(), key=lambda item: item[1]):
+        axes.axhline(loss, color=COLOURS["baseline"], linestyle="--", linewidth=0.8)
+        if loss > free:
+            axes.annotate(label, (1.005, loss), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+            free = loss + 0.1
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss, nats a character")
     axes.set_ylim(0, 3.6)
