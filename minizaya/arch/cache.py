@@ -35,8 +35,9 @@ class Cache:
         Returns the `conv_lag` columns before z, and `then` of the token before (None at the very start).
         """
         past, before = self.columns[layer], self.delayed[layer]
-        self.columns[layer] = torch.cat([past, z], dim=1)[:, z.shape[1]:]
-        self.delayed[layer] = then[:, -1]
+        # clone: a view would keep the projections of the whole prompt alive
+        self.columns[layer] = torch.cat([past, z], dim=1)[:, z.shape[1]:].clone()
+        self.delayed[layer] = then[:, -1].clone()
         return past, before
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
