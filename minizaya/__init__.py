@@ -2,11 +2,34 @@
 
     import minizaya as mz
     model = mz.Zaya(mz.ZayaConfig.preset("nano"))
+
+Each name below is imported when it is first used, so `python -m minizaya doctor` runs, and says what is missing, even
+where torch is not installed.
 """
 
-from . import laws
-from .arch import balance
-from .arch.model import Zaya, ZayaOutput
-from .config import ZayaConfig
-from .infer.generate import generate
-from .scale import hub
+import importlib
+
+EXPORTS = {  # name -> where it lives: a module, or something in a module
+    "ZayaConfig": "config:ZayaConfig",
+    "Zaya": "arch.model:Zaya",
+    "ZayaOutput": "arch.model:ZayaOutput",
+    "balance": "arch.balance",
+    "tasks": "data.tasks",
+    "generate": "infer.generate:generate",
+    "hub": "scale.hub",
+    "laws": "laws",
+}
+__all__ = list(EXPORTS)
+
+
+def __getattr__(name: str):
+    if name not in EXPORTS:
+        raise AttributeError(f"minizaya has no {name!r}; it has {', '.join(EXPORTS)}")
+    module, _, inside = EXPORTS[name].partition(":")
+    found = importlib.import_module(f"{__name__}.{module}")
+    globals()[name] = found = getattr(found, inside) if inside else found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *EXPORTS})

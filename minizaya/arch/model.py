@@ -116,6 +116,8 @@ def check_inputs(config: ZayaConfig, tokens: Tensor, cache, routes, doc_ids, mas
         raise ValueError(f"tokens must lie in 0..{config.vocab_size - 1} (the vocabulary), got {low}..{high}")
     if cache is not None and cache.batch != len(tokens):
         raise ValueError(f"cache was made for batch {cache.batch}, tokens have batch {len(tokens)}")
+    if cache is not None and cache.config is not config and cache.config != config:
+        raise ValueError("cache was made for a model of another config; make one with model.new_cache(batch)")
     if cache is not None and doc_ids is not None:
         raise ValueError("doc_ids cannot be used with a cache: packed documents are for training")
     shape, layers = tuple(tokens.shape), config.num_hidden_layers
