@@ -145,6 +145,12 @@ def test_that_comparison_of_caches_sees_one_more_token(model):
     assert not same(before, contents(cache))
 
 
+def test_a_cache_of_another_model_is_refused(model):
+    other = mz.Zaya(mz.ZayaConfig.preset("nano", head_dim=2 * model.config.head_dim))
+    with pytest.raises(ValueError, match="cache was made for a model of another config"):
+        model(tokens(2, 3), cache=other.new_cache(2))
+
+
 @pytest.mark.parametrize("batch", (0, -1, 2.0, "2"))
 def test_a_cache_for_no_batch(model, batch):
     with pytest.raises(ValueError, match=f"batch must be a positive integer, got {batch!r}"):
