@@ -45,7 +45,7 @@ rows = st.one_of(
     st.lists(st.floats(-60, 60), min_size=1, max_size=12),
     st.lists(st.sampled_from([0.0, 1.0, -math.inf]), min_size=1, max_size=12).map(lambda row: row + [0.0]),
 )
-temperatures = st.sampled_from([1e-300, 0.1, 0.7, 1.0, 3.0])
+temperatures = st.sampled_from([1e-307, 0.1, 0.7, 1.0, 3.0])
 top_ps = st.one_of(st.floats(1e-6, 1.0), st.sampled_from([0.5, 0.9, 1.0]))
 min_ps = st.one_of(st.floats(0.0, 1.0), st.sampled_from([0.0, 1e-5, 1.0]))
 uniform_numbers = st.one_of(st.floats(0.0, ONE_BELOW), st.sampled_from([0.0, 5e-324, 0.5, ONE_BELOW]))
@@ -120,10 +120,10 @@ def test_probabilities_are_the_softmax_at_this_temperature(row, temperature):
     torch.testing.assert_close(probs, expected, rtol=1e-12, atol=1e-300)
 
 
-@given(rows)
+@given(st.lists(st.integers(-60, 60).map(float), min_size=1, max_size=12))
 def test_a_vanishing_temperature_shares_the_mass_among_the_largest(row):
-    probs = probabilities(f64([row]), 1e-300)[0].tolist()
-    best = row.count(max(row))
+    probs = probabilities(f64([row]), 1e-307)[0].tolist()
+    best = row.count(max(row))  # 60 / 1e-307 is beyond float64: only differences may be divided
     assert probs == pytest.approx([1 / best if x == max(row) else 0.0 for x in row], abs=1e-14)
 
 

@@ -77,14 +77,13 @@ def invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     weights: (n, v) float64, not negative, a row's sum not zero. uniforms: (n,) float64 in [0, 1). Returns int64 (n,).
     A token of weight zero is never chosen.
 
-    trap: uniform * total can round up to total itself, beyond every token; the last token that counts then takes it.
-    trap: a parallel cumulated sum (GPU) may wiggle by one rounding over tokens of weight zero; they are set to zero,
-    so they can neither exceed a target nor equal the total.
+    A uniform number is at most 1 - 2^-53, so uniform * total stays below total in float64, and some token is reached.
+    trap: a parallel cumulated sum (GPU) may wiggle by one rounding over tokens of weight zero, and lift one of them
+    over the target. So their entries are set to zero, which exceeds no target.
     """
     cdf = weights.cumsum(-1).masked_fill(weights == 0, 0.0)
     total = cdf.amax(-1, keepdim=True)
-    reached = (cdf > uniforms[:, None] * total) | (cdf == total)
-    return reached.int().argmax(-1)  # the first True
+    return (cdf > uniforms[:, None] * total).int().argmax(-1)  # the first True
 
 
 def choose(logits: Tensor, temperature: float, top_p: float = 1.0, min_p: float = 0.0,
