@@ -29,7 +29,7 @@ SECONDS = 225            # of training; on a slower machine there are fewer step
 ROWS, SEQ = 16, 128      # text windows a step
 TASK, DIFFICULTY, TASK_ROWS = "addition", 3, 16
 PROBLEMS = 300           # held-out problems to solve
-WINDOW = 256             # held-out text is predicted with 128 to 255 characters of context
+WINDOW = SEQ             # held-out text is predicted with 64 to 127 characters of context (trap: see held_out_loss)
 ORDERS = 6               # n-grams up to this n
 
 
@@ -80,10 +80,15 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, problems: int | Non
 
     # the character before the first held-out one is its only context, and not predicted
     exam = torch.tensor(train_ids[-1:] + held_out_ids)
-    glance = exam[:8192]  # now and then, for the picture; the whole exam is at the end
+    # for the picture, now and then: eight short passages from all over; the whole exam is at the end
+    passages = [exam[start: start + 1025] for start in range(0, len(exam) - 1, len(exam) // 8 + 1)]
+
+    def glance() -> dict:
+        return {"text": sum(held_out_loss(model, passage, WINDOW) for passage in passages) / len(passages)}
+
     picture = LivePicture(out / "loss.png", {f"{n}-gram": value for n, value in enumerate(ngrams, 1)})
     say(f"training nano: {sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps")
-    done = trainer.train(lambda: {"text": held_out_loss(model, glance, WINDOW)}, eval_every=100, watch=picture)
+    done = trainer.train(glance, eval_every=100, watch=picture)
     if not done:
         raise KeyboardInterrupt
     say("examining ...")

@@ -10,12 +10,15 @@ from ..infer.generate import generate
 
 
 @torch.no_grad()
-def held_out_loss(model, tokens: Tensor, window: int = 256, batch: int = 16) -> float:
+def held_out_loss(model, tokens: Tensor, window: int = 128, batch: int = 16) -> float:
     """Mean loss in nats a token over `tokens`, int64 (n,): every token but the first is predicted exactly once.
 
     Windows of `window` tokens overlap by half, and only the second half of each is scored, so every prediction sees at
     least `window` / 2 tokens (at the very start of the text: all there are) and never a later one. The routing biases
     stay as they are, and these tokens do not count in any load.
+
+    trap: no window longer than the rows of training. Distances that RoPE never turned through in training confuse the
+    model: after 300 steps on rows of 128 a window of 256 cost 0.2 nats a character, the extra context notwithstanding.
     """
     if window < 2 or window % 2:
         raise ValueError(f"window must be an even number, at least 2, got {window}")

@@ -51,8 +51,10 @@ def run(args) -> int:
     model = Zaya(ZayaConfig.preset(args.preset, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
                                    bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
     if args.text_rows:
-        def evaluate():
-            return {"text": held_out_loss(model, held_out, 2 * args.seq)}
+        window = max(2, args.seq - args.seq % 2)  # even, and not longer than the rows of training
+
+        def evaluate() -> dict:
+            return {"text": held_out_loss(model, held_out, window)}
 
     recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed)
     # what else decides the losses: a resumed run must ask for the same
