@@ -4,5 +4,7 @@
     laws.check("cca.value_shift", my_value_shift)     # True, or a counterexample in words
 """
 
-from . import cca, layer, attention, router, balance, residual, experts, model, decoding   # `all()` keeps this order
-from .core import Law, Rejected, Verdict, all, check, get, judge
+# `all()` keeps this order
+from . import cca, layer, attention, router, balance, residual, experts, model, switches, decoding, answering
+from .core import Law, Rejected, Verdict
+from .judging import all, check, get, judge

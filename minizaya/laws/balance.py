@@ -40,6 +40,10 @@ KINDS = {"SignBalancer": over_time(lib.SignBalancer), "PIDBalancer": over_time(l
          "AdamWBalancer": over_time(lib.AdamWBalancer)}
 
 
+def shaped(got: Tensor, like: Tensor) -> None:
+    require(got.shape == like.shape, f"you gave shape {tuple(got.shape)}, the law wants {tuple(like.shape)}")
+
+
 def sizes(draw):
     return dict(experts=2 ** draw_a.size(draw, 0, 4), steps=draw_a.size(draw, 1, 4))
 
@@ -72,7 +76,7 @@ def against_error(fn, load):
     """fn(loads): as in balance.uniform_fixed, with a history of one step."""
     bias, error = finite(fn(load[None])), load - 1 / len(load)
     clear = error.abs() > 1e-4
-    require(bias.shape == (1, len(load)), f"you gave shape {tuple(bias.shape)}, the law wants {(1, len(load))}")
+    shaped(bias, load[None])
     expect(bias[0, clear].sign(), -error[clear].sign(), "e", "direction of the bias of a clearly wrong load")
     moves(fn, len(load))
 
@@ -82,7 +86,7 @@ def against_error(fn, load):
 def permutes(fn, loads):
     """fn(loads): as in balance.uniform_fixed."""
     straight = finite(fn(loads))
-    require(straight.shape == loads.shape, f"you gave shape {tuple(straight.shape)}, the law wants {tuple(loads.shape)}")
+    shaped(straight, loads)
     expect(fn(loads.flip(-1)), straight.flip(-1), "k e", "experts in reverse")
     moves(fn, loads.shape[-1])
 
@@ -156,7 +160,7 @@ def adamw_is_sign(fn, loads):
     loads = error + 1 / loads.shape[-1]
     exact = (loads - 1 / loads.shape[-1]).abs() > 1e-4
     got = finite(fn(loads, 0.125, 0.0, 0.0))
-    require(got.shape == loads.shape, f"you gave shape {tuple(got.shape)}, the law wants {tuple(loads.shape)}")
+    shaped(got, loads)
     moved = torch.diff(got, dim=0, prepend=torch.zeros_like(got[:1]))
     expect(torch.where(exact, moved, 0.0), torch.where(exact, -0.125 * error.sign(), 0.0), "k e", "move of the bias")
 
@@ -179,7 +183,8 @@ def entropy(fn, load):
     require(((got >= -1e-6) & (got <= 1 + 1e-6)).all(), "an entropy left the range from 0 to 1")
     expect(fn(torch.full_like(load, 1 / experts)), torch.ones(len(load)), "l", "entropy of a uniform load")
     expect(fn(torch.eye(experts)[:1]), torch.zeros(1), "l", "entropy of a collapsed load")
-    require(((got > 1 - 1e-5) == ((load - 1 / experts).abs().amax(-1) < 1e-2)).all(), "only a uniform load has entropy one")
+    uniform = (load - 1 / experts).abs().amax(-1) < 1e-2
+    require(((got > 1 - 1e-5) == uniform).all(), "only a uniform load has entropy one")
     expect(fn(load / 2), got, "l", "entropy when half the tokens are skipped")
 
 

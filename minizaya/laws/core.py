@@ -1,4 +1,4 @@
-"""What a law is, and how a function is judged by it.
+"""What a law is, and the words in which its body complains; `judging.py` runs it.
 
 A law is a statement that holds for every right implementation. It is written once: a Hypothesis strategy that draws
 inputs, and a body that calls the judged function and compares. Tests judge the library with it, kernels are judged
@@ -8,17 +8,13 @@ Tolerances, the same everywhere: |got - wanted| <= tol * (1 + |wanted|), with to
 of size one and sum a few hundred of them, which loses about 1e-13) and 1e-5 in float32 (the same sums lose about 1e-6).
 """
 
-import difflib
-import os
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis.errors import Flaky, HypothesisException
+from hypothesis.errors import HypothesisException
 from torch import Tensor
 
-from .words import describe, number, where
+from .words import number, where
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
@@ -153,127 +149,3 @@ def finite(x, what: str = "the result") -> Tensor:
     require(isinstance(x, Tensor), f"{what} is a {type(x).__name__}, the law wants a tensor")
     require(not x.is_floating_point() or x.isfinite().all(), f"{what} holds NaN or infinity")
     return x
-
-
-# ---- judging ---------------------------------------------------------------------------------------------------------
-
-
-def _refuse(*args, **kwargs):
-    # runs with the globals of the function whose code it replaces, so it must import what it needs
-    from minizaya.laws import core
-    core.INSIDE_CALLS.append(True)
-    raise core.CalledFromInside
-
-
-INSIDE_CALLS: list[bool] = []   # a call counts even if the student's code swallows the exception
-
-
-@contextmanager
-def guarded(functions):
-    """While this is open, calling any of the library's `functions` raises CalledFromInside.
-
-    The trick: a function's code object is swapped, not its name in a module. So it does not matter whether the student
-    wrote `mz.arch.cca.value_shift` or did `from ... import value_shift` an hour ago: both names lead to this one
-    function object. The laws compute what they expect in `textbook.py`, which calls none of the guarded functions.
-    """
-    saved = [(f, f.__code__) for f in functions]
-    INSIDE_CALLS.clear()
-    try:
-        for function, _ in saved:
-            function.__code__ = _refuse.__code__
-        yield
-    finally:
-        for function, code in saved:
-            function.__code__ = code
-
-
-def judge(name: str, fn=None, *, label: str | None = None, guard: bool = False, shrink: bool = True,
-          examples: int | None = None) -> Verdict:
-    """Runs the law on `fn` without printing; on the library's own subject when `fn` is None.
-
-    label: which of the library's subjects. guard: forbid calls to the library's implementation, as `check` does.
-    shrink: look for the smallest counterexample (slower). examples: how many inputs to draw.
-    Always draws the same inputs, so a verdict can be repeated.
-    """
-    the_law = get(name)
-    if fn is None:
-        fn = the_law.subjects[label or next(iter(the_law.subjects))]
-    subject = Subject(fn)
-
-    @settings(derandomize=True, database=None, deadline=None, max_examples=examples or the_law.examples,
-              phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,), report_multiple_bugs=False,
-              verbosity=Verbosity.quiet, suppress_health_check=list(HealthCheck), print_blob=False)
-    @given(the_law.cases)
-    def trial(case):
-        try:
-            with torch.random.fork_rng(devices=()):
-                torch.manual_seed(0)
-                the_law.body(subject, **case)
-        except (HypothesisException, NotAttempted, CalledFromInside):
-            raise
-        except Broken as error:
-            raise Broken(f"with {describe(case, the_law.axes)}: {error}") from None
-        except Exception as error:
-            raise Broken(f"with {describe(case, the_law.axes)}: its result is of no use to the law "
-                         f"({type(error).__name__}: {error})") from error
-
-    with guarded(the_law.guards) if guard else nullcontext():
-        try:
-            trial()
-            verdict = Verdict(True, True, "")
-        except NotAttempted:
-            verdict = Verdict(False, False, "not attempted yet")
-        except CalledFromInside:
-            verdict = Verdict(False, True, INSIDE)
-        except Broken as error:
-            verdict = Verdict(False, True, str(error))
-        except Flaky:
-            verdict = Verdict(False, True, "the same input gives different answers each time; a law cannot hold")
-    if guard and INSIDE_CALLS and verdict.attempted:
-        verdict = Verdict(False, True, INSIDE)
-    return verdict
-
-
-INSIDE = "the library's own version was called from inside; write it yourself"
-
-
-def check(name: str, fn) -> bool:
-    """Judges a student's function by the law `name`, prints the verdict, returns True only if it passed.
-
-    Prints one of
-        ✔ name: statement
-        ✘ name: statement, then the smallest counterexample
-        ○ name: not attempted yet      (fn is a stub: it raises NotImplementedError or returns None or ...)
-    While it runs, the library's own implementation cannot be called. With the environment variable MINIZAYA_STRICT=1,
-    ○ and ✘ raise `Rejected`, so that a notebook run in CI stops there. Raises ValueError for an unknown law.
-    """
-    the_law = get(name)
-    if fn is None or fn is Ellipsis:
-        verdict = Verdict(False, False, "not attempted yet")
-    elif not callable(fn):
-        verdict = Verdict(False, True, f"give the function itself, not a {type(fn).__name__}")
-    else:
-        verdict = judge(name, fn, guard=True)
-    if verdict.passed:
-        text = f"✔ {name}: {the_law.statement}"
-    elif not verdict.attempted:
-        text = f"○ {name}: not attempted yet"
-    else:
-        text = f"✘ {name}: {the_law.statement}\n  {verdict.message}"
-    print(text)
-    if not verdict.passed and os.environ.get("MINIZAYA_STRICT") == "1":
-        raise Rejected(text)
-    return verdict.passed
-
-
-def get(name: str) -> Law:
-    """The law called `name`. Raises ValueError, with the nearest names, if there is none."""
-    if name not in LAWS:
-        near = difflib.get_close_matches(str(name), LAWS, n=3) or sorted(LAWS)
-        raise ValueError(f"no law is called {name!r}; did you mean {', '.join(near)}?")
-    return LAWS[name]
-
-
-def all() -> list[Law]:
-    """Every law, component by component."""
-    return list(LAWS.values())

@@ -14,7 +14,8 @@ def single(draw):
 
 
 @law("experts.swiglu", "one expert is down @ (silu(gate @ x) * (up @ x)), the gate rows above the up rows",
-     cases=draw_a.cases(single), axes=dict(x="n c", gate_up="o c"), subjects={"swiglu": lib.swiglu}, guards=[lib.swiglu])
+     cases=draw_a.cases(single), axes=dict(x="n c", gate_up="o c"), subjects={"swiglu": lib.swiglu},
+     guards=[lib.swiglu])
 def swiglu(fn, x, gate_up, down):
     """fn(x, gate_up, down): float (n, D), (2F, D), (D, F) -> (n, D)."""
     expect(fn(x, gate_up, down), textbook.swiglu(x, gate_up, down), "n c")
@@ -97,5 +98,6 @@ def gradients(fn, x, routes, gates, gate_up, down):
     for name, value, own, wanted in zip(("x", "gates", "gate_up", "down"), inputs, got, right):
         own = torch.zeros_like(value) if own is None else own
         wanted = torch.zeros_like(value) if wanted is None else wanted
-        expect(own, wanted.detach(), dict(x="n c", gates="n", gate_up="e o c", down="e o c")[name], f"gradient of {name}")
+        letters = {1: "n", 2: "n c", 3: "e o c"}[value.dim()]
+        expect(own, wanted.detach(), letters, f"gradient of {name}")
     expect(out, textbook.dispatched(x, routes, gates, gate_up, down).detach(), "n c")

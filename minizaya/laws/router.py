@@ -152,7 +152,7 @@ def states(draw):
     return dict(state=draw_a.tensor(draw, b, t, r), below=below, scale=draw_a.tensor(draw, r))
 
 
-@law("router.depth_average", "a router adds the state of the router below, each channel by its own scale; the first adds none",
+@law("router.depth_average", "a router adds the state of the router below, each channel by its own scale",
      cases=draw_a.cases(states), axes=dict(state="b t r", below="b t r", scale="r"),
      subjects={"depth_average": lib.depth_average}, guards=[lib.depth_average])
 def depth_average(fn, state, below, scale):
@@ -169,8 +169,9 @@ def routers(draw):
                 x=draw_a.tensor(draw, b, t, cfg.hidden_size), below=below, small=draw_a.flag(draw))
 
 
-@law("router.scores", "down-projection, depth average, norm, three layers with exact GELU, softmax over experts and skip",
-     cases=draw_a.cases(routers), axes=dict(x="b t c"), subjects={"scores": lambda router, x, below: router.scores(x, below)},
+@law("router.scores", "down-projection, depth average, norm, three layers with exact GELU, softmax over all routes",
+     cases=draw_a.cases(routers), axes=dict(x="b t c"),
+     subjects={"scores": lambda router, x, below: router.scores(x, below)},
      guards=[lib.Router.scores, lib.Router.forward])
 def scores(fn, config, seed, layer, x, below, small):
     """fn(router, x, below): a `minizaya.arch.router.Router` for its weights; x float (b, t, D); below (b, t, R) or

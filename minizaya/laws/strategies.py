@@ -79,11 +79,11 @@ def convolution(draw, channels: int, taps: int, groups: int) -> nn.Conv1d:
 
 def config(draw, **fixed) -> ZayaConfig:
     """A tiny model of any legal shape: odd sizes, one to three layers, sometimes sliding."""
-    h, j, d = heads(draw, most_kv=2, most_group=2, dims=(2, 4))
+    h, j, d = heads(draw, most_kv=2, most_group=2, dims=(2, 4, 8))
     layers = fixed.pop("num_hidden_layers", None) or size(draw, 1, 3)
     kinds = tuple(pick(draw, ("hybrid", "hybrid_sliding")) for _ in range(layers))
     values = dict(vocab_size=11, hidden_size=size(draw, 3, 6), num_hidden_layers=layers, num_attention_heads=h,
-                  num_key_value_heads=j, head_dim=d, partial_rotary_factor=1.0 if d == 2 else 0.5,
+                  num_key_value_heads=j, head_dim=d, partial_rotary_factor=1.0 if d == 2 else pick(draw, (0.5, 1.0)),
                   cca_time0=size(draw, 1, 3), cca_time1=size(draw, 1, 3), num_experts=size(draw, 1, 4),
                   moe_intermediate_size=size(draw, 1, 3), router_hidden_size=size(draw, 2, 4), layer_types=kinds,
                   sliding_window=size(draw, 1, 5), rope_theta=100.0, rope_theta_sliding=10.0, pad_token_id=0)
