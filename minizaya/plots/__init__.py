@@ -1,0 +1,14 @@
+"""The pictures of the lessons, one module a lesson; `python -m minizaya.plots FOLDER` draws the signature ones.
+
+FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
+"""
+
+from . import balance, cca, mini_zaya, moe
+from .style import COLOR, EXPERTS, WIDTH, styled
+
+FIGURES = {
+    "01_moe": moe.where_parameters_sit,
+    "02_cca": cca.map_at_each_step,
+    "04_balance": balance.over_steps,
+    "06_mini_zaya": mini_zaya.one_layer,
+}
