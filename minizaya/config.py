@@ -139,7 +139,10 @@ PRESETS: dict[str, dict] = {
     # learns a task on two CPU cores in about two minutes; its vocabulary is `CharTokenizer(text.ALPHABET)`'s
     "nano": dict(vocab_size=113, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
                  head_dim=32, num_experts=4, moe_intermediate_size=128, router_hidden_size=32, rope_theta=1e4,
-                 pad_token_id=105, bos_token_id=106, eos_token_id=107),
+                 pad_token_id=105, bos_token_id=106, eos_token_id=107,
+                 # about 1 / sqrt(hidden_size). trap: with 0.02 this narrow router says the same of every token, so a
+                 # step of the balancer moves all tokens at once and one expert gets the whole batch
+                 initializer_range=0.08),
     # the size that `bench` measures
     "micro": dict(vocab_size=4096, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
                   head_dim=32, num_experts=8, moe_intermediate_size=256, router_hidden_size=64, rope_theta=1e4,
