@@ -51,7 +51,8 @@ def simulate(balancers: dict, steps: int = 240, shift: int | None = 120, seed: i
         scores = draw_scores(before if shift is None or step < shift else after, tokens, generator)
         for name, balancer in balancers.items():
             routes, _ = choose(scores, balancer.bias)
-            loads[name] += balance.load(routes[None, :, None], len(balancer.bias))    # one sequence, one layer
+            # `load` wants (b, t, layers): one sequence, one layer
+            loads[name].append(balance.load(routes[None, :, None], len(balancer.bias))[0])
             if step >= delay:
                 balancer.update(loads[name][step - delay])
     return {name: torch.stack(series) for name, series in loads.items()}
