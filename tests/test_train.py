@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move():
     with torch.no_grad():
         model.norm.weight[0] = float("nan")
     before = model.embed.weight.clone()
-    with pytest.raises(FloatingPointError, match="smaller lr"):
+    with pytest.raises(ValueError, match="diverged at step 0.*lr may be too large"):
         tiny_trainer(model=model).train_step()
     assert torch.equal(model.embed.weight, before)
 
@@ -461,6 +461,10 @@ def test_demo_smoke(tmp_path, monkeypatch, capsys, short_text):
     assert result["text"]["beats_ngrams"] == (result["text"]["held_out_loss"] < min(result["text"]["ngrams"]))
     assert (tmp_path / result["figure"]).read_bytes()[:4] == b"\x89PNG"
     assert checkpoint.latest(result["run"]).name == "checkpoint-00000002"
+    assert run_command("demo", "--out", result["run"], "--resume", "--json") == 0  # nothing left to do
+    again = json.loads(capsys.readouterr().out)
+    assert again["steps"] == 2 and again["text"] == result["text"] and again["task"] == result["task"]
+    assert run_command("demo", "--resume") == 2 and "--out" in capsys.readouterr().err
     assert free_folder() == Path("runs/demo-2")  # a second run would not overwrite the first
     summary = report(result)
     assert "held-out text" in summary and f"of 5 addition problems right ({result['task']['share']:.1%})" in summary

@@ -19,6 +19,7 @@ from ..data import tasks, text
 from ..data.ngram import witten_bell
 from ..data.tokenizer import CharTokenizer
 from ..infer.generate import generate
+from .checkpoint import latest, read_info
 from .evaluate import held_out_loss, solve
 from .loop import Recipe, Trainer
 from .picture import LivePicture
@@ -57,8 +58,11 @@ def free_folder() -> Path:
     return folder
 
 
-def demo(out: Path, seed: int = 0, steps: int | None = None, problems: int | None = None) -> dict:
-    """Trains, examines, and returns the figures. steps None: `STEPS`, or what fits into `SECONDS`."""
+def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> dict:
+    """Trains, examines, and returns the figures. steps None: `STEPS`, or what fits into `SECONDS`.
+
+    resume: go on with the run in `out`, with as many steps as it was begun with.
+    """
     start = time.perf_counter()
     tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
     train_text, held_out_text = text.split(text.english())
@@ -72,11 +76,14 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, problems: int | Non
     model = Zaya(ZayaConfig.preset("nano", vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
                                    bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
     batches = mixture(text_source(train_ids, ROWS, SEQ, seed), task_source(TASK, DIFFICULTY, tokenizer, TASK_ROWS, seed))
+    if resume and (begun := latest(out)):
+        steps = read_info(begun)["recipe"]["steps"]
     if steps is None:
         steps = steps_that_fit(Trainer(model, Recipe(steps=STEPS), batches), SECONDS, STEPS)
         if steps < STEPS:
             say(f"this machine has time for {steps} of {STEPS} steps: the targets may be missed")
-    trainer = Trainer(model, Recipe(steps=steps, seed=seed), batches, run=out, keep={"tokenizer": tokenizer.to_dict()})
+    trainer = Trainer(model, Recipe(steps=steps, seed=seed), batches, run=out, keep={"tokenizer": tokenizer.to_dict()},
+                      resume=resume)
 
     # the character before the first held-out one is its only context, and not predicted
     exam = torch.tensor(train_ids[-1:] + held_out_ids)
@@ -93,10 +100,10 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, problems: int | Non
         raise KeyboardInterrupt
     say("examining ...")
     loss = held_out_loss(model, exam, WINDOW)
-    trainer.records[-1]["eval"]["text"] = loss
+    trainer.records[-1].setdefault("eval", {})["text"] = loss
     picture(trainer.records)
     task = tasks.get(TASK)
-    exercises = tasks.problems(TASK, "held_out", DIFFICULTY, problems or PROBLEMS, seed)
+    exercises = tasks.problems(TASK, "held_out", DIFFICULTY, PROBLEMS, seed)
     right, written = solve(model, tokenizer, task, exercises)
     opening = "The "
     sample, = generate(model, [tokenizer.encode(opening)], 300, temperature=0.8, seed=seed)
@@ -136,10 +143,13 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", type=Path, help="folder for log, checkpoint and picture (default: a new one in runs/)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data and sample (default 0)")
     parser.add_argument("--steps", type=int, help=f"training steps (default: {STEPS}, or what fits into {SECONDS} s)")
+    parser.add_argument("--resume", action="store_true", help="go on with the demo in --out that Ctrl-C stopped")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
 
 
 def run(args) -> int:
-    result = demo(args.out or free_folder(), args.seed, args.steps)
+    if args.resume and args.out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with")
+    result = demo(args.out or free_folder(), args.seed, args.steps, args.resume)
     print(json.dumps(result) if args.json else report(result))
     return 0

@@ -9,6 +9,7 @@ machine with the same number of threads: another order of additions rounds diffe
 """
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -84,7 +85,7 @@ class Trainer:
     def train_step(self) -> dict:
         """One optimizer step over all micro-batches. Returns the log record.
 
-        Raises FloatingPointError, before any weight has moved, when loss or gradients are not finite.
+        Raises ValueError, before any weight has moved, when loss or gradients are not finite.
         """
         start, tokens_before = time.perf_counter(), self.tokens
         recipe, model = self.recipe, self.model
@@ -104,8 +105,9 @@ class Trainer:
 
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
         loss = sum(losses.values()) / scored
-        if not (torch.isfinite(torch.tensor([loss, norm])).all()):
-            raise FloatingPointError(f"step {self.step}: loss {loss}, gradient norm {norm}; try a smaller lr")
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
+                             f"large, got {recipe.lr}")
         lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -152,7 +154,7 @@ class Trainer:
                 line.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tok_per_s']:.0f}", refresh=False)
         self.save()
         if stop:
-            where = f"; go on with --resume (run folder {self.run_folder})" if self.run_folder else ""
+            where = f"; go on with --out {self.run_folder} --resume" if self.run_folder else ""
             tqdm.write(f"stopped after step {self.step} of {self.recipe.steps}{where}", file=sys.stderr)
         return self.step >= self.recipe.steps
 
