@@ -5,8 +5,6 @@ of the sum. Then the preferences change, as if the data went from prose to code.
 There is no skip route here.
 """
 
-import math
-
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
