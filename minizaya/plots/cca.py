@@ -126,16 +126,14 @@ def ablation(runs: list[dict]):
     """How much each added part lowers the held-out loss: ours seed by seed, with mean and standard error; the paper's."""
     names = list(cca_ablation.VARIANTS)
     pairs = list(zip(names, names[1:]))
-    loss = {(run["variant"], run["seed"]): run["held_out"] for run in runs}
-    seeds = sorted({seed for _, seed in loss})
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharey=True)
     for y, (first, second) in enumerate(reversed(pairs)):
         mean, error = cca_ablation.paired(runs, first, second)
-        left.plot([loss[second, s] - loss[first, s] for s in seeds], [y] * len(seeds), "o", color=COLOR["attention"],
-                  alpha=0.45, markersize=5)
+        each = cca_ablation.differences(runs, first, second)
+        left.plot(each, [y] * len(each), "o", color=COLOR["attention"], alpha=0.45, markersize=5)
         left.errorbar(mean, y - 0.2, xerr=error, fmt="D", color=COLOR["ours"], markersize=5, capsize=3)
         right.barh(y, cca_ablation.PAPER[second] - cca_ablation.PAPER[first], color=COLOR["baseline"], height=0.5)
-    for axis, title in ((left, f"nano, {len(seeds)} seeds"), (right, "paper, 1.5B (Table V)")):
+    for axis, title in ((left, f"nano, {len(each)} seeds"), (right, "paper, 1.5B (Table V)")):
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=title, xlabel="change of held-out loss")
     left.set_yticks(range(len(pairs)), [f"{first}\nto {second}" if "+" not in second else second

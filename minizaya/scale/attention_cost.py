@@ -63,7 +63,7 @@ def conv_weights(channels: int, heads: int, k_seq: int = 2, k_ch: int = 2) -> in
 
 def conv_weights_as_printed(channels: int, heads: int, k_seq: int = 2, k_ch: int = 2) -> float:
     """The same by the footnote of Table II, read literally for CCGQA: 2 e k_seq + (e^2 / h) k_ch, with e the packed
-    channels and h all heads. It counts the depthwise filters twice (for plain CCA, where e and h are those of q alone,
-    it counts half of the grouped ones). The error is under 1% of a layer either way.
+    channels and h all heads. It counts the depthwise filters twice: by chance, at two taps, just as many numbers as
+    the biases it leaves out. (For plain CCA, where e and h are those of q alone, it counts half of the grouped ones.)
     """
     return 2 * channels * k_seq + channels**2 / heads * k_ch

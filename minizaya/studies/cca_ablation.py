@@ -30,8 +30,9 @@ VARIANTS = {
 }
 PAPER = dict(zip(VARIANTS, (2.280, 2.264, 2.252, 2.248, 2.241)))  # Table V: validation loss, 1.5B MoE, 50B tokens
 
-SETTING = dict(preset="nano", steps=200, rows=8, seq=64, lr=5e-3, warmup=20, held_out=8192, window=128)
-SEEDS = (0, 1, 2)
+SETTING = dict(preset="nano", initializer_range=0.02, steps=200, rows=8, seq=64, lr=5e-3, warmup=20, held_out=8192,
+               window=128)
+SEEDS = (0, 1, 2, 3, 4)
 
 
 def runs() -> list[dict]:
@@ -59,11 +60,11 @@ def prepare(variant: str, seed: int) -> tuple[Trainer, torch.Tensor]:
     """The trainer of one run at step 0, and the tokens of the held-out text."""
     tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
     train, held_out = (torch.tensor(tokenizer.encode(part)) for part in text.split(text.english()))
-    config = ZayaConfig.preset(SETTING["preset"])
+    same = dict(initializer_range=SETTING["initializer_range"])
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        whole = Zaya(config)
-    model = Zaya(ZayaConfig.preset(SETTING["preset"], **VARIANTS[variant]))
+        whole = Zaya(ZayaConfig.preset(SETTING["preset"], **same))
+    model = Zaya(ZayaConfig.preset(SETTING["preset"], **same, **VARIANTS[variant]))
     mine = model.state_dict().keys()
     model.load_state_dict({name: value for name, value in whole.state_dict().items() if name in mine})
     recipe = Recipe(steps=SETTING["steps"], lr=SETTING["lr"], warmup=SETTING["warmup"], seed=seed)
@@ -76,9 +77,19 @@ def fingerprint() -> str:
     return hashlib.sha256(text.english().encode()).hexdigest()[:16]
 
 
-def paired(results: list[dict], first: str, second: str) -> tuple[float, float]:
-    """Mean over seeds of held-out loss(second) - loss(first) within a seed, and its standard error."""
+def differences(results: list[dict], first: str, second: str) -> list[float]:
+    """Held-out loss(second) - loss(first), one for each seed that has both."""
     loss = {(run["variant"], run["seed"]): run["held_out"] for run in results}
-    seeds = sorted({seed for _, seed in loss})
-    differences = torch.tensor([loss[second, seed] - loss[first, seed] for seed in seeds], dtype=torch.float64)
-    return float(differences.mean()), float(differences.std()) / math.sqrt(len(seeds))
+    return [loss[second, seed] - loss[first, seed] for variant, seed in loss
+            if variant == first and (second, seed) in loss]
+
+
+def paired(results: list[dict], first: str, second: str) -> tuple[float, float]:
+    """Mean of the `differences` and its standard error.
+
+    Raises ValueError for fewer than two seeds: one difference has no error.
+    """
+    found = torch.tensor(differences(results, first, second), dtype=torch.float64)
+    if len(found) < 2:
+        raise ValueError(f"results must hold both variants for at least two seeds, got {len(found)}")
+    return float(found.mean()), float(found.std()) / math.sqrt(len(found))

@@ -19,8 +19,10 @@ WORDS = NAMES + tuple("0123456789")
 PAIRS = 4  # entries of one book
 
 
-def books(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def books(rows: int, generator: torch.Generator, number_first: bool = False) -> tuple[Tensor, Tensor]:
     """Random books, each followed by its names in another order, as questions.
+
+    number_first: the entries read "7 Ann 2 Bob", so the answer stands one place to the left of the name.
 
     Returns tokens int64 (rows, 3 * PAIRS) and, for the last PAIRS tokens, the right number as a token, (rows, PAIRS).
     The numbers are not written after the questions, so an answer cannot be found by elimination.
@@ -28,7 +30,7 @@ def books(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     names = torch.rand(rows, len(NAMES), generator=generator).argsort(1)[:, :PAIRS]
     numbers = torch.randint(len(NAMES), len(WORDS), (rows, PAIRS), generator=generator)
     order = torch.rand(rows, PAIRS, generator=generator).argsort(1)
-    book = torch.stack([names, numbers], dim=2).flatten(1)
+    book = torch.stack([numbers, names] if number_first else [names, numbers], dim=2).flatten(1)
     return torch.cat([book, names.gather(1, order)], dim=1), numbers.gather(1, order)
 
 
@@ -40,7 +42,7 @@ def encode(sentence: str) -> Tensor:
     return torch.tensor([[WORDS.index(word) for word in sentence.split()]])
 
 
-def learn(seed: int, steps: int = 100, **switches) -> Zaya:
+def learn(seed: int, steps: int = 100, number_first: bool = False, **switches) -> Zaya:
     """Trains a model of one layer and one expert on `steps` batches of 32 books.
 
     switches: fields of ZayaConfig, e.g. num_convs=0. The first weights are larger than usual (0.15, not 0.02), which
@@ -55,7 +57,7 @@ def learn(seed: int, steps: int = 100, **switches) -> Zaya:
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(steps):
-        tokens, numbers = books(32, generator)
+        tokens, numbers = books(32, generator, number_first)
         loss = F.cross_entropy(model(tokens).logits[:, -PAIRS:].flatten(0, 1), numbers.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -64,9 +66,9 @@ def learn(seed: int, steps: int = 100, **switches) -> Zaya:
 
 
 @torch.no_grad()
-def accuracy(model: Zaya, rows: int = 500, seed: int = 12345) -> float:
+def accuracy(model: Zaya, number_first: bool = False, rows: int = 500, seed: int = 12345) -> float:
     """Share of questions answered with the right number, on fresh books."""
-    tokens, numbers = books(rows, torch.Generator().manual_seed(seed))
+    tokens, numbers = books(rows, torch.Generator().manual_seed(seed), number_first)
     return (model(tokens).logits[:, -PAIRS:].argmax(-1) == numbers).double().mean().item()
 
 
