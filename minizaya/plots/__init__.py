@@ -3,12 +3,14 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, mini_zaya, moe
+from . import balance, cca, mini_zaya, moe, residual, router
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {
     "01_moe": moe.where_parameters_sit,
     "02_cca": cca.map_at_each_step,
+    "03_router": router.where_characters_go,
     "04_balance": balance.over_steps,
+    "05_residual": residual.through_depth,
     "06_mini_zaya": mini_zaya.one_layer,
 }
