@@ -68,8 +68,10 @@ $(VENV)/test.stamp: $(VENV)/lessons.stamp
 lessons: $(VENV)/lessons.stamp
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) lessons
 
+# Two processes, a test file at a time each; one torch thread in each, since a product this small gains from no second
+# one. `$(PY) -m pytest tests/test_laws.py` runs a part.
 test: $(VENV)/test.stamp
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 demo: $(VENV)/lessons.stamp
 	$(PY) -m minizaya demo
