@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by every kind of colour vision
-COLOURS = {"text": "#0072B2", "task": "#D55E00", "held out": "#000000", "baseline": "#999999"}
+# as in plots/style.py, which must not be imported from here: pictures of lessons import the training
+COLOURS = {"text": "#0072B2", "task": "#D55E00", "held out": "#000000", "baseline": "#8C8C8C"}
 
 
 def smooth(values: list[float], keep: float = 0.9) -> list[float]:
