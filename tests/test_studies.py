@@ -62,13 +62,13 @@ def test_the_ablations_first_steps_are_the_recorded_ones():
     if runs[0]["text"] != cca_ablation.fingerprint():
         pytest.skip("this Python has another text than the recorded runs")
     for variant in ("no convolution", "+ q-k mean"):
-        kept = next(run for run in runs if run["variant"] == variant and run["seed"] == 1)
-        live = cca_ablation.first_steps(variant, 1, 3)
+        kept = next(run for run in runs if (run["initial"], run["variant"], run["seed"]) == (0.08, variant, 1))
+        live = cca_ablation.first_steps(0.08, variant, 1, 3)
         assert live == pytest.approx(kept["losses"][:3], abs=1e-3)
 
 
 def test_variants_of_a_seed_start_from_the_same_weights():
-    bare, whole = (cca_ablation.prepare(variant, 0)[0].model for variant in ("no convolution", "+ q-k mean"))
+    bare, whole = (cca_ablation.prepare(0.02, variant, 0)[0].model for variant in ("no convolution", "+ q-k mean"))
     ours = whole.state_dict()
     assert all((value == ours[name]).all() for name, value in bare.state_dict().items())
     assert set(ours) - set(bare.state_dict())

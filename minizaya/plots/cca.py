@@ -123,19 +123,27 @@ def costs(layers: int = 40, longest: int = 131072):
 
 @styled
 def ablation(runs: list[dict]):
-    """How much each added part lowers the held-out loss: ours seed by seed, with mean and standard error; the paper's."""
+    """How much each added part changes the held-out loss: ours, a dot a seed, with mean and standard error; the paper's.
+
+    runs: those of the record of `studies.cca_ablation`; a panel for each size of the first weights.
+    """
     names = list(cca_ablation.VARIANTS)
-    pairs = list(zip(names, names[1:]))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharey=True)
-    for y, (first, second) in enumerate(reversed(pairs)):
-        mean, error = cca_ablation.paired(runs, first, second)
-        each = cca_ablation.differences(runs, first, second)
-        left.plot(each, [y] * len(each), "o", color=COLOR["attention"], alpha=0.45, markersize=5)
-        left.errorbar(mean, y - 0.2, xerr=error, fmt="D", color=COLOR["ours"], markersize=5, capsize=3)
-        right.barh(y, cca_ablation.PAPER[second] - cca_ablation.PAPER[first], color=COLOR["baseline"], height=0.5)
-    for axis, title in ((left, f"nano, {len(each)} seeds"), (right, "paper, 1.5B (Table V)")):
+    pairs = list(zip(names, names[1:]))[::-1]
+    sizes = sorted({run["initial"] for run in runs})
+    figure, axes = plt.subplots(1, len(sizes) + 1, figsize=(WIDTH, 2.7), sharey=True)
+    for axis, size in zip(axes, sizes):
+        mine = [run for run in runs if run["initial"] == size]
+        for y, (first, second) in enumerate(pairs):
+            each = cca_ablation.differences(mine, first, second)
+            mean, error = cca_ablation.paired(mine, first, second)
+            axis.plot(each, [y] * len(each), "o", color=COLOR["attention"], alpha=0.45, markersize=5)
+            axis.errorbar(mean, y - 0.22, xerr=error, fmt="D", color=COLOR["ours"], markersize=5, capsize=3)
+        axis.set(title=f"nano, first weights {size}", xlim=(-0.55, 0.4))
+    changes = [cca_ablation.PAPER[second] - cca_ablation.PAPER[first] for first, second in pairs]
+    axes[-1].barh(range(len(pairs)), changes, color=COLOR["baseline"], height=0.5)
+    axes[-1].set(title="paper, 1.5B", xlim=(-0.02, 0.005))
+    for axis in axes:
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=title, xlabel="change of held-out loss")
-    left.set_yticks(range(len(pairs)), [f"{first}\nto {second}" if "+" not in second else second
-                                        for first, second in reversed(pairs)])
+        axis.set(xlabel="change of loss")
+    axes[0].set_yticks(range(len(pairs)), [second for _, second in pairs])
     return figure
