@@ -31,7 +31,7 @@ MUTANTS = [
      "off by one at the start of a document", ["cca.convolve_documents"]),
     (CCA, "past = torch.where(starts_before(past, tap), past, empty)", "past = past * starts_before(past, tap)",
      "before a document the second convolution sees the first one's bias, not zero", ["cca.convolve_documents"]),
-    (CCA, "u = u + past * taps[back - tap]", "u = u + past * taps[tap]",
+    (CCA, "u = torch.addcmul(u, past, taps[back - tap])", "u = torch.addcmul(u, past, taps[tap])",
      "taps in the wrong order", ["cca.convolve"]),
     (CCA, "+ grouped.bias", "+ grouped.bias.detach()",
      "the bias of the grouped convolution never learns", ["cca.convolve_documents"]),
@@ -71,7 +71,7 @@ MUTANTS = [
     # ---- rotation and masks
     (ATTENTION, "first * cos - second * sin, second * cos + first * sin",
      "first * cos + second * sin, second * cos - first * sin", "RoPE turned the other way", ["cca.rope"]),
-    (ATTENTION, "first, second, still = x[..., :half], x[..., half: 2 * half], x[..., 2 * half:]",
+    (ATTENTION, "first, second, still = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)",
      "first, second, still = x[..., 0: 2 * half: 2], x[..., 1: 2 * half: 2], x[..., 2 * half:]",
      "halves are turned together, not neighbours", ["cca.rope"]),
     (ATTENTION, "torch.cat([first * cos - second * sin, second * cos + first * sin, still], dim=-1)",

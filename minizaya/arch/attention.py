@@ -36,7 +36,7 @@ def rope(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """
     cos, sin = angles
     half = cos.shape[-1]
-    first, second, still = x[..., :half], x[..., half: 2 * half], x[..., 2 * half:]
+    first, second, still = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, still], dim=-1)
 
 

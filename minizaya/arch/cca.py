@@ -57,12 +57,12 @@ def convolve_taps(z: Tensor, depthwise: nn.Conv1d | None, grouped: nn.Conv1d | N
     if depthwise is not None:
         taps = rearrange(depthwise.weight, "c 1 k -> k c")
         back = len(taps) - 1
-        u = depthwise.bias + z[:, back:] * taps[back]
+        u = torch.addcmul(depthwise.bias, z[:, back:], taps[back])
         for tap in range(1, back + 1):
             past = z[:, back - tap: -tap]
             if position is not None:
                 past = past * starts_before(past, tap)
-            u = u + past * taps[back - tap]
+            u = torch.addcmul(u, past, taps[back - tap])
         z = u
     if grouped is not None:
         heads = grouped.groups
