@@ -15,6 +15,7 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "ZayaOutput": "arch.model:ZayaOutput",
     "balance": "arch.balance",
     "tasks": "data.tasks",
+    "ap_trim": "data.trim:ap_trim",
     "generate": "infer.generate:generate",
     "hub": "scale.hub",
     "laws": "laws",

@@ -20,6 +20,7 @@ CCA, ATTENTION, CACHE = "arch/cca.py", "arch/attention.py", "arch/cache.py"
 ROUTER, RESIDUAL, EXPERTS = "arch/router.py", "arch/residual.py", "arch/experts.py"
 BLOCK, MODEL, BALANCE = "arch/block.py", "arch/model.py", "arch/balance.py"
 GENERATE, SAMPLE = "infer/generate.py", "infer/sample.py"
+CHAT, TRIM = "data/chat.py", "data/trim.py"
 
 MUTANTS = [
     # ---- CCA: convolutions
@@ -265,6 +266,54 @@ MUTANTS = [
      ["decoding.inverse_cdf"]),
     (SAMPLE, "{seed}/{copies[text]}/{text}", "{seed}/{text}", "copies of a prompt draw different numbers",
      ["decoding.batch_mates"]),
+    # ---- trimming
+    (TRIM, "return _without(chat, [(last.end - excess, last.end)], \"tail\")",
+     "return _without(chat, [(last.start, last.start + excess)], \"tail\")",
+     "the head of the reasoning stays, not its tail", ["trim.prefix"]),
+    (TRIM, "return _without(chat, [(last.end - excess, last.end)], \"tail\")",
+     "middle = (last.start + last.end - excess) // 2; return _without(chat, [(middle, middle + excess)], \"tail\")",
+     "the tail is cut, not the middle", ["trim.prefix"]),
+    (TRIM, "[*gaps, (last.end - excess, last.end)]", "[*gaps, (last.start, last.start + excess)]",
+     "also after dropping earlier blocks the head stays", ["trim.prefix"]),
+    (TRIM, "return _without(chat, [(last.end - excess, last.end)], \"tail\")",
+     "return _without(chat, [(last.end - excess, last.end), (last.end + 1, last.end + 2)], \"tail\")",
+     "an answer loses its first token", ["trim.answers"]),
+    (TRIM, "if excess <= last.end - last.start:", "if excess <= last.end - last.start + 1:",
+     "the cut stops at the block's beginning", ["trim.answers", "trim.prefix", "trim.dropped", "trim.earlier"]),
+    (TRIM, "if excess <= last.end - last.start:", "if excess < last.end - last.start:",
+     "an emptied last block is enough", ["trim.earlier"]),
+    (TRIM, "if excess <= last.end - last.start:", "if excess <= 0:",
+     "earlier blocks stay while the last one can be cut", ["trim.earlier"]),
+    (TRIM, "if excess <= 0:", "if excess < 0:", "what fits exactly is kept", ["trim.kept"]),
+    (TRIM, "if excess <= 0:", "if excess <= 1:", "one token over is over", ["trim.fits"]),
+    (TRIM, "excess = len(chat.tokens) - budget", "excess = len(chat.tokens) - budget + 1",
+     "the budget is used to the last token", ["trim.exact", "trim.kept"]),
+    (TRIM, "(block.start - 1, block.end + 1) for block in earlier", "(block.start, block.end) for block in earlier",
+     "a dropped block goes with its tags", ["trim.earlier", "trim.prefix"]),
+    (TRIM, "for block in earlier]", "for block in earlier[:1]]", "all earlier blocks go at once",
+     ["trim.earlier", "trim.prefix"]),
+    (TRIM, "excess = max(0, excess - sum(end - start for start, end in gaps))", "excess = last.end - last.start",
+     "after the earlier blocks are gone only the rest is cut", ["trim.exact"]),
+    (TRIM, "    if excess > last.end - last.start:\n        return None",
+     "    excess = min(excess, last.end - last.start)", "what cannot fit is dropped", ["trim.fits", "trim.dropped"]),
+    (TRIM, "    if excess > last.end - last.start:\n        return None",
+     "    if excess >= last.end - last.start:\n        return None", "an empty last block is no reason to drop",
+     ["trim.dropped"]),
+    (TRIM, "loss_mask += chat.loss_mask[at:start]",
+     "loss_mask = chat.loss_mask[:len(tokens)]", "the mask is cut where the tokens are", ["trim.loss_mask"]),
+    (TRIM, "return Trimmed(list(chat.tokens), list(chat.loss_mask), \"kept\")",
+     "return Trimmed(list(chat.tokens), list(chat.loss_mask), \"tail\")",
+     "an action says what was done", ["trim.kept"]),
+    (CHAT, "add(\"template\", turn, [im_end], role == \"assistant\")", "add(\"template\", turn, [im_end], False)",
+     "the assistant learns to end its turn", ["trim.loss_mask"]),
+    (CHAT, "[im_start, *tokenizer.encode(role + \"\\n\")], False)",
+     "[im_start, *tokenizer.encode(role + \"\\n\")], role == \"assistant\")",
+     "the assistant does not write its own role", ["trim.loss_mask"]),
+    (CHAT, "add(\"prompt\", turn, tokenizer.encode(content), False)",
+     "add(\"prompt\", turn, tokenizer.encode(content, allow_special=True), False)",
+     "what a user types is never a special token", ["trim.answers", "trim.kept"]),
+    (CHAT, "add(\"template\", turn, [unthink], True)", "add(\"template\", turn, [unthink], False)",
+     "the assistant learns to end its reasoning", ["trim.loss_mask"]),
 ]
 
 

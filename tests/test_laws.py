@@ -46,6 +46,8 @@ def spoiled(fn, spoil):
 
             x.forward = wrong
             return x
+        if hasattr(x, "_fields"):   # a named tuple
+            return type(x)(*map(mapped, x))
         if isinstance(x, (tuple, list)):
             return type(x)(mapped(y) for y in x)
         if isinstance(x, dict):

@@ -1,0 +1,120 @@
+"""A Hugging Face `tokenizer.json` behind the interface of `tokenizer.py`; the released model uses Gemma 3's.
+
+Needs the optional package tokenizers: `pip install "minizaya[checkpoints]"`. The file is JSON and nothing in it is run.
+
+trap: the package turns "<bos>" in a text into the control token, whoever wrote it, also with add_special_tokens=False.
+Here `encode` breaks such a text in two, so that it stays text.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .tokenizer import SPECIALS
+
+
+class HFTokenizer:
+    """Same attributes and methods as `tokenizer.Tokenizer`, except `to_dict`: the file itself is the description.
+
+    Args:
+        file: path of a tokenizer.json.
+        names: our special token -> the file's, where they differ. Gemma 3's own file has no ChatML tokens; there, for
+            instance, {"<|im_start|>": "<start_of_turn>", "<|im_end|>": "<end_of_turn>", "<think>": "<unused0>",
+            "</think>": "<unused1>"}. Texts use our names.
+
+    Raises ValueError if the file cannot be read, if a special token of `tokenizer.SPECIALS` is not in it, or if two of
+    the chat template's share one id; ImportError, with what to install, without the package.
+    """
+
+    def __init__(self, file: str | Path, names: dict[str, str] | None = None):
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise ImportError('HFTokenizer needs tokenizers: pip install "minizaya[checkpoints]"') from error
+        if not Path(file).is_file():
+            raise ValueError(f"file: there is no {file}")
+        try:
+            self.inner = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:   # the package raises plain Exception
+            raise ValueError(f"file: {file} is no tokenizer.json ({error})") from error
+        self.inner.no_truncation()   # trap: a file may carry both, and then long texts are cut in silence
+        self.inner.no_padding()
+
+        theirs = {token: token for token in SPECIALS} | (names or {})
+        unknown = sorted(set(theirs) - set(SPECIALS))
+        missing = sorted({token for token in theirs.values() if self.inner.token_to_id(token) is None})
+        if unknown:
+            raise ValueError(f"names: {unknown} are not ours to rename, allowed {list(SPECIALS)}")
+        if missing:
+            raise ValueError(f"names: {file} has no tokens {missing}; say which of its tokens stand for ours, as in "
+                             f'{{"<think>": "<unused0>"}}')
+        self.special_ids = {ours: self.inner.token_to_id(token) for ours, token in theirs.items()}
+        template = {token: i for token, i in self.special_ids.items() if token not in ("<pad>", "<eos>", "<unk>")}
+        if len(set(template.values())) < len(template):
+            raise ValueError(f"names: <bos>, turn marks and think tags must be different tokens, got {theirs}")
+        self.pad_id, self.bos_id = self.special_ids["<pad>"], self.special_ids["<bos>"]
+        self.eos_id, self.unk_id = self.special_ids["<eos>"], self.special_ids["<unk>"]
+        self.vocab_size = max(self.inner.get_vocab().values()) + 1
+
+        # Control tokens: what no text may become, and how each is written. Where <eos> and <|im_end|> are one token,
+        # as in the released model, the template's name is written: the last one counts.
+        added = self.inner.get_added_tokens_decoder()
+        self._text_of = {i: token.content for i, token in added.items() if token.special}
+        self._text_of |= {i: token for names in (self.special_ids, template) for token, i in names.items()}
+        spelled = {self.inner.id_to_token(i) for i in self._text_of}
+        self._ours = _any_of(SPECIALS)
+        self._theirs = _any_of(spelled)
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Ids of `text`. Special tokens in it are plain text unless `allow_special`; <bos> is never added.
+
+        Raises ValueError for text that is no str, that UTF-8 cannot write, or whose pieces the file itself turns into a
+        control token (by normalising them, say).
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"text must be a str, got {type(text).__name__}")
+        if not allow_special:
+            return self._encode_ordinary(text)
+        ids = []
+        for piece in self._ours.split(text):
+            ids.extend([self.special_ids[piece]] if piece in self.special_ids else self._encode_ordinary(piece))
+        return ids
+
+    def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
+        """Text of `ids`; special tokens as their text, or not at all with `keep_special=False`.
+
+        Raises ValueError for an id outside 0 .. vocab_size - 1.
+        """
+        pieces, run = [], []
+        for token in map(int, ids):
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"ids: {token} is outside the vocabulary, allowed 0 to {self.vocab_size - 1}")
+            if token not in self._text_of:
+                run.append(token)
+                continue
+            pieces += [self.inner.decode(run), self._text_of[token] if keep_special else ""]
+            run = []
+        return "".join([*pieces, self.inner.decode(run)])
+
+    def _encode_ordinary(self, text: str) -> list[int]:
+        ids = self._ids(text)
+        if not self._text_of.keys().isdisjoint(ids):
+            # "<bos>" becomes "<" and "bos>": two texts, neither of which is a control token
+            halves = [half for piece in self._theirs.split(text)
+                      for half in ((piece[:1], piece[1:]) if self._theirs.fullmatch(piece) else (piece,))]
+            ids = [i for half in halves for i in self._ids(half)]
+        found = self._text_of.keys() & set(ids) - {self.unk_id}   # <unk> is how some files write a rare character
+        if found:
+            raise ValueError(f"text: the file reads a part of it as {self._text_of[min(found)]}, a control token")
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            return self.inner.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern:
+    """Matches any of the tokens, the longest first; its split keeps them."""
+    return re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")
