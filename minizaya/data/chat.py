@@ -134,10 +134,11 @@ def _pieces(content: str, turn: int) -> list[tuple[str, str]]:
     """An assistant's content as ("reasoning" | "answer", text), in order."""
     pieces, inside = [], False
     for piece in TAGS.split(content):
+        if piece == OPEN and inside:
+            raise ValueError(f"conversation[{turn}]: <think> inside a block that is already open")
+        if piece == CLOSE and not inside:
+            raise ValueError(f"conversation[{turn}]: </think> without <think> before it")
         if piece in (OPEN, CLOSE):
-            if inside == (piece == OPEN):
-                raise ValueError(f"conversation[{turn}]: {piece} " + (
-                    "inside a block that is already open" if inside else "without <think> before it"))
             inside = piece == OPEN
         else:
             pieces.append(("reasoning" if inside else "answer", piece))

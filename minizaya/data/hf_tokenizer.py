@@ -14,7 +14,9 @@ from .tokenizer import SPECIALS
 
 
 class HFTokenizer:
-    """Same attributes and methods as `tokenizer.Tokenizer`, except `to_dict`: the file itself is the description.
+    """`encode`, `decode`, `vocab_size`, `special_ids` and the four ids as in `tokenizer.Tokenizer`.
+
+    It has no `to_dict`: the file itself is the description, and can be large. Keep it beside the checkpoint.
 
     Args:
         file: path of a tokenizer.json.

@@ -1,8 +1,8 @@
 """Answer-preserving trimming: a conversation that is too long loses reasoning, never an answer.
 
-Pretraining at a context of 4K meets reasoning traces of 30K tokens. Cutting the text at 4K would teach reasoning that
-never arrives; dropping what is long would leave only easy problems. The report (arXiv 2605.05365) trims instead, by
-four rules, the first that applies:
+Pretraining at a context of 4K tokens meets reasoning traces that are much longer. Cut at 4K, they lose their answers;
+dropped, they leave only problems that take little thought. The report (arXiv 2605.05365) trims them instead, by the
+first of four rules that applies:
 
     1. It fits: keep it as it is.                                            action "kept"
     2. Cut the tail of the last reasoning block, right before its </think>,
@@ -13,14 +13,14 @@ four rules, the first that applies:
 What the report leaves open, and what we chose:
 - The budget counts every token, template and <bos> included. The cut is on token ids: a string that is cut and encoded
   again may have another length.
-- An earlier block goes with its tags; the last block keeps them, even when nothing is left between them, so a model
-  still learns that reasoning ends and the answer follows. No minimum of reasoning is kept.
+- An earlier block goes with its tags. The last block keeps them, even when nothing is left between them: an empty block
+  says that the answer came without reasoning. No minimum of reasoning is kept.
 - "Answer" is everything that is no reasoning block: prompts and template too are never cut.
 - Earlier blocks go all at once. (A recipe on the web drops them one by one, oldest first.)
 - The last block is the last in the conversation, also if a later turn has none.
 
-trap: a popular account says that the middle of the monologue is cut and its two ends kept. The report cuts the tail.
-What remains here is always a beginning, so each kept token is seen after the very tokens it was written after.
+trap: a popular account says that the middle of the monologue is cut and its two ends kept. The report cuts the tail:
+what remains of a block is always its beginning, and no step refers to one that was cut out before it.
 
 trap: trim for every stage from the original conversations. Trimming to 32K and the result to 4K may differ from
 trimming to 4K: the first cut may have emptied the last block, where the second would rather drop the earlier ones.
@@ -75,10 +75,12 @@ def cut(chat: Chat, budget: int) -> Trimmed | None:
 def _without(chat: Chat, gaps: list[tuple[int, int]], action: str) -> Trimmed:
     """All tokens but those in the gaps, which are (start, end) pairs in order."""
     tokens, loss_mask, at = [], [], 0
-    for start, end in [*gaps, (len(chat.tokens), None)]:
+    for start, end in gaps:
         tokens += chat.tokens[at:start]
         loss_mask += chat.loss_mask[at:start]
         at = end
+    tokens += chat.tokens[at:]
+    loss_mask += chat.loss_mask[at:]
     return Trimmed(tokens, loss_mask, action)
 
 
