@@ -30,14 +30,16 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "safetensors": ("checkpoints", "reads and writes weights"),
     "tokenizers": ("checkpoints", "reads the released tokenizer"),
     "pytest": ("test", "runs the tests"),
+    "pytest-xdist": ("test", "runs two test files at a time"),
     "transformers": ("test", "the released model, to compare with"),
 }
+MODULES = {"pytest-xdist": "xdist"}  # package: what it is imported as, where that is another name
 
 
 def version(package: str) -> str | None:
     """The installed version of a package, or None. Does not import it: broken packages must not stop the doctor."""
     try:
-        if find_spec(package) is None:
+        if find_spec(MODULES.get(package, package)) is None:
             return None
         return metadata.version(package) or "unknown version"
     except metadata.PackageNotFoundError:  # importable, yet not installed by pip or conda

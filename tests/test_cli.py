@@ -134,12 +134,12 @@ def test_plan_refuses_with_one_line(argv, capsys):
 
 def hide(monkeypatch, *packages):
     for package in packages:
-        monkeypatch.setitem(sys.modules, package, None)  # import fails and find_spec finds nothing
+        monkeypatch.setitem(sys.modules, doctor.MODULES.get(package, package), None)  # import fails and find_spec finds nothing
 
 
 def floor(line):
     """("torch", (2, 8)) from "torch>=2.8,<3"."""
-    name, major, minor = re.match(r"(\w+)>=(\d+)\.(\d+)", line).groups()
+    name, major, minor = re.match(r"([\w-]+)>=(\d+)\.(\d+)", line).groups()
     return name, (int(major), int(minor))
 
 
