@@ -14,6 +14,7 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "Zaya": "arch.model:Zaya",
     "ZayaOutput": "arch.model:ZayaOutput",
     "balance": "arch.balance",
+    "pack": "data.pack:pack",
     "tasks": "data.tasks",
     "ap_trim": "data.trim:ap_trim",
     "generate": "infer.generate:generate",
