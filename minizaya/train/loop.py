@@ -1,7 +1,7 @@
 """The training loop: small, seeded, resumable to the last digit.
 
     one step = for each micro-batch: forward, cross entropy, backward
-               clip the gradients, move the weights (AdamW), move the routing biases (balancer), write one log line
+               clip the gradients, move the weights (AdamW or Muon), move the routing biases (balancer), write one log line
 
 The data of step s is a function of (seed, s) alone, and nothing else in a step is random. So weights, moments, biases
 and the step number are the whole state, and a resumed run repeats the uninterrupted one bit for bit (on the same
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..arch import balance
 from . import checkpoint
-from .optim import adamw, learning_rate
+from .optim import adamw, learning_rate, muon
 from .sources import IGNORE, Batch
 
 @dataclass(frozen=True)
@@ -42,8 +42,12 @@ class Recipe:
     clip: float = 1.0             # largest norm of all gradients together
     balance_lr: float = 4e-3      # step of the sign balancer, in probability
     seed: int = 0                 # of the data
+    optimizer: str = "adamw"      # or "muon": Muon on matrices, AdamW on the rest
+    momentum: float = 0.95        # of Muon
 
     def __post_init__(self):
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
         for name in ("steps", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
@@ -70,7 +74,9 @@ class Trainer:
         self.model, self.recipe, self.batches = model, recipe, batches
         self.run_folder = None if run is None else Path(run)
         self.keep = keep or {}
-        self.optimizer = adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
+        settings = recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2)
+        by_muon = recipe.optimizer == "muon"
+        self.optimizer = muon(model, *settings, recipe.momentum) if by_muon else adamw(model, *settings)
         cfg = model.config
         self.balancer = balance.SignBalancer(cfg.num_experts, recipe.balance_lr, cfg.num_hidden_layers)
         self.balancer.bias = balance.get_biases(model)

@@ -1,9 +1,11 @@
-"""What moves the weights: AdamW with two groups, the learning-rate schedule, and the optimizer's state by name."""
+"""What moves the weights: AdamW or Muon, and which parameters get what; the schedule; the optimizer's state by name."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from .muon import Muon
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, final_share: float = 0.0) -> float:
@@ -42,6 +44,44 @@ def adamw(model: nn.Module, lr: float, weight_decay: float = 0.1, betas: tuple[f
         {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Does Muon move this parameter? The linear maps inside the model: projections, router, experts.
+
+    AdamW keeps the rest. The embedding is a table that is read row by row, not a map of vectors, and the head is often
+    the same tensor. Scales, norms, temperatures and biases act channel by channel: there are no singular directions to
+    even out. The convolutions are AdamW's in the ZAYA1 report too.
+    """
+    stacked = name.split(".")[-2:-1] == ["experts"]
+    return (parameter.dim() == 2 or stacked) and not name.startswith(("embed", "head"))
+
+
+def stacked_rows(config, name: str) -> tuple[int, ...] | None:
+    """The heights of the linear maps stacked in the parameter `name` of a `Zaya`; None: it holds one map."""
+    if name.endswith("attention.down_proj.weight"):
+        half = config.kv_size // 2
+        return config.query_size, config.kv_size, half, half          # queries, keys, v_now, v_then
+    if name.endswith("experts.gate_up_proj"):
+        return config.moe_intermediate_size, config.moe_intermediate_size
+    return None
+
+
+def muon(model: nn.Module, lr: float, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95),
+         momentum: float = 0.95, dtype: torch.dtype | None = None) -> Muon:
+    """Muon over the matrices of a `Zaya`, AdamW over its other parameters, with the learning rate of `adamw`.
+
+    For RL: momentum=0, weight_decay=0. dtype: of the Newton-Schulz arithmetic, None is float32.
+    Raises ValueError as `Muon` does.
+    """
+    groups: dict[tuple, dict] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            matrix = is_matrix(name, p)
+            kind = matrix, decays(name, p), stacked_rows(model.config, name) if matrix else None
+            group = dict(params=[], muon=kind[0], weight_decay=weight_decay if kind[1] else 0.0, rows=kind[2])
+            groups.setdefault(kind, group)["params"].append(p)
+    return Muon(list(groups.values()), lr, momentum, betas, dtype=dtype)
 
 
 # ---- the state, by name ----------------------------------------------------------------------------------------------
