@@ -20,6 +20,7 @@ CCA, ATTENTION, CACHE = "arch/cca.py", "arch/attention.py", "arch/cache.py"
 ROUTER, RESIDUAL, EXPERTS = "arch/router.py", "arch/residual.py", "arch/experts.py"
 BLOCK, MODEL, BALANCE = "arch/block.py", "arch/model.py", "arch/balance.py"
 GENERATE, SAMPLE = "infer/generate.py", "infer/sample.py"
+PACK, MUON = "data/pack.py", "train/muon.py"
 CHAT, TRIM = "data/chat.py", "data/trim.py"
 
 MUTANTS = [
@@ -314,6 +315,63 @@ MUTANTS = [
      "what a user types is never a special token", ["trim.answers", "trim.kept"]),
     (CHAT, "add(\"template\", turn, [unthink], True)", "add(\"template\", turn, [unthink], False)",
      "the assistant learns to end its reasoning", ["trim.loss_mask"]),
+    # ---- packing
+    (PACK, "key=lambda i: -lengths[i])", "key=lambda i: lengths[i])", "longest first, not shortest", ["pack.best_fit"]),
+    (PACK, "key=lambda i: -lengths[i])", "key=lambda i: (-lengths[i], -i))",
+     "of equal documents the earlier goes first", ["pack.best_fit"]),
+    (PACK, "node = self.filled, self.leaves + least", "node = self.filled, self.leaves + least + 1",
+     "a document that fits exactly does fit", ["pack.best_fit"]),
+    (PACK, "node = self.filled, self.leaves + least", "node = self.filled, self.leaves + least - 1",
+     "a bin with one token too little is too small", ["pack.fits"]),
+    (PACK, "(node % 2 or not filled[node + 1])", "not filled[node + 1]",
+     "a node's right neighbour need not be its sibling", ["pack.best_fit"]),
+    (PACK, "node = 2 * node if filled[2 * node] else 2 * node + 1",
+     "node = 2 * node + 1 if filled[2 * node + 1] else 2 * node", "the fullest bin, not the emptiest (worst fit)",
+     ["pack.best_fit"]),
+    (PACK, "node = 0 if filled[node ^ 1] else node // 2", "node = 0", "nodes above an emptied leaf are emptied too",
+     ["pack.best_fit"]),
+    (PACK, "node = 0 if filled[node ^ 1] else node // 2", "node = node // 2",
+     "a filled sibling keeps its parent filled", ["pack.best_fit"]),
+    (PACK, "number = heapq.heappop(heap)", "number = heap.pop()", "of equally full bins the oldest is filled",
+     ["pack.best_fit"]),
+    (PACK, "opened.put(number, space - lengths[i])", "opened.put(number, space - lengths[i] + 1)",
+     "the space left is counted right", ["pack.fits"]),
+    (PACK, "targets[row, start: stop - 1] = following", "targets[row, start + 1: stop] = following",
+     "a target stands where its prediction is made", ["pack.targets"]),
+    (PACK, "torch.where(flags[1:], following, IGNORE)", "torch.where(flags[:-1], following, IGNORE)",
+     "the flag of the predicted token counts", ["pack.targets"]),
+    (PACK, "doc_ids[row, start:stop] = i", "doc_ids[row, start:stop] = row", "documents of one row are told apart",
+     ["pack.rows"]),
+    (PACK, "return Packed(tokens, targets, doc_ids, doc_ids >= 0)",
+     "return Packed(tokens, targets, doc_ids, tokens > 1)",
+     "padding is where no document is, whatever the token", ["pack.rows"]),
+    # ---- Muon
+    (MUON, "COEFFICIENTS = (3.4445, -4.7750, 2.0315)", "COEFFICIENTS = (1.5, -0.5, 0.0)",
+     "the cubic iteration needs far more than five steps", ["optim.singular_values"]),
+    (MUON, "steps: int = 5", "steps: int = 4", "five steps", ["optim.polynomial"]),
+    (MUON, "(b * gram + c * gram @ gram) @ x", "(b * gram + c * gram * gram) @ x",
+     "a matrix product, not number by number", ["optim.rotates"]),
+    (MUON, "x = x.mT if tall else x ", "x = x ", "what is turned back was turned before", ["optim.polynomial"]),
+    (MUON, "x.norm(dim=(-2, -1), keepdim=True)", "x.norm()", "each expert has a norm of its own", ["optim.batched"]),
+    (MUON, "x.norm(dim=(-2, -1), keepdim=True)", "x.norm(dim=-1, keepdim=True)", "one norm a matrix, not one a row",
+     ["optim.polynomial"]),
+    (MUON, ".clamp_min(EPS)", "", "a zero gradient becomes NaN", ["optim.batched"]),
+    (MUON, ".clamp_min(EPS)", ".add(0.01)", "an epsilon large enough to be seen", ["optim.scale_free"]),
+    (MUON, "0.2 * max(piece.shape[-2:]) ** 0.5 * newton_schulz", "newton_schulz", "a step without RMS matching",
+     ["optim.rms"]),
+    (MUON, "0.2 * max(piece.shape[-2:]) ** 0.5", "0.2 * min(piece.shape[-2:]) ** 0.5", "the longer side counts",
+     ["optim.rms"]),
+    (MUON, "0.2 * max(piece.shape[-2:]) ** 0.5", "0.2 * max(matrix.shape[-2:]) ** 0.5",
+     "each stacked map is matched by its own shape", ["optim.stacked_rows"]),
+    (MUON, "matrix.split(rows or [matrix.shape[-2]], dim=-2)", "[matrix]", "stacked maps are orthogonalised one by one",
+     ["optim.stacked_rows"]),
+    (MUON, "grad = grad.lerp(state[\"momentum_buffer\"].lerp_(grad, 1 - mu), mu)",
+     "grad = state[\"momentum_buffer\"].lerp_(grad, 1 - mu)", "Nesterov looks one step ahead", ["optim.muon"]),
+    (MUON, ".lerp_(grad, 1 - mu), mu)", ".lerp_(grad, mu), mu)", "the momentum keeps mu of the past", ["optim.muon"]),
+    (MUON, "        if mu:\n", "        mu = mu or 0.95\n        if mu:\n", "momentum 0 means none",
+     ["optim.momentum_free"]),
+    (MUON, "p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "p.mul_(1 - group[\"weight_decay\"])",
+     "decay goes with the learning rate", ["optim.muon"]),
 ]
 
 
