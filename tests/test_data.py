@@ -1,4 +1,4 @@
-"""The data room: tokenizers, text windows, tasks and the n-gram baseline."""
+"""The data room: tokenizers, text windows and the n-gram baseline. The tasks are in test_tasks.py."""
 
 import json
 import math
@@ -6,10 +6,10 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from minizaya.data import ngram, tasks, text, tokenizer
+from minizaya.data import ngram, text, tokenizer
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer
 
 BYTE = ByteTokenizer()
@@ -19,9 +19,6 @@ TOKENIZERS = [BYTE, CHAR, CHAR_UNK]
 
 # Text with special tokens in it far more often than chance would put them there.
 spiked_text = st.lists(st.one_of(st.text(text.ALPHABET), st.sampled_from(SPECIALS))).map("".join)
-task_and_difficulty = st.sampled_from(tasks.names()).flatmap(
-    lambda name: st.tuples(st.just(tasks.get(name)), st.integers(1, tasks.get(name).max_difficulty))
-)
 seeds = st.integers(-(2**70), 2**70)
 
 
@@ -181,159 +178,6 @@ def test_eval_windows_cover_the_text_once_in_order(n, seq, batch):
     ],
 )
 def test_text_errors_are_clear(bad, message):
-    with pytest.raises(ValueError, match=message):
-        bad()
-
-
-# ---- tasks ----
-
-PINNED_ADDITION = "192+053?a0235b0954c1102d0#245$"
-PINNED_MODCHAIN = "8a*3b*3c-9?a8*3b4*3c2-9d3#3$"
-
-
-@given(task_and_difficulty, seeds)
-def test_problems_are_deterministic_and_use_no_global_randomness(case, seed):
-    task, difficulty = case
-    random.seed(0)
-    before = random.getstate()
-    problem = task.generate(seed, difficulty)
-    assert random.getstate() == before
-    task.generate(seed + 1, difficulty)
-    assert task.generate(seed, difficulty) == problem
-    assert (problem.task, problem.difficulty) == (task.name, difficulty)
-    CHAR.encode(problem.text)  # every character is in the alphabet
-
-
-def test_problems_are_the_same_in_every_process_and_version():
-    # Recorded once: a change here breaks every shipped split and checkpoint card.
-    assert tasks.get("addition").generate(0, 3).text == PINNED_ADDITION
-    assert tasks.get("modchain").generate(0, 3).text == PINNED_MODCHAIN
-
-
-@given(task_and_difficulty, seeds)
-def test_a_task_accepts_its_own_answer_in_every_wrapping(case, seed):
-    task, difficulty = case
-    p = task.generate(seed, difficulty)
-    for good in (p.answer, p.completion, p.text, p.reasoning + p.answer, f"#7777${p.completion}",
-                 f"<think>{p.reasoning}</think>{p.answer}<|im_end|>", f"{p.completion}\n", f"{p.completion}#x$"):  # fmt: skip
-        assert task.verify(p, good) == 1, good
-    for bad in ("", "#", "$", p.prompt, p.reasoning, p.prompt + p.reasoning, f"#{p.answer}$#7777$"):
-        assert task.verify(p, bad) == 0, bad
-
-
-@given(task_and_difficulty, seeds, st.data())
-def test_every_one_character_corruption_of_the_answer_is_rejected(case, seed, data):
-    task, difficulty = case
-    p = task.generate(seed, difficulty)
-    i = data.draw(st.integers(0, len(p.answer) - 1))
-    old, new = p.answer[i], data.draw(st.sampled_from(text.ALPHABET))
-    replaced, inserted = p.answer[:i] + new + p.answer[i + 1 :], p.answer[:i] + new + p.answer[i:]
-    removed = p.answer[:i] + p.answer[i + 1 :]
-    for answer in (replaced, inserted, removed):
-        same = answer.strip().isdigit() and int(answer) == int(p.answer)
-        # A "#", "$" or "<|" inside an answer starts or ends one; that is a new answer, not a corrupted one.
-        if not same and new not in "#$<":
-            assert task.verify(p, f"{p.reasoning}{answer}$") == 0, (old, answer)
-
-
-@given(task_and_difficulty, seeds, st.one_of(st.text(), st.text("#$0123456789-+*() \n</think>|", max_size=60)))
-def test_verify_never_raises(case, seed, junk):
-    task, difficulty = case
-    p = task.generate(seed, difficulty)
-    for s in (junk, "#" + junk, p.reasoning + junk + "$"):
-        assert task.verify(p, s) in (0, 1)
-
-
-@pytest.mark.parametrize("junk", ["#" + "9" * 100_000 + "$", "#\u0663$", "#-3$", "#1e3$", "#__import__('os')$", "\ud800#\x00$"])
-def test_verify_survives_hostile_text(junk):
-    for name in tasks.names():
-        assert tasks.get(name).verify(tasks.get(name).generate(0, 1), junk) == 0
-
-
-@given(st.integers(1, 20), seeds)
-def test_addition_is_right_and_its_reasoning_says_why(digits, seed):
-    p = tasks.get("addition").generate(seed, digits)
-    x, y = p.prompt.removesuffix("?").split("+")
-    assert len(x) == len(y) == digits and int(p.answer) == int(x) + int(y)
-    *columns, last = [p.reasoning[i : i + 5] for i in range(0, len(p.reasoning) - 1, 5)]
-    carry, written = 0, ""
-    for letter, column, a, b in zip("abcdefghijklmnopqrstuvwxyz", columns, x[::-1], y[::-1]):
-        assert column[:4] == f"{letter}{carry}{a}{b}"
-        assert 10 * (total := (carry + int(a) + int(b)) // 10) + int(column[4]) == carry + int(a) + int(b)
-        carry, written = total, column[4] + written
-    assert last[1] == str(carry) and int(last[1] + written) == int(p.answer)
-
-
-@given(st.sampled_from([2, 10, 11, 97, 100]), st.integers(1, 25), seeds)
-def test_modchain_is_right_step_by_step(modulus, steps, seed):
-    task = tasks.ModChain(modulus)
-    p = task.generate(seed, steps)
-    width = len(str(modulus - 1))
-    value, rest = int(p.prompt[:width]), p.prompt[width:-1]
-    expected = ""
-    for letter, sign, number in zip(rest[::3], rest[1::3], rest[2::3]):
-        expected += f"{letter}{value:0{width}d}{sign}{number}"
-        value = {"+": value + int(number), "-": value - int(number), "*": value * int(number)}[sign] % modulus
-    assert rest[::3] == "abcdefghijklmnopqrstuvwxy"[:steps]
-    assert p.reasoning == f"{expected}{chr(ord('a') + steps)}{value:0{width}d}#"
-    assert p.answer == f"{value:0{width}d}"
-
-
-@pytest.mark.parametrize("name", tasks.names())
-def test_the_two_parts_share_no_prompt(name):
-    seen = {"train": set(), "held_out": set()}
-    for seed in range(4000):
-        p = tasks.get(name).generate(seed, 1 + seed % 3)
-        seen[tasks.split(p)].add(p.prompt)
-    assert not seen["train"] & seen["held_out"]
-    # A tenth of the distinct prompts, give or take four standard errors of a binomial count.
-    total = len(seen["train"]) + len(seen["held_out"])
-    assert abs(len(seen["held_out"]) - total / 10) < 4 * math.sqrt(total * 0.1 * 0.9)
-
-
-@settings(max_examples=20)
-@given(st.sampled_from(tasks.names()), st.sampled_from(["train", "held_out"]), st.integers(1, 4), st.integers(0, 20), seeds)
-def test_problems_come_from_the_asked_part(name, part, difficulty, n, seed):
-    found = tasks.problems(name, part, difficulty, n, seed)
-    assert len(found) == n and all(tasks.split(p) == part and p.difficulty == difficulty for p in found)
-    assert tasks.problems(name, part, difficulty, n + 3, seed)[:n] == found
-
-
-class OnlyOne(tasks.Task):
-    """A task with one problem: one of the two parts must be empty."""
-
-    name, max_difficulty, form = "only-one", 1, "[12]"
-
-    def make(self, rng, difficulty):
-        return "1?", "", "1"
-
-
-def test_an_empty_part_is_an_error_not_an_endless_loop(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "only-one", OnlyOne())
-    only = OnlyOne().generate(0, 1)
-    assert (OnlyOne().verify(only, "#1$"), OnlyOne().verify(only, "#2$")) == (1, 0)  # the default check
-    full = tasks.split(only)
-    assert tasks.problems("only-one", full, 1, 2, seed=0) == [only, only]
-    empty = {"train": "held_out", "held_out": "train"}[full]
-    with pytest.raises(ValueError, match=f"has no {empty} problem"):
-        tasks.problems("only-one", empty, 1, 1, seed=0)
-
-
-@pytest.mark.parametrize(
-    "bad, message",
-    [
-        (lambda: tasks.get("nope"), "addition"),
-        (lambda: tasks.ModChain(1), "modulus"),
-        (lambda: tasks.get("addition").generate(0, 0), "difficulty"),
-        (lambda: tasks.get("addition").generate(0, 21), "1 to 20"),
-        (lambda: tasks.get("addition").generate(0, 1.5), "difficulty"),
-        (lambda: tasks.get("addition").verify(tasks.get("modchain").generate(0, 1), ""), "modchain"),
-        (lambda: tasks.problems("addition", "test", 1, 1, 0), "part"),
-        (lambda: tasks.problems("addition", "train", 1, -1, 0), "n must"),
-        (lambda: tasks.problems("addition", "train", 99, 1, 0), "difficulty"),
-    ],
-)
-def test_task_errors_are_clear(bad, message):
     with pytest.raises(ValueError, match=message):
         bad()
 

@@ -1,0 +1,538 @@
+"""Tasks: every one is deterministic, right, and cannot be fooled; what its worked reasoning says is true."""
+
+import ast
+import itertools
+import math
+import random
+import re
+import statistics
+import string
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from minizaya.data import tasks, text
+from minizaya.data.tasks import countdown, falsify, program
+from minizaya.data.tokenizer import CharTokenizer
+
+CHAR = CharTokenizer(text.ALPHABET)
+MANY_ANSWERS = {"countdown", "falsify"}
+BY_VALUE = {"addition", "modchain", "base"}  # leading zeros do not matter
+
+task_and_difficulty = st.sampled_from(tasks.names()).flatmap(
+    lambda name: st.tuples(st.just(tasks.get(name)), st.integers(1, tasks.get(name).max_difficulty))
+)
+seeds = st.integers(-(2**70), 2**70)
+
+
+def levels(name):
+    return st.integers(1, tasks.get(name).max_difficulty)
+
+
+# ---- every task ----
+
+PINNED = {  # (seed 0, difficulty 3): a change here breaks every shipped split and checkpoint card
+    "addition": "192+053?a0235b0954c1102d0#245$",
+    "base": "B129>5?a010122295r4b000020255r0c000000051r0d000000010r1#1004$",
+    "copy": "Ca4b7c0d6?a4b7c0d6#4706$",
+    "countdown": "N9397=29?03*9=27-7=20+9=29#3*9-7+9$",
+    "falsify": "Fa*7b-2c/5;a*7b-3c/5?a50*7b50-2c48/5d09;a50*7b50-3c47/5d09=a35*7b45-2c43/5d08;a35*7b45-3c42/5d08=a13*7b91-2c89/5d17;a13*7b91-3c88/5d17=a41*7b87-2c85/5d17;a41*7b87-3c84/5d16!#41$",
+    "modchain": "8a*3b*3c-9?a8*3b4*3c2-9d3#3$",
+    "parity": "Pa101b110c100d110?a0101b0110c0100d1110e1#1$",
+    "program": "Xx0y7,ay+9[2bx-6cx*7]?a07y+9[2b06x-6c46x*7[1b86x-6c26x*7[0d46#4$",
+    "reverse": "Ra0b0c0d6?d6c0b0a0#6000$",
+    "sorting": "Smanr?m:m,a:am,n:amn,r:amnr#amnr$",
+}
+
+
+@given(task_and_difficulty, seeds)
+def test_problems_are_deterministic_and_use_no_global_randomness(case, seed):
+    task, difficulty = case
+    random.seed(0)
+    before = random.getstate()
+    problem = task.generate(seed, difficulty)
+    assert random.getstate() == before
+    task.generate(seed + 1, difficulty)
+    assert task.generate(seed, difficulty) == problem
+    assert (problem.task, problem.difficulty) == (task.name, difficulty)
+    CHAR.encode(problem.text)  # every character is in the alphabet
+    assert "$" not in problem.prompt + problem.reasoning + problem.answer
+    assert "#" not in problem.prompt + problem.reasoning[:-1] + problem.answer and problem.reasoning[-1] == "#"
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_problems_are_the_same_in_every_process_and_version(name):
+    assert tasks.get(name).generate(0, 3).text == PINNED[name]
+
+
+@given(task_and_difficulty, seeds)
+def test_a_task_accepts_its_own_answer_in_every_wrapping(case, seed):
+    task, difficulty = case
+    p = task.generate(seed, difficulty)
+    for good in (p.answer, p.completion, p.text, p.reasoning + p.answer, f"#7777${p.completion}",
+                 f"<think>{p.reasoning}</think>{p.answer}<|im_end|>", f"{p.completion}\n", f"{p.completion}#?$"):  # fmt: skip
+        assert task.verify(p, good) == 1, good
+    for bad in ("", "#", "$", p.prompt, p.reasoning, p.prompt + p.reasoning, f"#{p.answer}$#77777$"):
+        assert task.verify(p, bad) == 0, bad
+
+
+def truth(p, answer):
+    """Is this answer right? Written again here, without the package's verifiers."""
+    if p.task == "countdown":
+        return countdown_truth(p, answer)
+    if p.task == "falsify":
+        return answer.isascii() and answer.isdigit() and len(answer) < 10 and int(answer) in differing_inputs(p)
+    if p.task in BY_VALUE and answer.isascii() and answer.isdigit():
+        return int(answer) == int(p.answer)
+    return answer == p.answer
+
+
+@settings(max_examples=300)
+@given(task_and_difficulty, seeds, st.data())
+def test_every_one_character_corruption_of_the_answer_is_judged_rightly(case, seed, data):
+    task, difficulty = case
+    p = task.generate(seed, difficulty)
+    i = data.draw(st.integers(0, len(p.answer) - 1))
+    new = data.draw(st.sampled_from(sorted({*"0123456789abc+-*()/", *text.ALPHABET} - {*"#$<"})))
+    # A "#", "$" or "<|" inside an answer starts or ends one; that is a new answer, not a corrupted one.
+    replaced, inserted = p.answer[:i] + new + p.answer[i + 1 :], p.answer[:i] + new + p.answer[i:]
+    removed = p.answer[:i] + p.answer[i + 1 :]
+    for answer in (replaced, inserted, removed):
+        assert task.verify(p, f"{p.reasoning}{answer}$") == truth(p, answer.strip()), answer
+
+
+@given(task_and_difficulty, seeds, st.one_of(st.text(), st.text("#$0123456789-+*() \n</think>|", max_size=60)))
+def test_verify_never_raises(case, seed, junk):
+    task, difficulty = case
+    p = task.generate(seed, difficulty)
+    for s in (junk, "#" + junk, p.reasoning + junk + "$"):
+        assert task.verify(p, s) in (0, 1)
+
+
+HOSTILE = ["9" * 100_000, "(" * 100_000, "(" * 79 + "1", "((((" * 5000 + "1" + "))))" * 5000, "9**9**9**9", "1+" * 40_000,
+           " " * 100_000 + "x", "# " * 50_000, "\u0663", "-3", "1e3", "__import__('os')", "().__class__", "1/0", "\x00",
+           "open('planted', 'w')", "[2" * 1000, "lambda: 0", "\u00b2", "++1", "5-", "*", "()", "12345678901"]  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", HOSTILE, ids=lambda s: s[:12].encode("unicode_escape").decode())
+def test_verify_survives_hostile_text(junk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in tasks.names():
+        for difficulty in (1, tasks.get(name).max_difficulty):
+            problem = tasks.get(name).generate(0, difficulty)
+            for s in (junk, f"#{junk}$", f"\ud800#\x00{junk}"):
+                assert tasks.get(name).verify(problem, s) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_in_the_tasks_can_execute_text():
+    """No task module calls anything that runs text, so no text can."""
+    forbidden = {"eval", "exec", "compile", "__import__", "getattr", "literal_eval", "open", "import_module"}
+    folder = re.sub(r"__init__\.py$", "", tasks.__file__)
+    for module in ("__init__", "task", "arithmetic", "lists", "countdown", "program", "falsify"):
+        with open(f"{folder}{module}.py", encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        names = {f.id if isinstance(f, ast.Name) else f.attr for f in called if isinstance(f, (ast.Name, ast.Attribute))}
+        assert not (names - {"compile"}) & forbidden
+        assert all(f.value.id == "re" for f in called if isinstance(f, ast.Attribute) and f.attr == "compile")
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_reasoning_gets_longer_with_difficulty(name):
+    task = tasks.get(name)
+    means = [statistics.mean(len(task.generate(seed, d).reasoning) for seed in range(300))
+             for d in range(1, task.max_difficulty + 1)]  # fmt: skip
+    assert all(easier < harder for easier, harder in zip(means, means[1:])), means
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_the_two_parts_share_no_prompt(name):
+    seen = {"train": set(), "held_out": set()}
+    for seed in range(3000):
+        p = tasks.get(name).generate(seed, 1 + seed % 3)
+        seen[tasks.split(p)].add(p.prompt)
+    assert not seen["train"] & seen["held_out"]
+    # A tenth of the distinct prompts, give or take four standard errors of a binomial count.
+    total = len(seen["train"]) + len(seen["held_out"])
+    assert abs(len(seen["held_out"]) - total / 10) < 4 * math.sqrt(total * 0.1 * 0.9)
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_difficulty_has_problems_in_both_parts(name):
+    task = tasks.get(name)
+    for difficulty in range(1, task.max_difficulty + 1):
+        found = [task.generate(seed, difficulty) for seed in range(300)]
+        distinct = {part: {p.prompt for p in found if tasks.split(p) == part} for part in ("train", "held_out")}
+        enough = 10 if difficulty >= 2 else 3  # addition has 100 prompts of one digit
+        assert len(distinct["held_out"]) >= enough and len(distinct["train"]) >= 5 * enough, difficulty
+
+
+def test_a_prompt_says_which_task_it_is():
+    firsts = {name: {tasks.get(name).generate(seed, 2).prompt[0] for seed in range(100)} for name in tasks.names()}
+    assert firsts.pop("addition") == firsts.pop("modchain") == set(string.digits)
+    assert all(len(first) == 1 and first <= set(string.ascii_uppercase) for first in firsts.values())
+    assert len(set.union(*firsts.values())) == len(firsts)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(tasks.names()), st.sampled_from(["train", "held_out"]), st.integers(1, 4), st.integers(0, 20), seeds)
+def test_problems_come_from_the_asked_part(name, part, difficulty, n, seed):
+    found = tasks.problems(name, part, difficulty, n, seed)
+    assert len(found) == n and all(tasks.split(p) == part and p.difficulty == difficulty for p in found)
+    assert tasks.problems(name, part, difficulty, n + 3, seed)[:n] == found
+
+
+class OnlyOne(tasks.Task):
+    """A task with one problem: one of the two parts must be empty."""
+
+    name, max_difficulty, form = "only-one", 1, "[12]"
+
+    def make(self, rng, difficulty):
+        return "1?", "", "1"
+
+
+def test_an_empty_part_is_an_error_not_an_endless_loop(monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "only-one", OnlyOne())
+    only = OnlyOne().generate(0, 1)
+    assert (OnlyOne().verify(only, "#1$"), OnlyOne().verify(only, "#2$")) == (1, 0)  # the default check
+    full = tasks.split(only)
+    assert tasks.problems("only-one", full, 1, 2, seed=0) == [only, only]
+    empty = {"train": "held_out", "held_out": "train"}[full]
+    with pytest.raises(ValueError, match=f"has no {empty} problem"):
+        tasks.problems("only-one", empty, 1, 1, seed=0)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (lambda: tasks.get("nope"), "addition"),
+        (lambda: tasks.ModChain(1), "modulus"),
+        (lambda: tasks.get("addition").generate(0, 0), "difficulty"),
+        (lambda: tasks.get("addition").generate(0, 21), "1 to 20"),
+        (lambda: tasks.get("addition").generate(0, 1.5), "difficulty"),
+        (lambda: tasks.get("addition").verify(tasks.get("modchain").generate(0, 1), ""), "modchain"),
+        (lambda: tasks.problems("addition", "test", 1, 1, 0), "part"),
+        (lambda: tasks.problems("addition", "train", 1, -1, 0), "n must"),
+        (lambda: tasks.problems("addition", "train", 99, 1, 0), "difficulty"),
+    ],
+)
+def test_task_errors_are_clear(bad, message):
+    with pytest.raises(ValueError, match=message):
+        bad()
+
+
+# ---- arithmetic ----
+
+
+@given(st.integers(1, 20), seeds)
+def test_addition_is_right_and_its_reasoning_says_why(digits, seed):
+    p = tasks.get("addition").generate(seed, digits)
+    x, y = p.prompt.removesuffix("?").split("+")
+    assert len(x) == len(y) == digits and int(p.answer) == int(x) + int(y)
+    *columns, last = [p.reasoning[i : i + 5] for i in range(0, len(p.reasoning) - 1, 5)]
+    carry, written = 0, ""
+    for letter, column, a, b in zip("abcdefghijklmnopqrstuvwxyz", columns, x[::-1], y[::-1]):
+        assert column[:4] == f"{letter}{carry}{a}{b}"
+        assert 10 * (total := (carry + int(a) + int(b)) // 10) + int(column[4]) == carry + int(a) + int(b)
+        carry, written = total, column[4] + written
+    assert last[1] == str(carry) and int(last[1] + written) == int(p.answer)
+
+
+@given(st.sampled_from([2, 10, 11, 97, 100]), st.integers(1, 25), seeds)
+def test_modchain_is_right_step_by_step(modulus, steps, seed):
+    task = tasks.ModChain(modulus)
+    p = task.generate(seed, steps)
+    width = len(str(modulus - 1))
+    value, rest = int(p.prompt[:width]), p.prompt[width:-1]
+    expected = ""
+    for letter, sign, number in zip(rest[::3], rest[1::3], rest[2::3]):
+        expected += f"{letter}{value:0{width}d}{sign}{number}"
+        value = {"+": value + int(number), "-": value - int(number), "*": value * int(number)}[sign] % modulus
+    assert rest[::3] == "abcdefghijklmnopqrstuvwxy"[:steps]
+    assert p.reasoning == f"{expected}{chr(ord('a') + steps)}{value:0{width}d}#"
+    assert p.answer == f"{value:0{width}d}"
+
+
+@given(levels("base"), seeds)
+def test_base_is_right_and_its_divisions_are_too(difficulty, seed):
+    p = tasks.get("base").generate(seed, difficulty)
+    number, base = p.prompt.removeprefix("B").removesuffix("?").split(">")
+    assert int(p.answer, int(base)) == int(number) and len(p.answer) == difficulty + 1 and p.answer[0] != "0"
+    value, rows = int(number), re.findall(r"([a-z])([0-9]+)r([0-9])", p.reasoning)
+    assert "".join(f"{a}{b}r{c}" for a, b, c in rows) + "#" == p.reasoning
+    for letter, (name, row, last), wanted in zip(string.ascii_lowercase, rows, p.answer[::-1]):
+        assert name == letter and last == wanted and len(row) == 3 * len(number)
+        assert row[1::3] == f"{value:0{len(number)}d}"
+        remainders = [*map(int, row[::3]), int(last)]
+        for before, digit, quotient, after in zip(remainders, row[1::3], row[2::3], remainders[1:]):
+            assert divmod(10 * before + int(digit), int(base)) == (int(quotient), after)
+        value //= int(base)
+    assert value == 0 and len(rows) == difficulty + 1
+
+
+# ---- lists ----
+
+
+@given(levels("parity"), seeds)
+def test_parity_counts_the_ones(difficulty, seed):
+    p = tasks.get("parity").generate(seed, difficulty)
+    groups = re.findall("[01]{3}", p.prompt)
+    assert p.prompt == "P" + "".join(map("".join, zip(string.ascii_lowercase, groups))) + "?"
+    assert len(groups) == difficulty + 1 and p.answer == str(sum(map(int, "".join(groups))) % 2)
+    before = [sum(map(int, "".join(groups[:i]))) % 2 for i in range(difficulty + 2)]
+    steps = [f"{letter}{parity}{group}" for letter, parity, group in zip(string.ascii_lowercase, before, [*groups, ""])]
+    assert p.reasoning == "".join(steps) + "#"
+
+
+@given(st.sampled_from(["copy", "reverse"]), st.integers(1, 25), seeds)
+def test_copy_and_reverse(name, difficulty, seed):
+    p = tasks.get(name).generate(seed, difficulty)
+    digits = "".join(filter(str.isdigit, p.prompt))
+    items = [letter + digit for letter, digit in zip(string.ascii_lowercase, digits)]
+    assert p.prompt == name[0].upper() + "".join(items) + "?" and len(digits) == difficulty + 1
+    if name == "reverse":
+        digits, items = "".join(reversed(digits)), list(reversed(items))
+    assert p.answer == digits and p.reasoning == "".join(items) + "#"
+
+
+@given(levels("sorting"), seeds)
+def test_sorting_sorts_and_every_step_inserts_one_letter(difficulty, seed):
+    p = tasks.get("sorting").generate(seed, difficulty)
+    letters = p.prompt.removeprefix("S").removesuffix("?")
+    assert len(letters) == len(set(letters)) == difficulty + 1 and p.answer == "".join(sorted(letters))
+    steps = [step.split(":") for step in p.reasoning.removesuffix("#").split(",")]
+    assert "".join(letter for letter, _ in steps) == letters and steps[-1][1] == p.answer
+    for i, (letter, so_far) in enumerate(steps):
+        assert list(so_far) == sorted(letters[: i + 1]) and letter in so_far
+
+
+# ---- countdown ----
+
+
+def trees(numbers):
+    """Every (expression with all parentheses, value, top sign) that uses each of the numbers once: by brute force."""
+    if len(numbers) == 1:
+        yield str(numbers[0]), numbers[0]
+        return
+    for size in range(1, len(numbers)):
+        for left in itertools.combinations(range(len(numbers)), size):
+            right = [numbers[i] for i in range(len(numbers)) if i not in left]
+            for (a, x), (b, y) in itertools.product(trees([numbers[i] for i in left]), trees(right)):
+                yield f"({a}+{b})", x + y
+                yield f"({a}-{b})", x - y
+                yield f"({a}*{b})", x * y
+
+
+def countdown_truth(p, answer):
+    given_digits, target = p.prompt[1:-1].split("=")
+    if sorted(re.findall("[0-9]", answer)) != sorted(given_digits) or not re.fullmatch("[0-9+*()-]{1,80}", answer):
+        return False
+    return python_value(answer) == int(target)
+
+
+def python_value(expression):
+    """What Python's own parser makes of digits, signs and parentheses; NaN, equal to nothing, if the rules forbid it."""
+    if re.search("[0-9]{2}", expression):  # Python reads 00 as 0
+        return math.nan
+    try:
+        return value_of(ast.parse(expression, mode="eval").body)
+    except SyntaxError:
+        return math.nan
+
+
+def value_of(node):
+    match node:
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.BinOp(left, ast.Add(), right):
+            return value_of(left) + value_of(right)
+        case ast.BinOp(left, ast.Sub(), right):
+            return value_of(left) - value_of(right)
+        case ast.BinOp(left, ast.Mult(), right):
+            return value_of(left) * value_of(right)
+    return math.nan
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 3), seeds)
+def test_countdown_accepts_exactly_the_right_trees(difficulty, seed):
+    task = tasks.get("countdown")
+    p = task.generate(seed, difficulty)
+    numbers, target = [int(char) for char in p.prompt[1:-1].split("=")[0]], int(p.prompt[1:-1].split("=")[1])
+    right = 0
+    for expression, value in trees(numbers):
+        assert task.verify(p, f"{p.reasoning}{expression}$") == (value == target), expression
+        right += value == target
+    assert right >= 1
+
+
+pieces = st.lists(st.sampled_from([*"0123456789", *"+-*()" * 3]), max_size=30).map("".join)
+expressions = st.recursive(
+    st.sampled_from("123456789"),
+    lambda inner: st.one_of(st.tuples(inner, st.sampled_from("+-*"), inner).map("".join), inner.map("({})".format)),
+    max_leaves=9,
+)
+
+
+@settings(max_examples=500)
+@given(st.one_of(pieces, expressions))
+@example("8-2-3")
+@example("2*3*4-1")
+@example("(((((1)))))")
+def test_countdown_reads_expressions_as_python_does(expression):
+    expected = python_value(expression)
+    if len(expression) > countdown.MAX_LENGTH or math.isnan(expected):
+        assert countdown.evaluate(expression) is None
+    else:
+        assert countdown.evaluate(expression) == expected
+
+
+@given(levels("countdown"), seeds)
+def test_countdown_tries_are_true(difficulty, seed):
+    p = tasks.get("countdown").generate(seed, difficulty)
+    digits, target = p.prompt[1:-1].split("=")
+    assert len(digits) == difficulty + 1 and 1 <= int(target) <= 99 and len(p.answer) <= countdown.MAX_LENGTH
+    *wrong, good = p.reasoning[:-1].split("x")
+    assert len(wrong) <= difficulty
+    for one in (*wrong, good):
+        first, *steps = re.findall(r"^..|[-+*].=..", one)
+        assert first + "".join(steps) == one and sorted(first[1] + "".join(s[1] for s in steps)) == sorted(digits)
+        value = int(first)
+        for sign, digit, _, *result in steps:
+            value = {"+": value + int(digit), "-": value - int(digit), "*": value * int(digit)}[sign]
+            assert value == int("".join(result)) and 1 <= value <= 99
+        assert (value == int(target)) == (one == good)
+    assert "".join(filter(str.isdigit, p.answer)) == good[1] + "".join(re.findall(r"[-+*](.)=", good))
+
+
+# ---- program ----
+
+letters = st.sampled_from(string.ascii_lowercase)
+statement = st.tuples(letters, st.sampled_from("xy"), st.sampled_from("+-*"), st.sampled_from("0123456789xy"))
+blocks = st.recursive(
+    st.lists(statement, max_size=4),
+    lambda inner: st.lists(st.one_of(statement, st.tuples(st.integers(0, 3), inner)), max_size=4),
+    max_leaves=8,
+)
+
+
+def spell(block):
+    return "".join(f"[{part[0]}{spell(part[1])}]" if len(part) == 2 else "".join(part) for part in block)
+
+
+def walk(block, values, steps):
+    """The meaning of a program as a recursion over its tree, where the package jumps between positions."""
+    for part in block:
+        if len(part) == 2:
+            for left in range(part[0], 0, -1):
+                steps.append(f"[{left}")
+                walk(part[1], values, steps)
+            steps.append("[0")
+        else:
+            letter, target, sign, operand = part
+            steps.append(f"{letter}{values['x']}{values['y']}{target}{sign}{operand}")
+            other = values[operand] if operand in "xy" else int(operand)
+            change = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}[sign]
+            values[target] = change(values[target], other) % 10
+
+
+@settings(max_examples=300)
+@given(blocks, st.integers(0, 9), st.integers(0, 9))
+def test_programs_run_as_their_tree_says(block, x, y):
+    values, steps = {"x": x, "y": y}, []
+    walk(block, values, steps)
+    *ours, last = program.run(spell(block), x, y, limit=len(steps))
+    assert [step for step, _, _ in ours] == steps and last == ("", values["x"], values["y"])
+    if steps:
+        with pytest.raises(ValueError, match=f"within {len(steps) - 1} steps"):
+            list(program.run(spell(block), x, y, limit=len(steps) - 1))
+
+
+@given(levels("program"), seeds)
+def test_program_problems_are_right(difficulty, seed):
+    p = tasks.get("program").generate(seed, difficulty)
+    start, body = p.prompt.removeprefix("X").removesuffix("?").split(",")
+    assert re.fullmatch("x[0-9]y[0-9]", start)
+    *steps, (_, x, y) = program.run(body, int(start[1]), int(start[3]))
+    assert p.answer == str(x) and p.reasoning == "".join(s[0] for s in steps) + f"{'abcdefghijklm'[difficulty]}{x}{y}#"
+    assert len(re.findall("[a-l][xy][-+*]", body)) == difficulty
+
+
+@given(levels("program"), seeds)
+def test_no_statement_of_a_program_loses_information(difficulty, seed):
+    """All 100 starts lead to different ends, so that no answer is likelier than another."""
+    p = tasks.get("program").generate(seed, difficulty)
+    body = p.prompt.removesuffix("?").split(",")[1]
+    ends = {list(program.run(body, x, y))[-1] for x in range(10) for y in range(10)}
+    assert len(ends) == 100
+
+
+@given(st.one_of(st.text(), st.text("[]0123xyab+-*", max_size=30)))
+def test_any_text_is_run_or_refused(source):
+    try:
+        steps = list(program.run(source, 1, 2))
+    except ValueError as error:
+        assert "program must" in str(error)
+    else:
+        assert len(steps) <= program.STEP_LIMIT + 1
+
+
+@pytest.mark.parametrize("source, message", [
+    ("ax+", "statements like"), ("[2ax+1", "close every"), ("ax+1]", "open every"), ("ax/0", "statements like"),
+    ("[9" * 6 + "ax+1" + "]" * 6, "within 1000 steps"), ("[9]" * 200, "within 1000 steps"),
+])  # fmt: skip
+def test_bad_programs_are_refused(source, message):
+    with pytest.raises(ValueError, match=message):
+        list(program.run(source, 1, 2))
+
+
+# ---- falsification ----
+
+
+def differing_inputs(p):
+    """The inputs on which the two functions of the prompt differ: their meaning written again."""
+
+    def value(function, x):
+        for sign, digit in re.findall("[a-z](.)(.)", function):
+            k = int(digit)
+            x = x + k if sign == "+" else x - k if sign == "-" else x * k if sign == "*" else x // k if sign == "/" else x % k
+            x %= 100
+        return x
+
+    f, g = p.prompt.removeprefix("F").removesuffix("?").split(";")
+    return {x for x in range(100) if value(f, x) != value(g, x)}
+
+
+@settings(max_examples=60)
+@given(levels("falsify"), seeds)
+def test_falsify_accepts_exactly_the_differing_inputs(difficulty, seed):
+    task = tasks.get("falsify")
+    p = task.generate(seed, difficulty)
+    right = differing_inputs(p)
+    assert 1 <= len(right) <= 100 / (difficulty + 1)
+    for x in range(-3, 250):
+        assert task.verify(p, f"{p.reasoning}{x}$") == (x in right)
+    f, g = (re.findall("[a-z](..)", function) for function in p.prompt.split(";"))
+    assert len(f) == len(g) and sum(a != b for a, b in zip(f, g)) == 1
+
+
+@settings(max_examples=60)
+@given(levels("falsify"), seeds)
+def test_falsify_tries_are_true(difficulty, seed):
+    p = tasks.get("falsify").generate(seed, difficulty)
+    f, g = p.prompt.removeprefix("F").removesuffix("?").split(";")
+    tries = re.findall("[^=!]+[=!]", p.reasoning)
+    assert "".join(tries) + "#" == p.reasoning and len(tries) <= difficulty + 1
+    for i, one in enumerate(tries):
+        x = int(one[1:3])
+        left, right = one[:-1].split(";")
+        for function, chain in ((f, left), (g, right)):
+            steps = re.findall("([a-z])([0-9]{2})(..|$)", chain)
+            assert "".join(a + b for a, _, b in steps[:-1]) == function and "".join(map("".join, steps)) == chain
+            assert all(falsify.evaluate("a" + op, int(v)) == int(after) for (_, v, op), (_, after, _) in zip(steps, steps[1:]))
+            assert int(steps[0][1]) == x
+        assert (one[-1] == "!") == (x in differing_inputs(p)) == (i == len(tries) - 1)
+    assert x == int(p.answer)
+    assert falsify.outputs(f) == [falsify.evaluate(f, x) for x in falsify.INPUTS]
