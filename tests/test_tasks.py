@@ -368,6 +368,19 @@ def test_countdown_accepts_exactly_the_right_trees(difficulty, seed):
     assert right >= 1
 
 
+@given(levels("countdown"), seeds, st.sampled_from("123456789"))
+def test_countdown_wants_each_given_digit_exactly_once(difficulty, seed, digit):
+    task = tasks.get("countdown")
+    p = task.generate(seed, difficulty)
+    digits, target = p.prompt[1:-1].split("=")
+    used = p.answer[-1]
+    more = [f"{p.answer}+{d}-{d}" for d in (digit, used)] + [f"1*({p.answer})", f"({p.answer})*1", f"({p.answer})"]
+    assert [task.verify(p, f"#{answer}$") for answer in more] == [0, 0, 0, 0, 1]
+    alone = "+".join("9" * (int(target) // 9) + str(int(target) % 9))
+    assert task.verify(p, f"#{alone}$") == (sorted(alone.replace("+", "")) == sorted(digits))
+    assert task.verify(p, f"#{int(target)}$") == 0
+
+
 pieces = st.lists(st.sampled_from([*"0123456789", *"+-*()" * 3]), max_size=30).map("".join)
 expressions = st.recursive(
     st.sampled_from("123456789"),
@@ -404,7 +417,17 @@ def test_countdown_tries_are_true(difficulty, seed):
             value = {"+": value + int(digit), "-": value - int(digit), "*": value * int(digit)}[sign]
             assert value == int("".join(result)) and 1 <= value <= 99
         assert (value == int(target)) == (one == good)
-    assert "".join(filter(str.isdigit, p.answer)) == good[1] + "".join(re.findall(r"[-+*](.)=", good))
+    # The answer is the last try, with parentheses where they are needed and nowhere else.
+    expression, last = good[1], "*"
+    for sign, digit in re.findall(r"([-+*])(.)=", good):
+        expression = f"({expression})*{digit}" if sign == "*" and last != "*" else f"{expression}{sign}{digit}"
+        last = sign
+    assert p.answer == expression
+
+
+@pytest.mark.parametrize("expression", ["(" * 100_000, "1" + "+1" * 50_000, "(" * 60 + "1" + ")" * 60, "", "1\n", "\u0661"])
+def test_countdown_refuses_what_is_too_long_or_no_expression(expression):
+    assert countdown.evaluate(expression) is None
 
 
 # ---- program ----

@@ -19,7 +19,9 @@ They are fenced, because of what we met in them:
 - trap: RLVE abandons a slow generation in a thread that goes on drawing random numbers, and what is slow depends on the
   machine. Here there is no such limit: a high difficulty may take long.
 
-What is not fenced: the time a foreign scorer takes, and random numbers that another thread draws meanwhile.
+What is not fenced: the time that a foreign generator or scorer takes; random numbers that another thread draws
+meanwhile; and three data sets of reasoning-gym 0.1.25 (isomorphic_strings, ransom_note, word_ladder) that loop over
+sets of strings, so that their problems change with every process unless PYTHONHASHSEED is set.
 """
 
 import hashlib
