@@ -12,8 +12,8 @@ They are fenced, because of what we met in them:
 - trap: RLVE seeds the random numbers of Python, numpy and torch, and sets PYTHONHASHSEED, each time it makes a problem.
   A training run around it would draw the same numbers again and again. Here all are put back.
 - trap: partial credit. reasoning-gym gives a little for "the answer is 3" where 3 is right, and almost full marks for
-  some wrong grids; game_of_life_halting gives full marks to anything, and is refused. RLVE's rewards go from -1 to 1. Here an answer is right or not: a score of exactly 1, or RLVE's
-  own `accuracy`.
+  some wrong grids. RLVE's rewards go from -1 to 1. Here an answer is right or not: a score of exactly 1, or RLVE's own
+  `accuracy`. Where nonsense gets full marks (game_of_life_halting), there is an error.
 - trap: some scorers hand the answer to Python's `eval`, or to sympy's parser, which is `eval` too. A model under
   training could then run any code. Such a name is refused, by the source of its module: a few harmless ones with it.
 - trap: RLVE abandons a slow generation in a thread that goes on drawing random numbers, and what is slow depends on the
