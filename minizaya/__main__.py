@@ -16,7 +16,7 @@ COMMANDS = {
     "doctor": ("minizaya.doctor", "what this machine has, and what each lesson needs"),
     "demo": ("minizaya.train.demo", "train nano here and show what it learned"),
     "train": ("minizaya.train.run_train", "train a model, or go on training it"),
-    "sample": ("minizaya.infer.cli", "let a trained model answer"),
+    "sample": ("minizaya.sample", "let a trained model answer"),
     "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
     "plan": ("minizaya.scale.account", "parameters, memory and arithmetic of a preset"),
     "lessons": ("minizaya.lessons", "check the exercises of the lessons"),

@@ -32,8 +32,10 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "pytest": ("test", "runs the tests"),
     "pytest-xdist": ("test", "runs two test files at a time"),
     "transformers": ("test", "the released model, to compare with"),
+    "reasoning-gym": ("gyms", "a hundred more tasks"),
+    "rlve-gym": ("gyms", "four hundred more tasks"),
 }
-MODULES = {"pytest-xdist": "xdist"}  # package: what it is imported as, where that is another name
+MODULES = {"pytest-xdist": "xdist", "reasoning-gym": "reasoning_gym", "rlve-gym": "Gym"}  # package: what it is imported as, where that is another name
 
 
 def version(package: str) -> str | None:

@@ -67,6 +67,9 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = Fals
     resume: go on with the run in `out`, with as many steps as it was begun with.
     """
     start = time.perf_counter()
+    # trap: for matrices this small a second thread brings little, and when another program wants that core, the two
+    # threads wait for each other at every operation: we have seen steps take twenty times as long
+    torch.set_num_threads(1)
     tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
     train_text, held_out_text = text.split(text.english())
     train_ids, held_out_ids = tokenizer.encode(train_text), tokenizer.encode(held_out_text)

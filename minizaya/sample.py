@@ -4,10 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from ..arch.model import Zaya
-from ..config import ZayaConfig
-from ..data import tokenizer as tokenizers
-from .generate import generate
+from .arch.model import Zaya
+from .config import ZayaConfig
+from .data import tokenizer as tokenizers
+from .infer.generate import generate
+from .train import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +32,6 @@ def load(folder: Path):
 
     Raises FileNotFoundError or ValueError when it is missing, damaged or made by another program.
     """
-    from ..train import checkpoint  # here, so that --help does not load the training code
-
     folder = checkpoint.latest(folder) or folder
     info = checkpoint.read_info(folder)
     if "tokenizer" not in info:
