@@ -25,8 +25,8 @@ from .loop import Recipe, Trainer
 from .picture import LivePicture
 from .sources import mixture, task_source, text_source
 
-STEPS = 600              # 400 are enough to pass both exams; the rest is margin
-SECONDS = 230            # of training; on a slower machine there are fewer steps
+STEPS, FEWEST = 600, 400  # 400 are enough to pass both exams; the rest is margin
+SECONDS = 230            # of training: on a slower machine there are fewer steps, but not fewer than 400
 ROWS, SEQ = 16, 128      # text windows a step
 TASK, DIFFICULTY, TASK_ROWS = "addition", 3, 16
 PROBLEMS = 300           # held-out problems to solve
@@ -86,8 +86,9 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = Fals
         steps = read_info(begun)["recipe"]["steps"]
     if steps is None:
         steps = steps_that_fit(Trainer(model, Recipe(steps=STEPS), batches), SECONDS, STEPS)
-        if steps < STEPS:
-            say(f"this machine has time for {steps} of {STEPS} steps: the targets may be missed")
+        if steps < FEWEST:
+            say(f"this machine is slow, or busy: {FEWEST} steps will take longer than the {SECONDS} s planned")
+        steps = max(steps, FEWEST)
     trainer = Trainer(model, Recipe(steps=steps, seed=seed), batches, run=out, keep={"tokenizer": tokenizer.to_dict()},
                       resume=resume)
 
@@ -148,7 +149,7 @@ def report(result: dict) -> str:
 def add_arguments(parser) -> None:
     parser.add_argument("--out", type=Path, help="folder for log, checkpoint and picture (default: a new one in runs/)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data and sample (default 0)")
-    parser.add_argument("--steps", type=int, help=f"training steps (default: {STEPS}, or what fits into {SECONDS} s)")
+    parser.add_argument("--steps", type=int, help=f"training steps (default: {STEPS}, or what fits into {SECONDS} s, but at least {FEWEST})")
     parser.add_argument("--resume", action="store_true", help="go on with the demo in --out that Ctrl-C stopped")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
 
