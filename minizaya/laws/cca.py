@@ -5,7 +5,7 @@ import torch
 from ..arch import cca as lib
 from . import strategies as draw_a
 from . import textbook
-from .core import expect, finite, law, parts, require
+from .core import expect, expect_trainable, finite, law, parts, require
 
 # ---- value shift -----------------------------------------------------------------------------------------------------
 
@@ -23,6 +23,7 @@ VALUES = dict(now="b t c", then="b t c")
 def value_shift(fn, now, then):
     """fn(now, then): two float (b, t, c) -> (b, t, 2c), [now_t ; then_{t-1}]."""
     expect(fn(now, then), textbook.shifted(now, then), "b t c")
+    expect_trainable(fn, textbook.shifted, VALUES, dict(now=now, then=then))
 
 
 def split_values(draw):
@@ -97,8 +98,11 @@ def pads_once(convolve):
      subjects={name: pads_once(fn) for name, fn in CONVOLVE.items()}, guards=BOTH)
 def pad_once(fn, z, depthwise, grouped):
     """fn(z, depthwise, grouped): z float (b, t, c), the start of a sequence, no past in it: fn pads -> (b, t, c)."""
-    convs = [depthwise, grouped]
-    expect(fn(z, depthwise, grouped), textbook.convolved(textbook.pad(z, textbook.lag(convs)), convs), "b t c")
+    def right(z, *convs):
+        return textbook.convolved(textbook.pad(z, textbook.lag(convs)), convs)
+
+    expect(fn(z, depthwise, grouped), right(z, depthwise, grouped), "b t c")
+    expect_trainable(fn, right, dict(z="b t c"), dict(z=z), depthwise, grouped)
 
 
 def later(draw):
@@ -116,6 +120,7 @@ def causal(fn, z, depthwise, grouped, at):
     other = z.clone()
     other[:, at:] += 5.0
     first, second = finite(fn(z, depthwise, grouped)), finite(fn(other, depthwise, grouped))
+    require(first.shape == z.shape, f"you gave shape {tuple(first.shape)}, the law wants {tuple(z.shape)} (b t c)")
     expect(second[:, :at], first[:, :at].detach(), "b t c", "after a change of later tokens")
     moved = second[:, at] - first[:, at]
     expect(moved, torch.full_like(moved, 5.0).detach(), "b c", "change at the token itself")
@@ -174,6 +179,7 @@ def qk_mean(fn, q, k):
     wanted_q, wanted_k = textbook.means(q, k)
     expect(mean_q, wanted_q, "b t h d", "m_q")
     expect(mean_k, wanted_k, "b t j d", "m_k")
+    expect_trainable(fn, textbook.means, QK, dict(q=q, k=k))
 
 
 def warm(draw):
@@ -191,6 +197,10 @@ def qk_norm(fn, q, k, temperature):
     new_q, new_k = parts(fn(q, k, temperature), 2, "q and k")
     expect(new_q, textbook.normed(q), "b t h d", "q")
     expect(new_k, textbook.normed(k, temperature), "b t j d", "k")
+    # a length has no derivative at zero
+    some_q, some_k = (torch.where((x == 0).all(-1, keepdim=True), 1.0, x) for x in (q, k))
+    expect_trainable(fn, lambda q, k, temperature: (textbook.normed(q), textbook.normed(k, temperature)),
+                     NORM["axes"], dict(q=some_q, k=some_k, temperature=temperature))
 
 
 @law("cca.qk_norm_tiny", "the norm does not care how long a vector was; a zero vector stays zero, never NaN", **NORM)
@@ -222,8 +232,10 @@ def score_bound(fn, q, k, temperature):
     new_q, new_k = parts(fn(q, k, temperature), 2, "q and k")
     score = torch.einsum("bthd,bshd->bhts", finite(new_q), finite(new_k).repeat_interleave(group, 2)) / d ** 0.5
     limit = bound.repeat_interleave(group)[:, None, None]
-    require((score.abs() <= limit * (1 + 1e-9)).all(),
-            f"a score of {score.abs().max():.6g} is over the bound {bound.max():.6g}")
+    over = (score.abs() / limit).amax(dim=(0, 2, 3))
+    head = int(over.argmax())
+    require((over <= 1 + 1e-9).all(), f"query head {head} (counting from 0) has a score of "
+            f"{score[:, head].abs().max():.6g}, over its bound {float(limit[head]):.6g}")
     ones = torch.ones_like(q), torch.ones_like(k)
     new_q, new_k = parts(fn(*ones, temperature), 2, "q and k")
     reached = (new_q * new_k.repeat_interleave(group, 2)).sum(-1) / d ** 0.5

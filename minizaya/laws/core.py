@@ -8,11 +8,13 @@ Tolerances, the same everywhere: |got - wanted| <= tol * (1 + |wanted|), with to
 of size one and sum a few hundred of them, which loses about 1e-13) and 1e-5 in float32 (the same sums lose about 1e-6).
 """
 
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from hypothesis.errors import HypothesisException
-from torch import Tensor
+from torch import Tensor, nn
 
 from .words import number, where
 
@@ -75,10 +77,13 @@ def law(name: str, statement: str, *, cases, subjects: dict, guards, axes: dict 
 
 
 class Subject:
-    """The judged function, watched: what it throws is its own fault, and its inputs must come back unchanged."""
+    """The judged function, watched: what it throws is its own fault, and its inputs must come back unchanged.
 
-    def __init__(self, fn):
-        self.fn = fn
+    around: makes the context in which it runs, and only it; the law's own computations stay outside.
+    """
+
+    def __init__(self, fn, around=nullcontext):
+        self.fn, self.around = fn, around
 
     def __call__(self, *args, **kwargs):
         return self.run(self.fn, *args, **kwargs)
@@ -88,7 +93,8 @@ class Subject:
         handed = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         copies = [x.detach().clone() for x in handed]
         try:
-            result = fn(*args, **kwargs)
+            with self.around():
+                result = fn(*args, **kwargs)
         except NotImplementedError as error:
             raise NotAttempted from error
         except (Broken, NotAttempted, CalledFromInside, HypothesisException):
@@ -129,6 +135,32 @@ def expect(got, wanted: Tensor, axes: str, what: str = "", exact: bool = False) 
         at = tuple(int(i) for i in wrong.nonzero()[0])
         raise Broken(f"{label}at {where(axes, at, wanted.shape)} you gave {number(got[at])}, "
                      f"the law wants {number(wanted[at])}")
+
+
+def expect_trainable(fn, right, axes: dict, inputs: dict, *others) -> None:
+    """Raises Broken unless float32 gives float32, and gradients reach every input as they do through `right`.
+
+    right: the definition, called like `fn`. axes: input name -> its letters. inputs: name -> float tensor, in the order
+    of the arguments; others: the arguments after them. For functions of one result or of several.
+    """
+    narrow = [deepcopy(x).float() if isinstance(x, nn.Module) else x for x in others]
+    for result in results_of(fn(*(x.float() for x in inputs.values()), *narrow)):
+        require(result.dtype == torch.float32, f"for float32 inputs you gave type {result.dtype}")
+
+    def gradients(run) -> list:
+        leaves = [x.clone().requires_grad_(True) for x in inputs.values()]
+        pulled = sum((x * (torch.arange(x.numel()) % 5 - 2.0).to(x).view_as(x)).sum()
+                     for x in results_of(run(*leaves, *others)))
+        require(pulled.requires_grad, "the result carries no gradient, so nothing below it could learn")
+        got = torch.autograd.grad(pulled, leaves, allow_unused=True)
+        return [torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, got)]
+
+    for name, own, wanted in zip(inputs, gradients(fn), gradients(right)):
+        expect(own, wanted, axes[name], f"gradient of {name}")
+
+
+def results_of(result) -> tuple:
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def require(condition, message: str) -> None:

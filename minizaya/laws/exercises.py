@@ -49,8 +49,12 @@ def block(fn, config, seed, stream, below):
     the new stream (b, t, D), routes int64 (b, t), probs (b, t, E + 1) and the router's state (b, t, R)."""
     model = draw_a.randomise(Zaya(config), seed)
     layer, place = model.layers[1], locate(config, *stream.shape[:2], 0, stream.dtype, stream.device)
-    got = parts(fn(layer, stream, place, below), 4, "the stream, routes, probs and the router's state")
+    names = "the stream, routes, probs and the router's state"
+    got = parts(fn(layer, stream, place, below), 4, names)
+    again = stream.clone().requires_grad_(True), below.clone().requires_grad_(True)
+    learns = parts(fn(layer, again[0], place, again[1]), 4, names)[0]
 
+    stream, below = stream.requires_grad_(True), below.requires_grad_(True)
     x = textbook.rms(stream, layer.attention_norm.weight, layer.attention_norm.eps)
     middle = textbook.joined(layer.attention_merge, textbook.cca(layer.attention, x), stream)
     x = textbook.rms(middle, layer.moe_norm.weight, layer.moe_norm.eps)
@@ -62,7 +66,14 @@ def block(fn, config, seed, stream, below):
     expect(got[1], routes, "b t", "routes")
     expect(got[2], probs, "b t e", "probs")
     expect(got[3], state, "b t r", "the router's state")
-    expect(got[0], textbook.joined(layer.moe_merge, done, middle), "b t c", "the new stream")
+    wanted = textbook.joined(layer.moe_merge, done, middle)
+    expect(got[0], wanted, "b t c", "the new stream")
+    require(learns.requires_grad, "the new stream carries no gradient, so nothing below it could learn")
+    own = torch.autograd.grad(learns.square().sum(), again, allow_unused=True)
+    right = torch.autograd.grad(wanted.square().sum(), (stream, below), allow_unused=True)
+    for name, letters, tensor, mine, theirs in zip(("stream", "below"), ("b t c", "b t r"), again, own, right):
+        mine, theirs = (torch.zeros_like(tensor) if x is None else x for x in (mine, theirs))
+        expect(mine, theirs, letters, f"gradient of {name}")
 
 
 def draw_columns(draw):
@@ -104,7 +115,9 @@ def greedy_cached(fn, config, seed, prompt, count):
     model, read = draw_a.randomise(Zaya(config), seed).eval(), []
     model.register_forward_pre_hook(lambda module, args, kwargs: read.append(
         (args[0] if args else kwargs["tokens"]).shape), with_kwargs=True)
-    got = fn(model, list(prompt), count)
+    handed = list(prompt)
+    got = fn(model, handed, count)
+    require(handed == prompt, f"it changed the prompt it was given to {handed}; make a new list instead")
     if not isinstance(got, list) or len(got) != count or set(map(type, got)) != {int}:
         raise Broken(f"you gave {got!r}, the law wants a list of {count} token ids (int)")
     require(all(0 <= token < config.vocab_size for token in got), f"{got} holds an id outside the vocabulary")

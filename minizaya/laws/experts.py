@@ -5,7 +5,7 @@ import torch
 from ..arch import experts as lib
 from . import strategies as draw_a
 from . import textbook
-from .core import expect, finite, law, require
+from .core import expect, expect_trainable, finite, law, require
 
 
 def single(draw):
@@ -19,6 +19,8 @@ def single(draw):
 def swiglu(fn, x, gate_up, down):
     """fn(x, gate_up, down): float (n, D), (2F, D), (D, F) -> (n, D)."""
     expect(fn(x, gate_up, down), textbook.swiglu(x, gate_up, down), "n c")
+    expect_trainable(fn, textbook.swiglu, dict(x="n c", gate_up="o c", down="o c"),
+                     dict(x=x, gate_up=gate_up, down=down))
 
 
 def loads(draw):

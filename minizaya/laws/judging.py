@@ -9,8 +9,10 @@ import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.errors import Flaky, HypothesisException
 
+from . import textbook
 from .core import LAWS, Broken, CalledFromInside, Law, NotAttempted, Rejected, Subject, Verdict
 from .words import describe
+
 
 def _refuse(*args, **kwargs):
     # runs with the globals of the function whose code it replaces, so it must import what it needs
@@ -19,6 +21,7 @@ def _refuse(*args, **kwargs):
     raise judging.CalledFromInside
 
 
+TEXTBOOK = [f for f in vars(textbook).values() if inspect.isfunction(f) and f.__module__ == textbook.__name__]
 INSIDE_CALLS: list[bool] = []   # a call counts even if the student's code swallows the exception
 
 
@@ -28,11 +31,11 @@ def guarded(functions):
 
     The trick: a function's code object is swapped, not its name in a module. So it does not matter whether the student
     wrote `mz.arch.cca.value_shift` or did `from ... import value_shift` an hour ago: both names lead to this one
-    function object. The laws compute what they expect in `textbook.py`, which calls none of the guarded functions.
+    function object. The laws compute what they expect in `textbook.py`, which calls none of the guarded functions; its
+    own functions are guarded while the student's code runs, and only then.
     """
     functions = [inspect.unwrap(f) for f in functions]   # under a decorator such as torch.no_grad
     saved = [(f, f.__code__) for f in functions]
-    INSIDE_CALLS.clear()
     try:
         for function, _ in saved:
             function.__code__ = _refuse.__code__
@@ -53,7 +56,8 @@ def judge(name: str, fn=None, *, label: str | None = None, guard: bool = False, 
     the_law = get(name)
     if fn is None:
         fn = the_law.subjects[label or next(iter(the_law.subjects))]
-    subject = Subject(fn)
+    subject = Subject(fn, (lambda: guarded(TEXTBOOK)) if guard else nullcontext)
+    INSIDE_CALLS.clear()
 
     def once(phases) -> Verdict:
         @settings(derandomize=True, database=None, deadline=None, max_examples=examples or the_law.examples,

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..arch import router as lib
 from ..studies import overlap as measure
 from . import strategies as draw_a
-from .core import expect, law
+from .core import expect, expect_trainable, law
 from .router import choices
 
 # ---- the skip route --------------------------------------------------------------------------------------------------
@@ -57,16 +57,20 @@ def climb(states: Tensor, scales: Tensor) -> Tensor:
 def depth_memory(fn, states, scales):
     """fn(states, scales): float (layers, b, t, R), what each layer's down-projection made; (layers, R), of which
     scales[l] weighs what layer l receives from layer l - 1 (scales[0] weighs nothing) -> (layers, b, t, R)."""
-    wanted = []
-    for layer in range(len(states)):
-        total = torch.zeros_like(states[0])
-        for origin in range(layer + 1):
-            weight = torch.ones_like(scales[0])
-            for passed in range(origin + 1, layer + 1):
-                weight = weight * scales[passed]
-            total = total + weight * states[origin]
-        wanted.append(total)
-    expect(fn(states, scales), torch.stack(wanted), "l b t r")
+    def right(states, scales):
+        rows = []
+        for layer in range(len(states)):
+            total = torch.zeros_like(states[0])
+            for origin in range(layer + 1):
+                weight = torch.ones_like(scales[0])
+                for passed in range(origin + 1, layer + 1):
+                    weight = weight * scales[passed]
+                total = total + weight * states[origin]
+            rows.append(total)
+        return torch.stack(rows)
+
+    expect(fn(states, scales), right(states, scales), "l b t r")
+    expect_trainable(fn, right, dict(states="l b t r", scales="l r"), dict(states=states, scales=scales))
 
 
 # ---- overlap ---------------------------------------------------------------------------------------------------------

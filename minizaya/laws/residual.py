@@ -5,7 +5,7 @@ import torch
 from ..arch import residual as lib
 from . import strategies as draw_a
 from . import textbook
-from .core import expect, finite, law, require
+from .core import expect, expect_trainable, finite, law, require
 
 
 def streams(draw):
@@ -22,8 +22,12 @@ MERGE = dict(cases=draw_a.cases(streams), axes=dict(output="b t c", residual="b 
 def merge(fn, output, residual, s1, b1, s2, b2):
     """fn(output, residual, s1, b1, s2, b2): output and residual float (b, t, n); output scale and bias, residual scale
     and bias (n,) -> (b, t, n), (output + b1) * s1 + (residual + b2) * s2."""
-    wanted = output * s1 + b1 * s1 + residual * s2 + b2 * s2
-    expect(fn(output, residual, s1, b1, s2, b2), wanted, "b t c")
+    def right(output, residual, s1, b1, s2, b2):
+        return output * s1 + b1 * s1 + residual * s2 + b2 * s2
+
+    inputs = dict(output=output, residual=residual, s1=s1, b1=b1, s2=s2, b2=b2)
+    expect(fn(*inputs.values()), right(*inputs.values()), "b t c")
+    expect_trainable(fn, right, MERGE["axes"] | dict(s1="c", b1="c", s2="c", b2="c"), inputs)
 
 
 @law("residual.identity", "with scales one and biases zero it is a plain addition, to the last bit", **MERGE)
@@ -75,6 +79,7 @@ RMS = dict(cases=draw_a.cases(norms), axes=dict(x="b t c", weight="c"), subjects
 def rms_norm(fn, x, weight, eps):
     """fn(x, weight, eps): float (b, t, n), (n,), and a positive float -> (b, t, n)."""
     expect(fn(x, weight, eps), textbook.rms(x, weight, eps), "b t c")
+    expect_trainable(fn, textbook.rms, RMS["axes"], dict(x=x, weight=weight), eps)
 
 
 @law("residual.rms_unit", "the result has RMS one and does not care how large the input was, as long as eps is small",

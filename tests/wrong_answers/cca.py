@@ -23,6 +23,8 @@ WRONG = {
         "forgets the second": CONVOLUTIONS.format(body="z = depthwise(F.pad(z, (first, 0)))"),
         "repeats the first token instead of zeros": CONVOLUTIONS.format(
             body="z = grouped(depthwise(F.pad(z, (first + second, 0), mode='replicate')))"),
+        "convolves behind the back of autograd": CONVOLUTIONS.format(
+            body="z = grouped(depthwise(F.pad(z.detach(), (first + second, 0))))"),
     },
     "mean": {
         "heads interleaved": """
@@ -54,6 +56,12 @@ def mean_path(q, k):
     group = q.shape[2] // k.shape[2]
     mean_q = (q + repeat(k, "b t j d -> b t (j g) d", g=group)) / 2
     return mean_q, (k + reduce(mean_q, "b t (j g) d -> b t j d", "mean", g=group)) / 2
+""",
+        "no gradient through the key's mean": """
+def mean_path(q, k):
+    group = q.shape[2] // k.shape[2]
+    mean_q = (q + repeat(k, "b t j d -> b t (j g) d", g=group)) / 2
+    return mean_q, reduce(mean_q.detach(), "b t (j g) d -> b t j d", "mean", g=group)
 """,
     },
     "norm": {
@@ -93,6 +101,13 @@ def norm_and_temperature(q, k, temperature):
     size = q.shape[-1] ** 0.5
     return F.normalize(q, dim=-1) * size, F.normalize(k * temperature[:, None], dim=-1) * size
 """,
+        "the length is taken for a constant": """
+def norm_and_temperature(q, k, temperature):
+    def unit(x):
+        length = x.detach().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).eps)
+        return x / length * x.shape[-1] ** 0.5
+    return unit(q), unit(k) * temperature[:, None]
+""",
     },
     "shift": {
         "not shifted": """
@@ -122,6 +137,22 @@ def late_values(now, then):
         "two tokens late": """
 def late_values(now, then):
     return torch.cat([now, F.pad(then, (0, 0, 2, 0))[:, :-2]], dim=-1)
+""",
+        "copies numbers, so no gradient passes": """
+def late_values(now, then):
+    late = torch.tensor([[[0.0] * then.shape[2]] + row[:-1] for row in then.tolist()], dtype=then.dtype)
+    return torch.cat([now, late], dim=-1)
+""",
+        "float64 whatever comes in": """
+def late_values(now, then):
+    late = torch.zeros(then.shape, dtype=torch.float64)
+    late[:, 1:] = then[:, :-1]
+    return torch.cat([now, late], dim=-1)
+""",
+        "asks the laws' own textbook": """
+def late_values(now, then):
+    from minizaya.laws import textbook
+    return textbook.shifted(now, then)
 """,
     },
 }

@@ -43,6 +43,7 @@ WRONG = {
         "the normed stream goes on": layer(merged="x"),
         "the router reads the stream": layer(routed="stream"),
         "gates are one": layer(gates="torch.ones_like(gates)"),
+        "gates without gradient": layer(gates="gates.detach()"),
         "the state below is handed on": layer(state="below"),
         "both halves read the same stream": '''
 def one_layer(block, stream, place, below):
@@ -83,6 +84,15 @@ def greedy(model, prompt, count):
         new.append(int(model(tokens).logits[0, -1].argmax()))
         tokens = torch.tensor([new[-1:]])
     return new
+''',
+        "writes into the caller's prompt": '''
+def greedy(model, prompt, count):
+    cache, given = model.new_cache(1), len(prompt)
+    tokens = torch.tensor([prompt])
+    for _ in range(count):
+        prompt.append(int(model(tokens, cache=cache).logits[0, -1].argmax()))
+        tokens = torch.tensor([prompt[-1:]])
+    return prompt[given:]
 ''',
         "reads the first position": decode(pick="[0, 0].argmax()"),
         "least likely": decode(pick="[0, -1].argmin()"),

@@ -27,6 +27,8 @@ WRONG = {
                                                   "    return (gate * F.silu(up)) @ down.T"),
         "sigmoid instead of silu": SWIGLU.format(body="gate, up = (x @ gate_up.T).chunk(2, -1)\n"
                                                       "    return (torch.sigmoid(gate) * up) @ down.T"),
+        "a gate without gradient": SWIGLU.format(body="gate, up = (x @ gate_up.T).chunk(2, -1)\n"
+                                                      "    return (F.silu(gate.detach()) * up) @ down.T"),
         "gelu instead of silu": SWIGLU.format(body="gate, up = (x @ gate_up.T).chunk(2, -1)\n"
                                                    "    return (F.gelu(gate) * up) @ down.T"),
         "rows interleaved": SWIGLU.format(body="h = x @ gate_up.T\n"

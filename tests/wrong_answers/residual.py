@@ -27,6 +27,8 @@ WRONG = {
         "one plus the weight": answer(
             NORM, "return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * (1 + weight)"),
         "the library's own": answer(NORM, "return rms_norm(x, weight, eps)"),
+        "the length is taken for a constant": answer(
+            NORM, "return x / (x.detach().square().mean(-1, keepdim=True) + eps).sqrt() * weight"),
     },
     "merge": {
         "scale before bias": answer(

@@ -88,6 +88,13 @@ def depth_memory(states, scales):
 def depth_memory(states, scales):
     return states.cumsum(0)
 """,
+        "no gradient to the layers below": """
+def depth_memory(states, scales):
+    memory = [states[0]]
+    for state, scale in zip(states[1:], scales[1:]):
+        memory.append(state + scale * memory[-1].detach())
+    return torch.stack(memory)
+""",
         "the scale of the layer below": """
 def depth_memory(states, scales):
     memory = [states[0]]
