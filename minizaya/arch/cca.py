@@ -1,4 +1,4 @@
-"""Compressed convolutional attention (CCA): all of attention happens in a narrow latent, never projected back up.
+"""Compressed convolutional attention (CCA): queries, keys and values live, meet and are cached in a narrow latent.
 
     x_t --down--> q, k, v_now, v_then         one packed matrix; widths E/2, E/8 and twice E/16 at 8B
     q, k --convolve--> s_q, s_k               two short causal convolutions over time, no activation

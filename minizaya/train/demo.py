@@ -149,7 +149,8 @@ def report(result: dict) -> str:
 def add_arguments(parser) -> None:
     parser.add_argument("--out", type=Path, help="folder for log, checkpoint and picture (default: a new one in runs/)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data and sample (default 0)")
-    parser.add_argument("--steps", type=int, help=f"training steps (default: {STEPS}, or what fits into {SECONDS} s, but at least {FEWEST})")
+    parser.add_argument("--steps", type=int,
+                        help=f"training steps (default: {STEPS}, or what fits into {SECONDS} s, but at least {FEWEST})")
     parser.add_argument("--resume", action="store_true", help="go on with the demo in --out that Ctrl-C stopped")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
 
