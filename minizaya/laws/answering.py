@@ -180,3 +180,15 @@ def inverse_cdf(fn, weights, sixteenth):
                                max(i for i, w in enumerate(row) if w > 0)))
         expect(fn(weights, torch.full((len(weights),), uniform, dtype=torch.float64)), torch.tensor(wanted), "b",
                f"token at uniform {uniform}")
+
+
+@law("decoding.filters", "what may be sampled is in the top-p set and in the min-p set, both read off all tokens",
+     subjects={"filtered": sample.filtered}, guards=[sample.filtered], **KEEP)
+def filters(fn, probs, limit):
+    """fn(logits, temperature, top_p, min_p): float (n, v) and three numbers -> float64 (n, v), zero where left out."""
+    for p, m in ((limit, 0.0), (1.0, limit), (0.5, 0.25)):
+        shares = sample.probabilities(probs, 1.0)
+        kept = sample.top_p_mask(shares, p) & sample.min_p_mask(shares, m)
+        expect(fn(probs, 1.0, p, m), shares * kept, "b v", f"at top_p {p} and min_p {m}")
+    half = sample.top_p_mask(torch.full((1, 2), 0.5, dtype=torch.float64), 0.5)
+    expect(half, torch.tensor([[True, False]]), "b v", "kept of two halves at top_p 0.5")

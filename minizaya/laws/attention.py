@@ -44,6 +44,20 @@ def rope_length(fn, x, cos, sin):
     require((quarter - x).abs().max() > 0 or (x == 0).all(), "a quarter turn left everything where it was")
 
 
+@law("cca.rope_half", "a half-precision model gets the angles of float32, rounded once at the end",
+     cases=draw_a.cases(lambda draw: dict(position=draw_a.size(draw, 300, 9999), rotary=2 * draw_a.size(draw, 1, 8))),
+     subjects={"rope_angles": lib.rope_angles}, guards=[lib.rope_angles])
+def rope_half(fn, position, rotary):
+    """fn(positions, frequencies, dtype): int (t,), float32 (r / 2,), the type wanted -> cos and sin (t, 1, r / 2).
+    trap: bfloat16 cannot even count to 300."""
+    at, frequencies = torch.tensor([position]), 1 / 100.0 ** (torch.arange(0, rotary, 2) / rotary)
+    got = parts(fn(at, frequencies, torch.bfloat16), 2, "cos and sin")
+    turn = (at[:, None].float() * frequencies)[:, None]
+    for name, own, wanted in zip(("cos", "sin"), got, (turn.cos(), turn.sin())):
+        require(own.dtype == torch.bfloat16, f"{name} is {own.dtype}, the law wants torch.bfloat16")
+        expect(own.float(), wanted.bfloat16().float(), "t h r", name, exact=True)
+
+
 def distances(draw):
     d = pick_even(draw)
     return dict(q=draw_a.tensor(draw, d), k=draw_a.tensor(draw, d), rotary=2 * draw_a.size(draw, 1, d // 2),

@@ -12,7 +12,7 @@ from .core import expect, finite, law, require
 
 
 def layers(draw, **fixed):
-    cfg = draw_a.config(draw, num_hidden_layers=1, **fixed)
+    cfg = draw_a.config(draw, num_hidden_layers=1, attention_bias=draw_a.flag(draw), **fixed)
     b, t = draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 7)
     return dict(config=cfg, seed=draw_a.size(draw, 0, 9999), x=draw_a.tensor(draw, b, t, cfg.hidden_size))
 

@@ -25,11 +25,12 @@ def draw_model(draw, longest: int = 7, low: int = 0, **fixed) -> dict:
 
 def draw_ablated(draw) -> dict:
     """Half of the time the released design, half of the time with parts switched off."""
+    biases = dict(attention_bias=draw_a.flag(draw), lm_head_bias=draw_a.flag(draw))
     if draw_a.flag(draw):
-        return draw_model(draw)
+        return draw_model(draw, **biases)
     on = {name: not draw_a.flag(draw) for name in ("qk_mean", "value_shift", "eda", "residual_scaling")}
     return draw_model(draw, num_convs=2 - draw_a.size(draw, 0, 2), tie_word_embeddings=not draw_a.flag(draw),
-                      router="linear" if draw_a.size(draw, 0, 3) == 3 else "mlp", **on)
+                      router="linear" if draw_a.size(draw, 0, 3) == 3 else "mlp", **on, **biases)
 
 
 def build(fn, config, seed) -> nn.Module:
@@ -114,7 +115,7 @@ def padding(fn, config, seed, tokens, padding, filler):
 
 
 def draw_packed(draw):
-    case = draw_model(draw)
+    case = draw_model(draw, attention_bias=draw_a.flag(draw))
     return case | dict(documents=draw_a.lengths(draw, case["tokens"].shape[1]))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from . import strategies as draw_a
 from . import textbook
-from .core import expect, law, require
+from .core import expect, finite, law, require
 from .model import FACTORY, alive, ask, build, draw_ablated, draw_model, pulls, same, same_slopes, slopes
 
 # ---- replay ----------------------------------------------------------------------------------------------------------
@@ -105,6 +105,53 @@ def fresh_scaling(fn, config, seed, tokens):
     alive(fn, scaled, tokens)
 
 
+@law("model.fresh_weights", "fresh matrices have the spread initializer_range; biases are zero, all else is one",
+     cases=draw_a.cases(draw_model), examples=5, **FACTORY)
+@torch.no_grad()
+def fresh_weights(fn, config, seed, tokens):
+    """fn(config): the maker of a model; here its own initial weights stay. initializer_range is 0.5."""
+    torch.manual_seed(seed)
+    model = fn(replace(config, initializer_range=0.5, attention_bias=True, lm_head_bias=True))
+    numbers = []
+    for name, value in model.named_parameters():
+        if value.dim() >= 2:
+            numbers.append(value.flatten())
+        else:
+            start = 0.0 if name.endswith("bias") else 1.0
+            require((value == start).all(), f"{name} starts at {value[0]:.3g}, the law wants {start}")
+    spread = float(torch.cat(numbers).std())           # of 200 numbers or more: its own error is under 0.03
+    require(0.35 < spread < 0.65, f"matrices have standard deviation {spread:.3g}, the law wants 0.5")
+    alive(fn, build(fn, config, seed), tokens)
+
+
+@law("model.probs", "every router's probabilities come back in layer order, and the routes can be read off them",
+     cases=draw_a.cases(draw_model), examples=8, **FACTORY)
+@torch.no_grad()
+def probs(fn, config, seed, tokens):
+    """fn(config): the maker of a model, whose output also has probs (layers, b, t, E + 1)."""
+    model = build(fn, config, seed)
+    out = fn.run(model, tokens)
+    require(len(out.probs) == len(model.layers), f"probs of {len(out.probs)} layers, the model has {len(model.layers)}")
+    for layer, block in enumerate(model.layers):
+        wanted = textbook.chosen(finite(out.probs[layer]).float(), block.router.balancing_bias.float())
+        expect(out.routes[..., layer], wanted, "b t", f"routes of layer {layer}, read off its probs")
+    alive(fn, model, tokens)
+
+
+@law("model.pad_gradient", "looking up the pad token teaches its row nothing; every other row learns",
+     cases=draw_a.cases(draw_model), examples=5, **FACTORY)
+def pad_gradient(fn, config, seed, tokens):
+    """fn(config): the maker of a model; head and embedding are two tensors here, and every token is looked up."""
+    model = build(fn, replace(config, tie_word_embeddings=False, pad_token_id=3), seed)
+    logits, _ = ask(fn, model, torch.arange(config.vocab_size)[None])
+    require(logits.requires_grad, "the logits carry no gradient")
+    rows, = torch.autograd.grad((logits * pulls(torch.zeros(1, config.vocab_size), config.vocab_size)).sum(),
+                                [model.embed.weight])
+    for token, row in enumerate(rows):
+        require((row == 0).all() == (token == 3), f"the embedding of token {token} has gradient {row.tolist()}, the pad "
+                "token is 3")
+
+
 # ---- types and switches ----------------------------------------------------------------------------------------------
 
 
@@ -172,6 +219,8 @@ def ablations(fn, config, seed, tokens, switch):
     off, words = SWITCHES[switch]
     full, cut = build(fn, config, seed), build(fn, replace(config, **{switch: off}), seed)
     names, left = set(dict(full.named_parameters())), set(dict(cut.named_parameters()))
+    heard = [f"layers.{i}.router.eda_scale" in names for i in range(config.num_hidden_layers)]
+    require(heard == [i > 0 for i in range(len(heard))], "every router but the first has an eda_scale, and no other")
     gone = {name for name in names if any(word in name for word in words)}
     require(left == names - gone, f"{switch}={off} changed the wrong parameters: {sorted((names - gone) ^ left)}")
     cut.load_state_dict({k: v for k, v in full.state_dict().items() if k in cut.state_dict()})

@@ -117,14 +117,14 @@ def chosen(probs: Tensor, bias: Tensor) -> Tensor:
     return torch.tensor(rows).reshape(scores.shape[:-1])
 
 
-def router(module, x: Tensor, below: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """probs and state of a `minizaya.arch.router.Router`, from its weights."""
+def router(module, x: Tensor, below: Tensor | None, eps: float | None = None) -> tuple[Tensor, Tensor | None]:
+    """probs and state of a `minizaya.arch.router.Router`, from its weights; eps: of its norm, or None for its own."""
     if module.linear:
         return softmax(x @ module.out_proj.weight.T), None
     state = x @ module.down_proj.weight.T + module.down_proj.bias
     if below is not None and hasattr(module, "eda_scale"):
         state = state + module.eda_scale * below
-    hidden = rms(state, module.mlp.norm.weight, module.mlp.norm.eps)
+    hidden = rms(state, module.mlp.norm.weight, module.mlp.norm.eps if eps is None else eps)
     for layer in (module.mlp.fc1, module.mlp.fc2):
         hidden = gelu(hidden @ layer.weight.T + layer.bias)
     return softmax(hidden @ module.mlp.out_proj.weight.T), state
@@ -146,8 +146,12 @@ def cca(layer, x: Tensor) -> Tensor:
     """A whole `minizaya.arch.cca.CCA` on x (b, t, E), one document a row, from its weights."""
     cfg, steps = layer.config, x.shape[1]
     h, j, d = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
-    rows = x @ layer.down_proj.weight.T
-    z, now, then = rows.split([(h + j) * d, j * d // 2, j * d // 2], -1)
+    widths = [(h + j) * d, j * d // 2, j * d // 2]
+    rows, before = x @ layer.down_proj.weight.T, None
+    if cfg.attention_bias:
+        rows = rows + layer.down_proj.bias
+        before = layer.down_proj.bias.split(widths)[2].expand(len(x), -1)       # what "no token" projects to
+    z, now, then = rows.split(widths, -1)
     convs = [layer.conv_depthwise, layer.conv_grouped]
     mixed = convolved(pad(z, lag(convs)), convs)
     raw, mixed = z.unflatten(-1, (h + j, d)), mixed.unflatten(-1, (h + j, d))
@@ -158,11 +162,12 @@ def cca(layer, x: Tensor) -> Tensor:
     theta = cfg.rope_theta_sliding if layer.sliding else cfg.rope_theta
     turn = angles(torch.arange(steps), int(d * cfg.partial_rotary_factor), theta)
     q, k = turned(normed(q), *turn), turned(normed(k, layer.temperature), *turn)
-    v = shifted(now, then) if cfg.value_shift else torch.cat([now, then], -1)
+    v = shifted(now, then, before) if cfg.value_shift else torch.cat([now, then], -1)
     ago = torch.arange(steps)[:, None] - torch.arange(steps)
     seen = (ago >= 0) & (ago < (cfg.sliding_window if layer.sliding else steps))
     y = attended(q, k, v.unflatten(-1, (j, d)), seen.expand(len(x), -1, -1))
-    return y.flatten(2) @ layer.up_proj.weight.T
+    out = y.flatten(2) @ layer.up_proj.weight.T
+    return out + layer.up_proj.bias if cfg.attention_bias else out
 
 
 def joined(merge, output: Tensor, stream: Tensor) -> Tensor:
@@ -179,11 +184,12 @@ def model(zaya, tokens: Tensor, pinned: Tensor | None = None) -> tuple[Tensor, T
     pinned: int (b, t, layers), routes to replay, -1 where the router chooses.
     """
     stream, state, routes = (zaya.embed.weight[tokens] + zaya.embed_bias) * zaya.embed_scale, None, []
+    eps = zaya.config.rms_norm_eps
     for block in zaya.layers:
-        x = rms(stream, block.attention_norm.weight, block.attention_norm.eps)
+        x = rms(stream, block.attention_norm.weight, eps)
         stream = joined(block.attention_merge, cca(block.attention, x), stream)
-        x = rms(stream, block.moe_norm.weight, block.moe_norm.eps)
-        probs, state = router(block.router, x, state)
+        x = rms(stream, block.moe_norm.weight, eps)
+        probs, state = router(block.router, x, state, eps)
         route = chosen(probs.float(), block.router.balancing_bias.float())
         if pinned is not None:
             recorded = pinned[..., len(routes)]
@@ -193,5 +199,7 @@ def model(zaya, tokens: Tensor, pinned: Tensor | None = None) -> tuple[Tensor, T
         done = dispatched(x.flatten(0, 1), routes[-1].flatten(), gates.flatten(), block.experts.gate_up_proj,
                           block.experts.down_proj)
         stream = joined(block.moe_merge, done.view_as(x), stream)
-    logits = rms(stream, zaya.norm.weight, zaya.norm.eps) @ zaya.head.weight.T
+    logits = rms(stream, zaya.norm.weight, eps) @ zaya.head.weight.T
+    if zaya.config.lm_head_bias:
+        logits = logits + zaya.head.bias
     return logits, torch.stack(routes, -1)
