@@ -80,9 +80,13 @@ class ZayaConfig:
         for kind in self.layer_types:
             if kind not in LAYER_TYPES:
                 raise ValueError(f"layer_types may hold {LAYER_TYPES}, got {kind!r}")
-        if "hybrid_sliding" in self.layer_types and (self.sliding_window is None or self.sliding_window < 1):
+        whole = isinstance(self.sliding_window, int) and self.sliding_window > 0
+        if "hybrid_sliding" in self.layer_types and not whole:
             raise ValueError(f"sliding_window must be a positive integer when a layer is hybrid_sliding, "
                              f"got {self.sliding_window!r}")
+        for name in ("rms_norm_eps", "initializer_range", "rope_theta", "rope_theta_sliding"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id must be None or in 0..{self.vocab_size - 1}, got {self.pad_token_id}")
         if self.num_convs not in (0, 1, 2):

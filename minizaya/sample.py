@@ -32,6 +32,8 @@ def load(folder: Path):
 
     Raises FileNotFoundError or ValueError when it is missing, damaged or made by another program.
     """
+    if folder.is_file():
+        raise ValueError(f"checkpoint must be a folder, got the file {folder}; give the folder that holds it")
     folder = checkpoint.latest(folder) or folder
     info = checkpoint.read_info(folder)
     if "tokenizer" not in info:

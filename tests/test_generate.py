@@ -379,6 +379,9 @@ def test_the_bar_is_shown_on_request_only_and_never_on_stdout(models, capsys):
 @pytest.mark.parametrize("changes, words", [
     (dict(prompts=[]), "prompts must be a non-empty list"),
     (dict(prompts="hello"), "prompts must be a non-empty list"),
+    (dict(prompts=5), "prompts must be a non-empty list"),
+    (dict(temperature="1"), "temperature must be a number"),
+    (dict(top_p=None), "top_p must be a number"),
     (dict(prompts=[1, 2]), r"prompts\[0\] must be a list of token ids"),
     (dict(prompts=["hello"]), r"prompts\[0\] must be a list of token ids"),
     (dict(prompts=[[1], [2.0]]), r"prompts\[1\] must be a list of token ids"),

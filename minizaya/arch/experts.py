@@ -39,8 +39,10 @@ def experts_loop(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down
 
 
 class Reorder(torch.autograd.Function):
-    """x[order], for an `order` that is a permutation. Its gradient is a reordering too, with the inverse `back`; torch's
-    own rule for an index must expect repeats and adds up row by row, which is slow."""
+    """x[order], for an `order` that is a permutation. Its gradient is a reordering too, with the inverse `back`.
+
+    torch's own rule for the gradient of an index must expect repeats and adds up row by row, which is slow.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor, back: Tensor) -> Tensor:

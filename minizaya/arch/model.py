@@ -78,7 +78,8 @@ class Zaya(nn.Module):
             routes: int (b, t, layers), experts to replay; -1 where nothing was recorded. Gates are computed anew and
                 gradients flow through them.
             doc_ids: int (b, t); equal neighbours are one document and nothing crosses a border. Not with a cache.
-            mask: bool (b, t); False is padding, which no other token sees.
+            mask: bool (b, t); False is padding, which no other token sees. trap: with `attention_bias`, which no
+                released model has, padding at the left is not quite nothing: its projection is the bias.
             last_only: logits of the last position only, (b, 1, vocab): all that decoding needs.
         Raises:
             ValueError: tokens outside the vocabulary, shapes that disagree, doc_ids together with a cache.
@@ -109,8 +110,9 @@ class Zaya(nn.Module):
 
 def check_inputs(config: ZayaConfig, tokens: Tensor, cache, routes, doc_ids, mask) -> None:
     """One clear ValueError for each way the inputs of `Zaya.forward` can be wrong."""
-    if tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.shape[1] == 0:
-        raise ValueError(f"tokens must be int64 (batch, seq) with seq >= 1, got {tokens.dtype} {tuple(tokens.shape)}")
+    if tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.numel() == 0:
+        given = f"{tokens.dtype} {tuple(tokens.shape)}"
+        raise ValueError(f"tokens must be int64 (batch, seq), both at least 1, got {given}")
     low, high = (int(x) for x in tokens.aminmax())
     if low < 0 or high >= config.vocab_size:
         raise ValueError(f"tokens must lie in 0..{config.vocab_size - 1} (the vocabulary), got {low}..{high}")

@@ -120,7 +120,7 @@ def check_request(model: Zaya, prompts, max_new_tokens, temperature, top_p, min_
             raise ValueError(f"{name} must be an integer, got {value!r}")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
-    if isinstance(prompts, str) or len(prompts) == 0:
+    if isinstance(prompts, str) or not hasattr(prompts, "__len__") or len(prompts) == 0:
         raise ValueError(f"prompts must be a non-empty list of token lists, got {prompts!r}")
     vocabulary = model.config.vocab_size
     checked = [token_ids(f"prompts[{i}]", prompt, vocabulary) for i, prompt in enumerate(prompts)]

@@ -21,6 +21,9 @@ from torch import Tensor
 
 def check_sampling(temperature: float, top_p: float, min_p: float) -> None:
     """Raises ValueError unless 0 <= temperature < inf, 0 < top_p <= 1 and 0 <= min_p <= 1."""
+    for name, value in (("temperature", temperature), ("top_p", top_p), ("min_p", min_p)):
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"{name} must be a number, got {value!r}")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be finite and >= 0 (0 is greedy), got {temperature!r}")
     if not 0 < top_p <= 1:
