@@ -94,6 +94,13 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts `content` into `path`, or leaves what was there: written aside, then renamed."""
+    aside = path.with_name(f"writing-{path.name}")
+    write(aside, content)
+    os.replace(aside, path)
+
+
 def read_info(checkpoint: str | Path) -> dict:
     """The `run.json` of one checkpoint folder.
 

@@ -44,6 +44,7 @@ class Recipe:
     seed: int = 0                 # of the data
     optimizer: str = "adamw"      # or "muon": Muon on matrices, AdamW on the rest
     momentum: float = 0.95        # of Muon
+    final_share: float = 0.0      # of the peak rate, where the cosine ends
 
     def __post_init__(self):
         if self.optimizer not in ("adamw", "muon"):
@@ -51,7 +52,7 @@ class Recipe:
         for name in ("steps", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        for name in ("warmup", "weight_decay", "balance_lr"):
+        for name in ("warmup", "weight_decay", "balance_lr", "final_share"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
 
@@ -100,7 +101,7 @@ class Trainer:
         losses, targets, visits = defaultdict(float), defaultdict(int), 0
         model.train()
         for batch in batches:
-            out = model(batch.inputs)
+            out = model(batch.inputs, doc_ids=batch.doc_ids)
             total = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE,
                                     reduction="sum")
             (total / scored).backward()  # gradients add up: micro-batches together weigh as one batch
@@ -114,7 +115,7 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
                              f"large, got {recipe.lr}")
-        lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup)
+        lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup, recipe.final_share)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()

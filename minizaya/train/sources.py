@@ -1,5 +1,6 @@
 """What a step reads: windows of text, and problems of a task, as micro-batches."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,7 +8,11 @@ import torch
 from torch import Tensor
 
 from ..data import tasks
+from ..data.aggregation import problem_chat
+from ..data.chat import Chat
+from ..data.pack import lay_out, pack
 from ..data.text import Batches
+from ..data.trim import cut
 
 IGNORE = -100  # a target that is not scored: padding, or a prompt
 
@@ -18,12 +23,14 @@ class Batch:
 
     inputs: int64 (b, t). targets: int64 (b, t), the token after each input, or IGNORE. valid: bool (b, t), False where
     an input is padding, or None. Padding stands on the right, where no real token sees it, so the model needs no mask.
+    doc_ids: int64 (b, t), the document of each token where a row holds several, or None: one document a row.
     """
 
     name: str
     inputs: Tensor
     targets: Tensor
     valid: Tensor | None = None
+    doc_ids: Tensor | None = None
 
     def __post_init__(self):
         if self.valid is not None and bool((self.valid[:, 1:] & ~self.valid[:, :-1]).any()):
@@ -72,6 +79,58 @@ def problem_batch(problems: list[tasks.Problem], tokenizer) -> Batch:
     targets = torch.where(scored, padded, IGNORE)[:, 1:]
     # the last token of a row is only ever a target; as an input it would teach nothing
     return Batch("task", padded[:, :-1], targets, valid[:, 1:])
+
+
+def packed_source(name: str, draw: Callable[[random.Random], Chat], rows: int, capacity: int, pad_id: int,
+                  seed: int) -> Source:
+    """About `rows` rows of whole documents, packed; a document longer than `capacity` loses reasoning, not its answer.
+
+    Args:
+        draw: makes one document; all its chance comes from the generator it is given.
+        rows: full rows' worth of tokens to draw a step. Packing leaves small gaps, so there may be a row more.
+        capacity: tokens in a row, and the budget of the trimming.
+    """
+    for label, value in (("rows", rows), ("capacity", capacity)):
+        if value < 1:
+            raise ValueError(f"{label} must be at least 1, got {value}")
+
+    def batch(step: int) -> Batch:
+        rng = random.Random(f"{name}/{seed}/{step}")
+        documents, tokens = [], 0
+        while tokens < rows * capacity:
+            trimmed = cut(draw(rng), capacity)
+            if trimmed:  # None: even its answer does not fit
+                documents.append(trimmed)
+                tokens += len(trimmed.tokens)
+        bins = pack([len(document.tokens) for document in documents], capacity)
+        laid = lay_out([d.tokens for d in documents], bins, capacity, pad_id, [d.loss_mask for d in documents])
+        return Batch(name, laid.tokens, laid.targets, laid.mask, laid.doc_ids)
+
+    return batch
+
+
+def problem_documents(levels: dict[str, tuple[int, int]], tokenizer) -> Callable[[random.Random], Chat]:
+    """Draws worked problems of the training part. levels: task name -> lowest and highest difficulty, both included."""
+    names = sorted(levels)
+    for name in names:
+        for difficulty in levels[name]:
+            tasks.get(name).generate(0, difficulty)  # a wrong difficulty is an error now, not at the first step
+
+    def draw(rng: random.Random) -> Chat:
+        name = rng.choice(names)
+        _, problem = training_problem(name, rng.randint(*levels[name]), rng)
+        return problem_chat(problem, tokenizer)
+
+    return draw
+
+
+def training_problem(name: str, difficulty: int, rng: random.Random) -> tuple[int, tasks.Problem]:
+    """A problem of the training part, and the number that `generate` makes it from."""
+    while True:
+        number = rng.getrandbits(63)
+        problem = tasks.get(name).generate(number, difficulty)
+        if tasks.split(problem) == "train":
+            return number, problem
 
 
 def mixture(*sources: Source) -> Callable[[int], list[Batch]]:
