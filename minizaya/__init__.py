@@ -20,6 +20,7 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "generate": "infer.generate:generate",
     "hub": "scale.hub",
     "laws": "laws",
+    "zoo": "zoo",
 }
 __all__ = list(EXPORTS)
 

@@ -16,6 +16,8 @@ COMMANDS = {
     "doctor": ("minizaya.doctor", "what this machine has, and what each lesson needs"),
     "demo": ("minizaya.train.demo", "train nano here and show what it learned"),
     "train": ("minizaya.train.run_train", "train a model, or go on training it"),
+    "stages": ("minizaya.train.run_stages", "train a reasoner through all stages"),
+    "solve": ("minizaya.solve", "put held-out problems to a model"),
     "sample": ("minizaya.sample", "let a trained model answer"),
     "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
     "plan": ("minizaya.scale.account", "parameters, memory and arithmetic of a preset"),

@@ -4,9 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from .arch.model import Zaya
-from .config import ZayaConfig
-from .data import tokenizer as tokenizers
 from .infer.generate import generate
 from .train import checkpoint
 
@@ -27,29 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def load(folder: Path):
-    """The model and the tokenizer of a run's newest checkpoint, or of one checkpoint's own folder.
-
-    Raises FileNotFoundError or ValueError when it is missing, damaged or made by another program.
-    """
-    if folder.is_file():
-        raise ValueError(f"checkpoint must be a folder, got the file {folder}; give the folder that holds it")
-    folder = checkpoint.latest(folder) or folder
-    info = checkpoint.read_info(folder)
-    if "tokenizer" not in info:
-        raise ValueError(f"{folder / 'run.json'} names no tokenizer, so text cannot be read or written")
-    try:
-        config = ZayaConfig(**info["config"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'run.json'} holds no model config of this program: {error}") from error
-    model = Zaya(config)
-    checkpoint.load_weights(folder, model)
-    return model, tokenizers.from_dict(info["tokenizer"])
-
-
 def run(args: argparse.Namespace) -> int:
     """Prints prompt and answer as one text, or with --json {"prompt", "answer", "tokens", "stopped"}."""
-    model, tokenizer = load(args.checkpoint)
+    model, tokenizer = checkpoint.load_model(args.checkpoint)
     stop = {tokenizer.eos_id, *tokenizer.encode(args.stop)}
     tokens, = generate(model, [tokenizer.encode(args.prompt)], args.max_new_tokens, args.temperature, args.top_p,
                        args.min_p, stop, args.seed, progress=True)

@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minizaya.data import tasks, text
-from minizaya.data.tasks import countdown, falsify, program
+from minizaya.data.tasks import countdown, falsify, invert, program
 from minizaya.data.tokenizer import CharTokenizer
 
 CHAR = CharTokenizer(text.ALPHABET)
-MANY_ANSWERS = {"countdown", "falsify"}
-BY_VALUE = {"addition", "modchain", "base"}  # leading zeros do not matter
+MANY_ANSWERS = {"countdown", "falsify", "invert"}
+BY_VALUE = {"addition", "modchain", "chain100", "base"}  # leading zeros do not matter
 
 task_and_difficulty = st.sampled_from(tasks.names()).flatmap(
     lambda name: st.tuples(st.just(tasks.get(name)), st.integers(1, tasks.get(name).max_difficulty))
@@ -35,9 +35,11 @@ def levels(name):
 PINNED = {  # (seed 0, difficulty 3): a change here breaks every shipped split and checkpoint card
     "addition": "192+053?a0235b0954c1102d0#245$",
     "base": "B129>5?a010122295r4b000020255r0c000000051r0d000000010r1#1004$",
+    "chain100": "M38a+1b+1c-9?a38+1b39+1c40-9d31#31$",
     "copy": "Ca4b7c0d6?a4b7c0d6#4706$",
     "countdown": "N9397=29?03*9=27-7=20+9=29#3*9-7+9$",
     "falsify": "Fa*7b-2c/5;a*7b-3c/5?a50*7b50-2c48/5d09;a50*7b50-3c47/5d09=a35*7b45-2c43/5d08;a35*7b45-3c42/5d08=a13*7b91-2c89/5d17;a13*7b91-3c88/5d17=a41*7b87-2c85/5d17;a41*7b87-3c84/5d16!#41$",
+    "invert": "Ia-2b-3c+2=8?a7-2b5-3c2+2d4xa9-2b7-3c4+2d6xa3-2b1-3c8+2d0xa2-2b0-3c7+2d9xa5-2b3-3c0+2d2xa8-2b6-3c3+2d5xa1-2b9-3c6+2d8!#1$",
     "modchain": "8a*3b*3c-9?a8*3b4*3c2-9d3#3$",
     "parity": "Pa101b110c100d110?a0101b0110c0100d1110e1#1$",
     "program": "Xx0y7,ay+9[2bx-6cx*7]?a07y+9[2b06x-6c46x*7[1b86x-6c26x*7[0d46#4$",
@@ -83,6 +85,8 @@ def truth(p, answer):
         return countdown_truth(p, answer)
     if p.task == "falsify":
         return answer.isascii() and answer.isdigit() and len(answer) < 10 and int(answer) in differing_inputs(p)
+    if p.task == "invert":
+        return answer.isascii() and answer.isdigit() and len(answer) < 10 and int(answer) in hitting_inputs(p)
     if p.task in BY_VALUE and answer.isascii() and answer.isdigit():
         return int(answer) == int(p.answer)
     return answer == p.answer
@@ -130,7 +134,7 @@ def test_nothing_in_the_tasks_can_execute_text():
     """No task module calls anything that runs text, so no text can."""
     forbidden = {"eval", "exec", "compile", "__import__", "getattr", "literal_eval", "open", "import_module"}
     folder = re.sub(r"__init__\.py$", "", tasks.__file__)
-    for module in ("__init__", "task", "arithmetic", "lists", "countdown", "program", "falsify"):
+    for module in ("__init__", "task", "arithmetic", "lists", "countdown", "program", "falsify", "invert"):
         with open(f"{folder}{module}.py", encoding="utf-8") as file:
             tree = ast.parse(file.read())
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -559,3 +563,48 @@ def test_falsify_tries_are_true(difficulty, seed):
         assert (one[-1] == "!") == (x in differing_inputs(p)) == (i == len(tries) - 1)
     assert x == int(p.answer)
     assert falsify.outputs(f) == [falsify.evaluate(f, x) for x in falsify.INPUTS]
+
+
+# ---- invert ----
+
+
+def hitting_inputs(p):
+    """The digits that the program turns into the wanted one: its meaning written again."""
+    program, wanted = p.prompt[1:-1].split("=")
+    found = set()
+    for x in range(10):
+        value = x
+        for sign, digit in re.findall(r"[a-z]([-+*])([0-9])", program):
+            value = (value + int(digit) if sign == "+" else value - int(digit) if sign == "-" else value * int(digit)) % 10
+        if value == int(wanted):
+            found.add(x)
+    return found
+
+
+@given(levels("invert"), seeds)
+def test_invert_accepts_exactly_the_hitting_inputs(difficulty, seed):
+    p = tasks.get("invert").generate(seed, difficulty)
+    right = hitting_inputs(p)
+    assert right and {x for x in range(10) if tasks.get("invert").verify(p, f"#{x}$")} == right
+    assert not tasks.get("invert").verify(p, f"#{10 + min(right)}$")  # congruent, but no digit
+
+
+@given(levels("invert"), seeds)
+def test_invert_tries_are_true_and_stop_at_the_first_hit(difficulty, seed):
+    p = tasks.get("invert").generate(seed, difficulty)
+    program, _ = p.prompt[1:-1].split("=")
+    *misses, hit, end = re.split("[x!]", p.reasoning)
+    assert end == "#" and p.reasoning.endswith("!#") and p.reasoning.count("!") == 1
+    tried = [int(run[1]) for run in (*misses, hit)]
+    assert len(set(tried)) == len(tried) and tried[-1] == int(p.answer)
+    assert [x in hitting_inputs(p) for x in tried] == [False] * len(misses) + [True]
+    for x, run in zip(tried, (*misses, hit)):
+        assert run == invert.trace(program, x)
+
+
+def test_chain100_is_modchain_with_two_digits():
+    p = tasks.get("chain100").generate(0, 3)
+    value = int(re.match(r"M(\d\d)a", p.prompt)[1])
+    for sign, digit in re.findall(r"[a-z]([-+*])([0-9])", p.prompt):
+        value = (value + int(digit) if sign == "+" else value - int(digit) if sign == "-" else value * int(digit)) % 100
+    assert p.answer == f"{value:02d}" and p.reasoning.endswith(f"d{value:02d}#")

@@ -18,7 +18,7 @@ from .chat import Chat, Span
 from .tasks import CUE, END, Problem, Task, get
 
 SEPARATOR, GO = "|", "~"   # before each tail; after the last one
-STEP_END = {"sorting": ",", "countdown": "x", "falsify": "=", "invert": "="}  # the other tasks' steps begin with a letter
+STEP_END = {"sorting": ",", "countdown": "x", "falsify": "=", "invert": "x"}  # the other tasks' steps begin with a letter
 SEARCHES = ("countdown", "falsify", "invert")
 
 

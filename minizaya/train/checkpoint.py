@@ -23,6 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..arch.model import Zaya
+from ..config import ZayaConfig
+from ..data import tokenizer as tokenizers
 from .optim import load_named_state, named_state
 
 FORMAT = "minizaya-run-1"
@@ -147,6 +150,27 @@ def load_weights(checkpoint: str | Path, model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in given.items():
             wanted[name].copy_(tensor)
+
+
+def load_model(folder: str | Path):
+    """The model and the tokenizer of a run's newest checkpoint, or of one checkpoint's own folder.
+
+    Raises FileNotFoundError or ValueError when it is missing, damaged or made by another program.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"checkpoint must be a folder, got the file {folder}; give the folder that holds it")
+    folder = latest(folder) or folder
+    info = read_info(folder)
+    if "tokenizer" not in info:
+        raise ValueError(f"{folder / 'run.json'} names no tokenizer, so text cannot be read or written")
+    try:
+        config = ZayaConfig(**info["config"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'run.json'} holds no model config of this program: {error}") from error
+    model = Zaya(config)
+    load_weights(folder, model)
+    return model, tokenizers.from_dict(info["tokenizer"])
 
 
 def load(checkpoint: str | Path, model: nn.Module, optimizer, balancer) -> dict:

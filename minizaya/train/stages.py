@@ -49,6 +49,7 @@ class Stage:
     levels: dict = field(repr=False, default_factory=lambda: LONG)  # of the problems: task -> lowest, highest difficulty
     lr: float = 2e-3                   # peak of Muon's and AdamW's rate
     final_share: float = 0.5           # of the peak, at the stage's end
+    rollouts: int = 0                  # training problems that the model answers for the aggregation examples
 
     def __post_init__(self):
         unknown = set(self.mixture) - {"text", "problems", "aggregation"}
@@ -59,10 +60,11 @@ class Stage:
 
 
 TOY = (
-    Stage("base-1", 6_000_000, 128, 1e3, {"text": 0.15, "problems": 0.85}, SHORT, lr=5e-3, final_share=0.4),
+    Stage("base-1", 6_000_000, 128, 1e3, {"text": 0.1, "problems": 0.9}, SHORT, lr=5e-3, final_share=0.4),
     Stage("base-2", 3_000_000, 128, 1e3, {"text": 0.05, "problems": 0.95}),
     Stage("extension", 2_500_000, 256, 1e4, {"text": 0.05, "problems": 0.95}),
-    Stage("sft", 5_000_000, 512, 5e4, {"problems": 0.4, "aggregation": 0.6}, lr=3e-3, final_share=0.0),
+    Stage("sft", 5_000_000, 512, 5e4, {"problems": 0.4, "aggregation": 0.6}, lr=3e-3, final_share=0.0,
+          rollouts=6000),
 )
 
 # report, Tables II and III; the mixtures of the two base phases are not published. Shares of "midtraining" and SFT
@@ -77,7 +79,7 @@ REAL = (
                   "code": 0.050, "math and STEM": 0.026, "short instructions": 0.012}),
 )
 
-TOKENS_A_STEP = 6144
+TOKENS_A_STEP = 4096
 EXPERTS = dict(num_experts=8, moe_intermediate_size=256)  # the reasoner is a nano with wider and more experts
 
 
@@ -106,7 +108,8 @@ def train(out: str | Path, table=TOY, share: float = 1.0, seed: int = 0, resume:
                         final_share=stage.final_share)
         records = None
         if "aggregation" in stage.mixture:
-            records = rollouts(out / "rollouts.jsonl", before, tokenizer, stage.levels, max(12, round(6000 * share)), seed)
+            problems = max(len(stage.levels), round(stage.rollouts * share))
+            records = rollouts(out / "rollouts.jsonl", before, tokenizer, stage.levels, problems, seed)
         keep = {"tokenizer": tokenizer.to_dict(), "stage": json.loads(json.dumps(asdict(stage)))}
         trainer = Trainer(model, recipe, sources(stage, tokenizer, seed + number, records), folder, keep, resume)
         if not trainer.train(save_every=100, bar=bar):
@@ -153,3 +156,23 @@ def rollouts(path: Path, model: Zaya, tokenizer, levels: dict, problems: int, se
         records += [record | {"rollouts": texts[i * each: (i + 1) * each]} for i, (_, record) in enumerate(group)]
     checkpoint.replace_file(path, "".join(json.dumps(record) + "\n" for record in records).encode())
     return records
+
+
+# ---- the table, to read ----------------------------------------------------------------------------------------------
+
+
+def rows() -> list[dict]:
+    """One row a stage: ours and the real one's tokens, context, RoPE base and mixture."""
+    return [{"stage": toy.name, "tokens": toy.tokens, "context": toy.context, "rope_theta": toy.rope_theta,
+             "mixture": toy.mixture, "real": {key: value for key, value in real.items() if key != "name"}}
+            for toy, real in zip(TOY, REAL, strict=True)]
+
+
+def text_table() -> str:
+    """`rows` as lines."""
+    lines = ["stage          tokens   context  RoPE base |  ZAYA1-8B: tokens   context  RoPE base"]
+    for row in rows():
+        real = row["real"]
+        lines.append(f"{row['stage']:10}{row['tokens'] / 1e6:9.1f}M{row['context']:10}{row['rope_theta']:11.0f} |"
+                     f"{real['tokens'] / 1e12:17.2f}T{real['context']:10}{real['rope_theta']:11.0f}")
+    return "\n".join(lines)

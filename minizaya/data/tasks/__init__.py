@@ -1,16 +1,17 @@
 """Small problems whose answers a program can check: what a reasoning model practises on.
 
 `task.py` says what a task is; each other module holds a few. Every one is a dial: `generate(seed, difficulty)` for
-a difficulty from 1 to `max_difficulty`, and the reasoning gets longer as it turns. In `countdown` and `falsify` a
-problem has many right answers, and checking one is easier than finding it.
+a difficulty from 1 to `max_difficulty`, and the reasoning gets longer as it turns. In `countdown`, `invert` and
+`falsify` a problem has many right answers, and checking one is easier than finding it.
 """
 
 import hashlib
 import random
 
-from .arithmetic import Addition, BaseConversion, ModChain
+from .arithmetic import Addition, BaseConversion, Chain100, ModChain
 from .countdown import Countdown
 from .falsify import Falsify
+from .invert import Invert
 from .lists import Copy, Parity, Reverse, Sorting
 from .program import Program
 from .task import CUE, END, Problem, Task
@@ -20,8 +21,8 @@ SEARCH_LIMIT = 1000
 
 TASKS = {
     task.name: task
-    for task in (Addition(), ModChain(), BaseConversion(), Parity(), Copy(), Reverse(), Sorting(), Countdown(),
-                 Program(), Falsify())
+    for task in (Addition(), ModChain(), Chain100(), BaseConversion(), Parity(), Copy(), Reverse(), Sorting(), Countdown(),
+                 Program(), Invert(), Falsify())
 }  # fmt: skip
 
 

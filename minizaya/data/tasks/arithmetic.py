@@ -67,6 +67,22 @@ class ModChain(Task):
         return int(answer) == int(problem.answer)
 
 
+class Chain100(ModChain):
+    """`ModChain` modulo 100: each step is a little harder, so long chains go wrong now and then.
+
+    Its prompts begin with a capital M: `M17a*3b-2?`, worked as `a17*3b51-2c49`.
+    """
+
+    name = "chain100"
+
+    def __init__(self):
+        super().__init__(100)
+
+    def make(self, rng, difficulty):
+        prompt, reasoning, answer = super().make(rng, difficulty)
+        return f"M{prompt}", reasoning, answer
+
+
 class BaseConversion(Task):
     """Write a decimal number in base 2 to 9. The answer has `difficulty` + 1 digits.
 

@@ -1,0 +1,120 @@
+"""Aggregation examples: the continuation is right, takes up what the tails reached, and the prompt holds just the tails."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minizaya.data import tasks, text
+from minizaya.data.aggregation import (
+    GO, SEARCHES, SEPARATOR, aggregation_documents, aggregation_text, continuation, cut_off, problem_chat, steps,
+    winning_try,
+)
+from minizaya.data.tokenizer import CharTokenizer
+from minizaya.data.trim import cut
+
+TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
+
+
+@st.composite
+def problems(draw, names=tuple(tasks.names())):
+    task = tasks.get(draw(st.sampled_from(names)))
+    return task.generate(draw(st.integers(0, 10**6)), draw(st.integers(1, task.max_difficulty)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.data())
+def test_continuation_is_right_and_a_suffix(problem, data):
+    """Whatever the tails, what the model should write ends with a right answer."""
+    cuts = data.draw(st.lists(st.integers(1, len(problem.completion)), min_size=1, max_size=4))
+    tau = data.draw(st.integers(1, 80))
+    tails = [problem.completion[:end][-tau:] for end in cuts]
+    told = continuation(problem, tails)
+    assert tasks.get(problem.task).verify(problem, told) == 1
+    if problem.task in SEARCHES:
+        assert told == problem.completion or any(tail.endswith(told) for tail in tails)
+    else:
+        assert problem.completion.endswith(told)
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems())
+def test_steps_are_the_reasoning(problem):
+    assert "".join(steps(problem)) + tasks.CUE == problem.reasoning
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(("addition", "chain100", "copy", "modchain", "parity", "reverse", "sorting")), st.data())
+def test_continuation_takes_up_the_furthest_step(problem, data):
+    """A right tail that ends after step i: go on from step i - 1. A wrong one beside it changes nothing."""
+    pieces = steps(problem)
+    i = data.draw(st.integers(0, len(pieces) - 1))
+    tail = "".join(pieces[: i + 1])
+    wanted = "".join(pieces[max(0, i - 1):]) + tasks.CUE + problem.answer + tasks.END
+    assert continuation(problem, [tail]) == wanted
+    assert continuation(problem, ["".join(pieces[:1]), tail, "~~~"]) == wanted
+    assert continuation(problem, ["~~~"]) == problem.completion
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(SEARCHES))
+def test_a_solved_search_is_not_searched_again(problem):
+    """The try that found it, and the answer: even if the tail holds no more than that."""
+    told = continuation(problem, ["junk", problem.completion])
+    assert problem.completion.endswith(told)
+    assert told == steps(problem)[-1] + tasks.CUE + problem.answer + tasks.END
+    wrong = problem.completion.replace(tasks.END, "")  # it ran out of budget right before its end
+    assert winning_try(tasks.get(problem.task), problem, wrong) is None
+
+
+def test_prompt_is_problem_tails_go():
+    assert aggregation_text("1+2?", ["ab", "", "c"]) == "1+2?|ab||c~"
+    for task in tasks.names():  # the marks must not be part of any task
+        worked = tasks.get(task).generate(0, 1).text
+        assert SEPARATOR not in worked and GO not in worked
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text("ab", min_size=1, max_size=90), min_size=1, max_size=5), st.integers(1, 70), st.integers(0, 99))
+def test_cut_off_gives_suffixes_of_prefixes(rollouts, tau, seed):
+    tails = cut_off(rollouts, tau, random.Random(seed))
+    assert len(tails) == len(rollouts)
+    for tail, rollout in zip(tails, rollouts):
+        assert len(tail) <= tau and tail in rollout
+
+
+def test_documents_are_drawn_from_records():
+    records = []
+    for number, name in enumerate(tasks.names()):
+        problem = tasks.get(name).generate(number, 2)
+        rollouts = [problem.completion, problem.completion[:5], "?!" * 9, problem.completion]
+        records.append(dict(task=name, difficulty=2, number=number, rollouts=rollouts))
+    draw = aggregation_documents(records, TOKENIZER)
+    for seed in range(50):
+        chat = draw(random.Random(seed))
+        assert chat == draw(random.Random(seed))
+        whole = TOKENIZER.decode(chat.tokens)
+        prompt, trained = whole.split(GO)
+        assert 1 <= prompt.count(SEPARATOR) <= 4
+        assert trained.endswith(tasks.END)
+        assert TOKENIZER.decode([t for t, flag in zip(chat.tokens, chat.loss_mask) if flag]) == trained
+    for bad in [], [dict(records[0], rollouts=["a"])]:
+        with pytest.raises(ValueError, match="records"):
+            aggregation_documents(bad, TOKENIZER)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(), st.data())
+def test_a_trimmed_problem_keeps_its_answer(problem, data):
+    chat = problem_chat(problem, TOKENIZER)
+    assert TOKENIZER.decode(chat.tokens) == problem.text
+    answer = tasks.CUE + problem.answer + tasks.END
+    least = len(problem.prompt) + len(answer)
+    budget = data.draw(st.integers(least, len(problem.text) + 3))
+    trimmed = cut(chat, budget)
+    shown = TOKENIZER.decode(trimmed.tokens)
+    assert len(shown) == min(budget, len(problem.text))
+    assert shown.startswith(problem.prompt) and shown.endswith(answer)
+    assert problem.text.startswith(shown.removesuffix(answer))
+    assert cut(chat, least - 1) is None

@@ -1,0 +1,155 @@
+"""The stages: packed rows train as their documents do one by one, the table is the report's, and a stopped run goes on."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import minizaya as mz
+from minizaya.data import tasks, text
+from minizaya.data.tokenizer import CharTokenizer
+from minizaya.train import checkpoint, stages
+from minizaya.train.loop import Recipe, Trainer
+from minizaya.train.sources import IGNORE, mixture, packed_source, problem_documents
+
+TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
+TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+            moe_intermediate_size=16, router_hidden_size=8, num_experts=3)
+LEVELS = {"addition": (1, 3), "sorting": (1, 4), "modchain": (2, 5)}
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    return mz.Zaya(mz.ZayaConfig.preset("nano", **TINY))
+
+
+def test_packed_rows_train_as_the_documents_do_alone():
+    """One step on packed rows: loss and every gradient are those of the documents, each in a batch of its own."""
+    model = tiny_model().double()
+    batch = packed_source("p", problem_documents(LEVELS, TOKENIZER), 3, 61, TOKENIZER.pad_id, seed=3)(0)
+    out = model(batch.inputs, doc_ids=batch.doc_ids)
+    loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    loss.backward()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    alone = torch.zeros((), dtype=torch.float64)
+    for i in batch.doc_ids.unique().tolist():
+        if i >= 0:
+            inside = batch.doc_ids == i
+            logits = model(batch.inputs[inside][None]).logits
+            alone = alone + F.cross_entropy(logits[0], batch.targets[inside], ignore_index=IGNORE, reduction="sum")
+    alone.backward()
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-12)
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(packed[name], p.grad, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_the_loop_reads_documents_apart():
+    """The trainer must hand the document numbers to the model: without them the loss is another."""
+    source = packed_source("p", problem_documents(LEVELS, TOKENIZER), 3, 61, TOKENIZER.pad_id, seed=3)
+    trainer = Trainer(tiny_model(), Recipe(steps=2, warmup=1), mixture(source))
+    record = trainer.train_step()
+    batch, model = source(0), tiny_model()
+    for doc_ids, same in ((batch.doc_ids, True), (None, False)):
+        logits = model(batch.inputs, doc_ids=doc_ids).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE).item()
+        assert (abs(loss - record["loss"]) < 1e-5) == same
+    assert record["tokens"] == int(batch.valid.sum())
+
+
+def test_packed_source_is_a_pure_function_of_the_step():
+    source = packed_source("p", problem_documents(LEVELS, TOKENIZER), 4, 50, TOKENIZER.pad_id, seed=1)
+    random.seed(5)
+    again = packed_source("p", problem_documents(LEVELS, TOKENIZER), 4, 50, TOKENIZER.pad_id, seed=1)(7)
+    assert torch.equal(source(7).inputs, again.inputs) and not torch.equal(source(7).inputs, source(8).inputs)
+    for step in range(5):
+        batch = source(step)
+        assert batch.inputs.shape[1] == 50 and 4 <= len(batch.inputs) <= 6  # gaps cost a row or two
+        answered = TOKENIZER.decode(batch.targets[batch.targets != IGNORE].tolist())
+        assert answered.count(tasks.END) == int((batch.doc_ids.unique() >= 0).sum())  # every answer is there, whole
+    for bad in dict(rows=0), dict(capacity=0):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            packed_source("p", None, **dict(rows=1, capacity=9) | bad, pad_id=0, seed=0)
+
+
+def test_the_real_table_is_the_reports():
+    assert [row["tokens"] for row in stages.REAL] == [8e12, 4e12, 1.2e12, 660e9]
+    assert [row["context"] for row in stages.REAL] == [4096, 4096, 32768, 131072]
+    assert [row["rope_theta"] for row in stages.REAL] == [1e4, 1e4, 1e6, 5e6]
+    assert [row["stage"] for row in stages.rows()] == [row["name"] for row in stages.REAL]
+    for row in stages.REAL[2:]:
+        assert sum(row["mixture"].values()) == pytest.approx(1, abs=0.003)  # rounded in the report
+    for stage, real in zip(stages.TOY, stages.REAL):
+        assert stages.text_table().count(f"\n{stage.name} ") == 1
+    bases = [stage.rope_theta for stage in stages.TOY]
+    assert bases == sorted(bases) and bases[0] < bases[2] < bases[3]
+    assert json.loads(json.dumps(stages.rows()))
+
+
+def test_bad_tables_are_refused():
+    stage = stages.TOY[0]
+    with pytest.raises(ValueError, match="mixture may hold"):
+        replace(stage, mixture={"web": 1.0})
+    with pytest.raises(ValueError, match="add up to 1"):
+        replace(stage, mixture={"text": 0.5, "problems": 0.4})
+    with pytest.raises(ValueError, match="share"):
+        stages.train("nowhere", share=0)
+
+
+def small_table():
+    base, _, extension, sft = stages.TOY
+    return tuple(replace(stage, tokens=tokens, context=context, levels=LEVELS, rollouts=6) for stage, tokens, context in
+                 ((base, 6 * stages.TOKENS_A_STEP, 48), (extension, 3 * stages.TOKENS_A_STEP, 96),
+                  (sft, 4 * stages.TOKENS_A_STEP, 192)))
+
+
+def weights(out):
+    folder = checkpoint.latest(out / "3-sft")
+    return checkpoint.read_tensors(folder / "model.safetensors")
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    monkeypatch.setattr(stages, "TOKENS_A_STEP", 400)
+
+
+def test_stopped_in_every_stage_and_resumed(tmp_path, monkeypatch, small_steps):
+    """Stopped in the middle of each stage, and between two, a resumed run ends with the same weights bit for bit."""
+    table = small_table()
+    assert stages.train(tmp_path / "whole", table, sizes=TINY, bar=False)
+    true_train = Trainer.train
+    for stop_after in (2, 5, None):  # each pass trains `stop_after` more steps, then stops
+        if stop_after:
+            def stopping(self, **settings):
+                return true_train(self, **settings | dict(until=self.step + stop_after))
+            monkeypatch.setattr(Trainer, "train", stopping)
+        else:
+            monkeypatch.setattr(Trainer, "train", true_train)
+        done = stages.train(tmp_path / "parts", table, sizes=TINY, resume=True, bar=False)
+    assert done
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    records = [json.loads(line) for line in (tmp_path / "whole" / "rollouts.jsonl").read_text().splitlines()]
+    assert all(len(record["rollouts"]) == 8 and record["task"] in LEVELS for record in records)
+    for record in records:
+        problem = tasks.get(record["task"]).generate(record["number"], record["difficulty"])
+        assert tasks.split(problem) == "train"
+    with pytest.raises(ValueError, match="holds a run already"):
+        stages.train(tmp_path / "whole", table, sizes=TINY, bar=False)
+    with pytest.raises(ValueError, match="stage of"):
+        stages.train(tmp_path / "whole", (replace(table[0], rope_theta=7.0), *table[1:]), sizes=TINY, resume=True, bar=False)
+
+
+def test_weights_carry_over_and_the_base_is_raised(tmp_path, small_steps):
+    table = tuple(replace(stage, lr=1e-12) for stage in small_table())  # so small a rate moves nothing visibly
+    stages.train(tmp_path, table, sizes=TINY, bar=False)
+    first, last = (checkpoint.latest(tmp_path / name) for name in ("1-base-1", "3-sft"))
+    before, after = (checkpoint.read_tensors(folder / "model.safetensors") for folder in (first, last))
+    matrices = [name for name in before if before[name].dim() > 1]  # the balancer moves the routing biases
+    assert matrices and all(torch.allclose(before[name], after[name], atol=1e-6) for name in matrices)
+    assert checkpoint.read_info(first)["config"]["rope_theta"] == table[0].rope_theta
+    assert checkpoint.read_info(last)["config"]["rope_theta"] == table[-1].rope_theta
