@@ -18,6 +18,8 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "tasks": "data.tasks",
     "ap_trim": "data.trim:ap_trim",
     "generate": "infer.generate:generate",
+    "RSAConfig": "infer.rsa:RSAConfig",
+    "markovian_rsa": "infer.rsa:markovian_rsa",
     "hub": "scale.hub",
     "laws": "laws",
     "zoo": "zoo",

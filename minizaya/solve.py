@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from . import zoo
+from . import compare, zoo
 from .data import tasks
 from .infer.generate import generate
 
@@ -25,16 +25,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", type=int, default=100, help="for each task and difficulty (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of problems and sampling (default: %(default)s)")
+    parser.add_argument("--compare", action="store_true",
+                        help="compare one rollout, majority vote and recursive self-aggregation in one setting")
+    parser.add_argument("--setting", choices=sorted(compare.SETTINGS), default="tight",
+                        help="with --compare: too short a budget for one trace, or long enough (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table, or {"model", "temperature", "problems", "seed", "accuracy": {task: {difficulty: {...}}}}."""
+    """Prints a table, or {"model", "temperature", "problems", "seed", "accuracy": {task: {difficulty: {...}}}}.
+
+    With --compare: {method: {"accuracy", "stderr", "tokens"}}.
+    """
     if args.problems < 1:
         raise ValueError(f"problems must be at least 1, got {args.problems}")
     if args.difficulty is not None and args.task is None:
         raise ValueError("difficulty needs a task: give --task, too")
     model, tokenizer = zoo.open_model(args.model)
+    if args.compare:
+        setting = compare.SETTINGS[args.setting]
+        found = compare.compare(model, tokenizer, setting, args.problems, args.seed)
+        print(json.dumps(found) if args.json else compare.table(setting, found))
+        return 0
     levels = LEVELS if args.task is None else {args.task: LEVELS[args.task]}
     if args.difficulty is not None:
         levels = {args.task: (args.difficulty, )}

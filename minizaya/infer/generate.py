@@ -5,8 +5,9 @@ pass reads them into a cache; every further pass adds one token to each. A seque
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from .sample import check_sampling, choose, draw_uniforms
 
 def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
              top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0,
-             progress: bool = False) -> list[list[int]]:
+             progress: bool = False, rows: int | None = None) -> list[list[int]]:
     """Continues every prompt by at most `max_new_tokens` tokens.
 
     Args:
@@ -29,6 +30,8 @@ def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int,
         seed: with the prompt's tokens it fixes an answer, whatever the batch mates (up to rounding: another batch
             size can change a logit's last digit). Copies of one prompt get different answers.
         progress: show a bar over the steps.
+        rows: decode at most so many prompts at a time, those of like length together; None: all at once. It bounds the
+            memory and changes no answer.
     Returns:
         The new tokens of each prompt, in the order of `prompts`. Equal to `generate_reference`.
     Raises:
@@ -38,31 +41,49 @@ def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     """
     prompts, stop = check_request(model, prompts, max_new_tokens, temperature, top_p, min_p, stop, seed)
     answers: list[list[int]] = [[] for _ in prompts]
+    if rows is not None and (not isinstance(rows, int) or rows < 1):
+        raise ValueError(f"rows must be None or an integer of at least 1, got {rows!r}")
     if max_new_tokens == 0:
         return answers
+    uniforms = None if temperature == 0 else draw_uniforms(prompts, max_new_tokens, seed).to(model.embed.weight.device)
+    by_length = range(len(prompts)) if rows is None else sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    rows = rows or len(prompts)
+    groups = [list(by_length[first: first + rows]) for first in range(0, len(prompts), rows)]
+    choose_next = partial(choose, temperature=temperature, top_p=top_p, min_p=min_p)
+    with answering(model), tqdm(total=len(groups) * max_new_tokens, desc="tokens", disable=not progress) as bar:
+        for group in groups:
+            own = None if uniforms is None else uniforms[group]
+            batch = decode(model, [prompts[i] for i in group], max_new_tokens, choose_next, stop, own, bar)
+            for i, answer in zip(group, batch):
+                answers[i] = answer
+    return answers
+
+
+def decode(model: Zaya, prompts: list[list[int]], max_new_tokens: int, choose_next: Callable, stop: frozenset[int],
+           uniforms: Tensor | None, bar: tqdm) -> list[list[int]]:
+    """One batch of `generate`, in eval mode already. choose_next: (logits (n, v), uniforms= (n,) or None) -> int64 (n,)."""
+    answers: list[list[int]] = [[] for _ in prompts]
     device = model.embed.weight.device
-    steps = tqdm(range(max_new_tokens), desc="tokens", disable=not progress)
-    with answering(model), steps:
-        uniforms = None if temperature == 0 else draw_uniforms(prompts, max_new_tokens, seed).to(device)
-        alive = list(range(len(prompts)))  # the prompt behind each row of the batch
-        tokens, mask = left_pad(prompts, device)
-        cache = model.new_cache(len(prompts))
-        for step in steps:
-            logits = model(tokens, cache=cache, mask=mask, last_only=True).logits[:, 0]
-            chosen = choose(logits, temperature, top_p, min_p, None if uniforms is None else uniforms[:, step])
-            going = []
-            for row, token in enumerate(chosen.tolist()):
-                answers[alive[row]].append(token)
-                if token not in stop:
-                    going.append(row)
-            if not going:
-                break
-            if len(going) < len(alive):
-                rows = torch.tensor(going, device=device)
-                cache.select(rows)
-                chosen, uniforms = chosen[rows], None if uniforms is None else uniforms[rows]
-                alive = [alive[row] for row in going]
-            tokens, mask = chosen[:, None], None
+    alive = list(range(len(prompts)))  # the prompt behind each row of the batch
+    tokens, mask = left_pad(prompts, device)
+    cache = model.new_cache(len(prompts))
+    for step in range(max_new_tokens):
+        logits = model(tokens, cache=cache, mask=mask, last_only=True).logits[:, 0]
+        chosen = choose_next(logits, uniforms=None if uniforms is None else uniforms[:, step])
+        bar.update()
+        going = []
+        for row, token in enumerate(chosen.tolist()):
+            answers[alive[row]].append(token)
+            if token not in stop:
+                going.append(row)
+        if not going:
+            break
+        if len(going) < len(alive):
+            rows = torch.tensor(going, device=device)
+            cache.select(rows)
+            chosen, uniforms = chosen[rows], None if uniforms is None else uniforms[rows]
+            alive = [alive[row] for row in going]
+        tokens, mask = chosen[:, None], None
     return answers
 
 

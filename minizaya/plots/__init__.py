@@ -3,7 +3,7 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, mini_zaya, moe, residual, router
+from . import balance, cca, mini_zaya, moe, reasoning_data, residual, router, training
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {
@@ -13,4 +13,6 @@ FIGURES = {
     "04_balance": balance.over_steps,
     "05_residual": residual.through_depth,
     "06_mini_zaya": mini_zaya.one_layer,
+    "07_reasoning_data": reasoning_data.three_budgets,
+    "08_training": training.early_or_late,
 }

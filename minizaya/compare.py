@@ -1,0 +1,105 @@
+"""`python -m minizaya solve --compare`: one rollout, a vote, and three kinds of recursive self-aggregation, side by side.
+
+All methods get the same held-out problems, the same budget a trace, and temperature 1.
+
+    single          one rollout: the mean over the N of round 0
+    majority        the most frequent answer of as many rollouts as Markovian RSA spends tokens on: (T + 1) N
+    full_rsa        whole traces are handed on: tau = beta
+    delethink       each trace goes on from its own tail: C = 1
+    markovian_rsa   the last tau tokens of C traces
+
+An accuracy's standard error counts problems, not traces: the N traces of a problem share its luck.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, replace
+
+from tqdm import tqdm
+
+from .data import tasks
+from .data.aggregation import GO, SEPARATOR
+from .infer.generate import generate
+from .infer.rsa import RSAConfig, delimited, majority, markovian_rsa_many
+
+ROWS = 256  # sequences decoded at a time
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task at one difficulty, and how much a trace may write and hand on."""
+
+    task: str
+    difficulty: int
+    rsa: RSAConfig
+
+
+SETTINGS = {
+    # a trace is too short for the whole calculation: it must be handed on
+    "tight": Setting("chain100", 20, RSAConfig(N=16, C=4, T=2, beta=48, tau=24)),
+    # a trace is long enough, and is right now and then: checking is easier than finding
+    "open": Setting("countdown", 3, RSAConfig(N=16, C=4, T=2, beta=96, tau=48)),
+}
+
+
+def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dict:
+    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem."""
+    asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
+    questions = [tokenizer.encode(problem.prompt) for problem in asked]
+    task, rsa, found = tasks.get(setting.task), setting.rsa, {}
+    aggregate = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
+
+    def right(problem, trace) -> int:
+        return task.verify(problem, tokenizer.decode(trace))
+
+    methods = {"markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta),
+               "majority": replace(rsa, N=(rsa.T + 1) * rsa.N, T=0)}
+    for name, config in tqdm(methods.items(), desc="compare", unit="method", file=sys.stderr):
+        results = markovian_rsa_many(sampler(model, tokenizer, seed), questions, config, aggregate, seed)
+        if name == "majority":
+            shares = [right(problem, tokenizer.encode(tasks.CUE + voted + tasks.END)) if voted else 0
+                      for problem, result in zip(asked, results)
+                      for voted in [majority([answer_of(tokenizer.decode(trace)) for trace in result.rounds[-1]])]]
+        else:
+            shares = [mean([right(problem, trace) for trace in result.rounds[-1]]) for problem, result in zip(asked, results)]
+        found[name] = summary(shares, [result.generated_tokens for result in results])
+        if name == "markovian_rsa":
+            first = [[right(problem, trace) for trace in result.rounds[0]] for problem, result in zip(asked, results)]
+            lengths = [mean(list(map(len, result.rounds[0]))) for result in results]
+            found["single"] = summary(list(map(mean, first)), lengths)
+    return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
+
+
+def sampler(model, tokenizer, seed: int):
+    """A generator for `markovian_rsa_many` at temperature 1; each of its calls has its own chances."""
+    stop, calls = tokenizer.encode(tasks.END), iter(range(10**6))
+
+    def sample(prompts, max_new_tokens):
+        return generate(model, prompts, max_new_tokens, stop=stop, seed=seed * 1000 + next(calls), rows=ROWS)
+
+    return sample
+
+
+def answer_of(text: str) -> str | None:
+    """The answer that a trace ends with, or None if it did not get there."""
+    _, cue, answer = text.rpartition(tasks.CUE)
+    return answer.removesuffix(tasks.END) if cue and answer.endswith(tasks.END) else None
+
+
+def mean(values: list) -> float:
+    return sum(values) / len(values)
+
+
+def summary(shares: list[float], tokens: list[float]) -> dict:
+    """Mean and standard error over problems, and the mean number of generated tokens."""
+    average, n = mean(shares), len(shares)
+    spread = (sum((share - average) ** 2 for share in shares) / max(1, n - 1)) ** 0.5
+    return {"accuracy": round(average, 4), "stderr": round(spread / n**0.5, 4), "tokens": round(mean(tokens), 1)}
+
+
+def table(setting: Setting, found: dict) -> str:
+    """The comparison as lines of text."""
+    lines = [f"{setting.task}, difficulty {setting.difficulty}; {asdict(setting.rsa)}"]
+    for name, cell in found.items():
+        lines.append(f"{name:15}{100 * cell['accuracy']:6.1f} +- {100 * cell['stderr']:3.1f} %"
+                     f"{cell['tokens']:9.0f} tokens a problem")
+    return "\n".join(lines)

@@ -1,0 +1,213 @@
+"""Markovian recursive self-aggregation: thinking longer than any one context.
+
+    round 0      N traces of at most beta tokens, each from the question alone
+    round t      N new traces; each reads the question and the last tau tokens of C traces of round t - 1
+    the score    the mean over the N traces of round T: no vote, no picking of the best
+
+However many rounds, no prompt is longer than |q| + C tau and a few marks, and no trace longer than beta: the state that
+passes from round to round is bounded, and so "Markovian". The total of generated tokens is not.
+
+T counts aggregation rounds, as in Table XII of the report, so there are T + 1 rounds of generation; the RSA paper and
+its code count those, and our T = 2 is their T = 3.
+
+Special cases: T = 0 is parallel sampling. tau = beta hands on whole traces: full-chain RSA. C = 1 lets each trace go on
+from its own tail, which is Delethink. trap: a uniform draw with C = 1 would make some traces go on twice and others never,
+so it is a case of its own here.
+
+Sources: ZAYA1-8B report (arXiv 2605.05365), section VI and equation 24; RSA, arXiv 2509.26626; Delethink, arXiv
+2510.06557; PaCoRe, arXiv 2601.05593.
+"""
+
+import hashlib
+import operator
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Tokens = list[int]
+Generator = Callable[[list[Tokens], int], list[Tokens | None]]
+Aggregate = Callable[[Tokens, list[Tokens]], Tokens]
+
+
+@dataclass(frozen=True)
+class RSAConfig:
+    """N traces a round, C tails a prompt, T aggregation rounds, beta new tokens a trace, tau tokens a tail.
+
+    Raises ValueError unless N, C, beta and tau are at least 1, T at least 0, C at most N and tau at most beta.
+    """
+
+    N: int = 16
+    C: int = 4
+    T: int = 2
+    beta: int = 512
+    tau: int = 128
+
+    def __post_init__(self):
+        for name, least in (("N", 1), ("C", 1), ("T", 0), ("beta", 1), ("tau", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+        if self.C > self.N:
+            raise ValueError(f"C must be at most N = {self.N} (tails are drawn without replacement), got {self.C}")
+        if self.tau > self.beta:
+            raise ValueError(f"tau must be at most beta = {self.beta} (a tail is a part of a trace), got {self.tau}")
+
+
+@dataclass(frozen=True)
+class RSAResult:
+    """One question's population.
+
+    rounds: rounds[t][n], the new tokens of trace n of round t. prompts: prompts[t][n], what it read.
+    generated_tokens: all new tokens of all rounds (equation 24); prompts and copied tails do not count.
+    failed: traces that the generator gave up (None); they are left out of `rounds` and of `prompts`.
+    """
+
+    rounds: list[list[Tokens]]
+    prompts: list[list[Tokens]]
+    generated_tokens: int
+    failed: int = 0
+
+
+def markovian_rsa(generator: Generator, question: Sequence[int], rsa: RSAConfig, aggregate: Aggregate | None = None,
+                  seed: int = 0) -> RSAResult:
+    """Runs all rounds for one question.
+
+    Args:
+        generator: (prompts, max_new_tokens) -> the new tokens of each prompt, or None for a trace that failed. The N
+            prompts of round 0 are equal; a generator must give them different chances by itself, as `generate` does.
+        question: token ids, at least one.
+        aggregate: (question, tails) -> prompt; None: `concatenated`.
+        seed: of the draws of subsets; with the question's tokens it fixes them.
+    Raises:
+        ValueError: a bad question, a generator that breaks its word (too few traces, too long ones, no ids), or a round
+            in which every trace failed.
+    """
+    return markovian_rsa_many(generator, [question], rsa, aggregate, seed)[0]
+
+
+def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]], rsa: RSAConfig,
+                       aggregate: Aggregate | None = None, seed: int = 0) -> list[RSAResult]:
+    """`markovian_rsa` for many questions, with one call of the generator a round.
+
+    Each question's subsets are drawn as they would be alone. So with a generator that answers each prompt by itself the
+    results are those of one question at a time.
+    """
+    aggregate = aggregate or concatenated
+    questions = [checked_tokens(f"questions[{i}]", question) for i, question in enumerate(questions)]
+    if not questions or not all(questions):
+        raise ValueError("questions must hold at least one question of at least one token")
+    draws = [random.Random(hashlib.sha256(f"{seed}/{question}".encode()).digest()) for question in questions]
+    rounds, prompts, failed = ([[] for _ in questions] for _ in range(3))
+    for t in range(rsa.T + 1):
+        asked = []
+        for q, question in enumerate(questions):
+            if t == 0:
+                asked.append([list(question) for _ in range(rsa.N)])
+            else:
+                tails = [trace[-rsa.tau:] for trace in rounds[q][-1]]
+                asked.append([aggregate(question, chosen) for chosen in subsets(tails, rsa, draws[q])])
+        flat = [prompt for own in asked for prompt in own]
+        traces = iter(checked_traces(generator([list(prompt) for prompt in flat], rsa.beta), len(flat), rsa.beta))
+        for q, own in enumerate(asked):
+            pairs = [(prompt, next(traces)) for prompt in own]
+            alive = [(prompt, trace) for prompt, trace in pairs if trace is not None]
+            if not alive:
+                raise ValueError(f"generator failed on all {len(own)} traces of round {t} of question {q}")
+            failed[q].append(len(pairs) - len(alive))
+            prompts[q].append([list(prompt) for prompt, _ in alive])
+            rounds[q].append([trace for _, trace in alive])
+    return [RSAResult(rounds[q], prompts[q], sum(len(trace) for own in rounds[q] for trace in own), sum(failed[q]))
+            for q in range(len(questions))]
+
+
+def subsets(tails: list[Tokens], rsa: RSAConfig, rng: random.Random) -> list[list[Tokens]]:
+    """The tails that each of the N new traces reads: C of them, each subset drawn afresh without replacement.
+
+    When traces have failed there are fewer than N tails; a subset is then as large as there are tails.
+    """
+    if rsa.C == 1:  # each trace goes on by itself
+        return [[tail] for tail in tails]
+    return [rng.sample(tails, min(rsa.C, len(tails))) for _ in range(rsa.N)]
+
+
+# ---- how question and tails become a prompt --------------------------------------------------------------------------
+
+
+def concatenated(question: Tokens, tails: list[Tokens]) -> Tokens:
+    """Question, then the tails: needs no vocabulary. At most |q| + C tau tokens."""
+    return [*question, *(token for tail in tails for token in tail)]
+
+
+def delimited(separator: Sequence[int], go: Sequence[int]) -> Aggregate:
+    """Question, then the separator and a tail for each tail, then `go`: what our small models were trained on.
+
+    At most |q| + C tau + C |separator| + |go| tokens.
+    """
+
+    def aggregate(question: Tokens, tails: list[Tokens]) -> Tokens:
+        return [*question, *(token for tail in tails for token in (*separator, *tail)), *go]
+
+    return aggregate
+
+
+def in_words(tokenizer) -> Aggregate:
+    """For a chat model: the question, the tails under headings, and what to do with them, as one text.
+
+    Adds about 110 + 30 C characters' worth of tokens. Nothing is formatted into a template: braces in a tail are text.
+    """
+    head = tokenizer.encode("\n\nBelow are the ends of several attempts at this problem. Any of them may be wrong or unfinished.\n")
+    close = tokenizer.encode("\nWeigh the attempts against each other, go on from what is right, and give one full answer.\n")
+
+    def aggregate(question: Tokens, tails: list[Tokens]) -> Tokens:
+        prompt = [*question, *head]
+        for number, tail in enumerate(tails, start=1):
+            prompt += [*tokenizer.encode(f"\n--- end of attempt {number} ---\n"), *tail]
+        return [*prompt, *close]
+
+    return aggregate
+
+
+# ---- reading a population --------------------------------------------------------------------------------------------
+
+
+def mean_score(result: RSAResult, score: Callable[[Tokens], float]) -> float:
+    """The reported figure: the mean score over the last round's traces."""
+    return sum(map(score, result.rounds[-1])) / len(result.rounds[-1])
+
+
+def best_of(result: RSAResult, score: Callable[[Tokens], float]) -> float:
+    """The score of the best trace of the last round. It needs a judge that knows the truth: a bound, not a method."""
+    return max(map(score, result.rounds[-1]))
+
+
+def majority(answers: Sequence[str | None]) -> str | None:
+    """The most frequent answer, of equals the one given first; None (no answer) does not vote."""
+    votes = [answer for answer in answers if answer is not None]
+    return max(votes, key=votes.count) if votes else None
+
+
+# ---- the generator's word --------------------------------------------------------------------------------------------
+
+
+def checked_traces(traces, count: int, longest: int) -> list[Tokens | None]:
+    """What a generator gave, as lists of int. Raises ValueError naming what is wrong with it."""
+    try:
+        traces = list(traces)
+    except TypeError:
+        raise ValueError(f"generator must return a list of {count} traces, got {type(traces).__name__}") from None
+    if len(traces) != count:
+        raise ValueError(f"generator must return one trace a prompt, {count} in all, got {len(traces)}")
+    found = []
+    for i, trace in enumerate(traces):
+        found.append(None if trace is None else checked_tokens(f"generator's trace {i}", trace))
+        if trace is not None and len(found[-1]) > longest:
+            raise ValueError(f"generator's trace {i} has {len(found[-1])} tokens, max_new_tokens was {longest}")
+    return found
+
+
+def checked_tokens(name: str, tokens) -> Tokens:
+    """`tokens` as a list of int. Raises ValueError naming `name`."""
+    try:
+        return [operator.index(token) for token in tokens]
+    except TypeError:
+        raise ValueError(f"{name} must be a list of token ids (integers), got {tokens!r}") from None
