@@ -3,7 +3,8 @@
 Both models run in turn in one process, so that a machine that slows down slows both; the figure is the median over the
 pairs. `limit_share` says how near a row comes to what the machine can do at all: for training and prefill, the
 floating-point operations that torch's own counter sees, over the rate of a large matrix product measured in the same
-run; for decoding, the bytes of weights and of KV cache that a step must read, over the measured read bandwidth.
+run; for decoding, the bytes of weights and of KV cache that a step must read, over the measured read bandwidth. Rows about
+data and optimizers are in `bench_data.py`, which says what each of them is compared with.
 """
 
 import gc
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from . import bench_data
 from .arch.model import Zaya
 from .config import ZayaConfig
 from .infer.generate import generate
@@ -150,7 +152,7 @@ def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
         row = compare(f"decode_batch_{many}", many * new, lambda: our_decode(model, prompts, new),
                       {key: lambda key=key: their_decode(theirs[key], prompts, new) for key in theirs}, pairs)
         rows.append(row | {"limit_share": row["ours"] / many * decode_bytes(model, prompts, new) / read})
-    return {"rows": rows, "machine": limits}
+    return {"rows": rows + bench_data.rows(compare, pairs, seed), "machine": limits}
 
 
 def add_arguments(parser) -> None:
@@ -167,10 +169,12 @@ def run(args) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
-    print(f"{'row':18} {'ours':>10} {'peer':>10} {'unit':9} {'ratio':>6} {'of limit':>8}  peer's path")
+    print(f"{'row':18} {'ours':>10} {'peer':>10} {'unit':15} {'ratio':>7} {'of limit':>8}  peer's path")
     for row in result["rows"]:
-        print(f"{row['name']:18} {row['ours']:10.0f} {row['peer']:10.0f} {row['unit']:9} {row['ratio']:5.2f}x "
-              f"{row['limit_share']:8.1%}  {row['peer_path']}")
+        limit = "-" if row["limit_share"] is None else f"{row['limit_share']:.1%}"
+        fill = f", rows {row['fill']:.1%} full" if "fill" in row else ""
+        print(f"{row['name']:18} {row['ours']:10.0f} {row['peer']:10.0f} {row['unit']:15} {row['ratio']:6.2f}x "
+              f"{limit:>8}  {row['peer_path']}{fill}")
     box = result["machine"]
     print(f"machine: {box['gemm_gflops']:.0f} GFLOP/s float32 GEMM, {box['read_gb_s']:.1f} GB/s read, "
           f"{box['threads']} threads, torch {box['torch']}")

@@ -484,7 +484,7 @@ def test_sample_refuses_a_folder_that_is_no_checkpoint(run_folder, tmp_path, cap
 def test_rows_change_no_answer(rows):
     """Decoding a few at a time: same streams, also for copies of a prompt that fall into different groups."""
     torch.manual_seed(0)
-    model = Zaya(ZayaConfig.preset("nano", num_hidden_layers=2, hidden_size=32, head_dim=8)).double()
+    model = mz.Zaya(mz.ZayaConfig.preset("nano", num_hidden_layers=2, hidden_size=32, head_dim=8)).double()
     prompts = [[1, 2, 3], [4], [1, 2, 3], [5, 6], [1, 2, 3], [4]]
     whole = generate(model, prompts, 6, stop=(3,), seed=5)
     assert generate(model, prompts, 6, stop=(3,), seed=5, rows=rows) == whole

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import minizaya as mz
 from minizaya.data.pack import IGNORE, first_fit, lay_out, pack, pack_naive, wrapped
 from minizaya.laws.strategies import randomise
-from minizaya.train import sources
 
 shelves = st.integers(1, 60).flatmap(
     lambda capacity: st.tuples(st.lists(st.integers(1, capacity), max_size=80), st.just(capacity)))
@@ -104,7 +103,7 @@ def test_wrapping_by_hand():
 
 
 def test_ignore_is_the_number_that_losses_skip():
-    assert IGNORE == sources.IGNORE == -100
+    assert IGNORE == -100
     assert F.cross_entropy(torch.randn(1, 4), torch.tensor([IGNORE])).isnan()  # the mean over no target
 
 

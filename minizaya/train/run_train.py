@@ -22,6 +22,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--preset", default="nano", help="the model's size (default nano); the vocabulary is the text's")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps in all (default 1000)")
     parser.add_argument("--lr", type=float, default=Recipe.lr, help=f"peak learning rate (default {Recipe.lr})")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw",
+                        help="Muon moves the matrices, AdamW the rest; or AdamW moves all (default %(default)s)")
     parser.add_argument("--seq", type=int, default=128, help="tokens in a row of text (default 128)")
     parser.add_argument("--text-rows", type=int, default=16, help="rows of text a step, 0 for none (default 16)")
     parser.add_argument("--task", choices=tasks.names(), default="addition", help="the task (default addition)")
@@ -56,7 +58,7 @@ def run(args) -> int:
         def evaluate() -> dict:
             return {"text": held_out_loss(model, held_out, window)}
 
-    recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed)
+    recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed, optimizer=args.optimizer)
     # what else decides the losses: a resumed run must ask for the same
     data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq,
             "text_characters": len(train_text)}

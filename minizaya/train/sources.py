@@ -10,11 +10,9 @@ from torch import Tensor
 from ..data import tasks
 from ..data.aggregation import problem_chat
 from ..data.chat import Chat
-from ..data.pack import lay_out, pack
+from ..data.pack import IGNORE, lay_out, pack
 from ..data.text import Batches
 from ..data.trim import cut
-
-IGNORE = -100  # a target that is not scored: padding, or a prompt
 
 
 @dataclass(frozen=True)
