@@ -76,7 +76,7 @@ def aggregation_documents(records: list[dict], tokenizer, most: int = 4,
         record = rng.choice(records)
         problem = get(record["task"]).generate(record["number"], record["difficulty"])
         rollouts = rng.sample(record["rollouts"], rng.randint(1, most))
-        tails = cut_off(rollouts, rng.randint(*lengths), rng)
+        tails = [spoiled(tail, rng) for tail in cut_off(rollouts, rng.randint(*lengths), rng)]
         pieces = (("prompt", aggregation_text(problem.prompt, tails), False), )
         reasoning, _, answer = continuation(problem, tails).rpartition(CUE)
         pieces += ("reasoning", reasoning, True), ("answer", CUE + answer, True)
@@ -98,6 +98,20 @@ def cut_off(rollouts: list[str], tau: int, rng: random.Random) -> list[str]:
         budget = rng.randint(min(8, longest), longest)
         cuts = [max(4, budget + rng.randint(-8, 8)) for _ in rollouts]
     return [rollout[:cut][-tau:] for rollout, cut in zip(rollouts, cuts)]
+
+
+def spoiled(tail: str, rng: random.Random) -> str:
+    """One tail in five gets one to three wrong digits.
+
+    A good model's rollouts are seldom wrong. Then copying any one tail would do, and comparing them is never learned.
+    """
+    digits = [i for i, character in enumerate(tail) if character.isdigit()]
+    if not digits or rng.random() >= 0.2:
+        return tail
+    letters = list(tail)
+    for i in rng.sample(digits, min(len(digits), rng.randint(1, 3))):
+        letters[i] = rng.choice("0123456789")
+    return "".join(letters)
 
 
 def problem_chat(problem: Problem, tokenizer) -> Chat:

@@ -36,6 +36,9 @@ LONG = {"addition": (1, 16), "base": (1, 5), "chain100": (1, 20), "copy": (1, 25
         "falsify": (1, 5), "invert": (1, 5), "modchain": (1, 25), "parity": (1, 20), "program": (1, 8),
         "reverse": (1, 25), "sorting": (1, 12)}
 
+# the problems whose rollouts become aggregation examples: long calculations, and searches
+AGGREGATED = {"addition": (6, 16), "chain100": (8, 25), "countdown": (1, 4), "falsify": (1, 4), "modchain": (10, 25)}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -63,8 +66,8 @@ TOY = (
     Stage("base-1", 6_000_000, 128, 1e3, {"text": 0.1, "problems": 0.9}, SHORT, lr=5e-3, final_share=0.4),
     Stage("base-2", 3_000_000, 128, 1e3, {"text": 0.05, "problems": 0.95}),
     Stage("extension", 2_500_000, 256, 1e4, {"text": 0.05, "problems": 0.95}),
-    Stage("sft", 5_000_000, 512, 5e4, {"problems": 0.4, "aggregation": 0.6}, lr=3e-3, final_share=0.0,
-          rollouts=6000),
+    Stage("sft", 10_000_000, 512, 5e4, {"problems": 0.3, "aggregation": 0.7}, lr=3e-3, final_share=0.0,
+          rollouts=9000),
 )
 
 # report, Tables II and III; the mixtures of the two base phases are not published. Shares of "midtraining" and SFT
@@ -108,8 +111,9 @@ def train(out: str | Path, table=TOY, share: float = 1.0, seed: int = 0, resume:
                         final_share=stage.final_share)
         records = None
         if "aggregation" in stage.mixture:
-            problems = max(len(stage.levels), round(stage.rollouts * share))
-            records = rollouts(out / "rollouts.jsonl", before, tokenizer, stage.levels, problems, seed)
+            levels = {name: level for name, level in AGGREGATED.items() if name in stage.levels} or stage.levels
+            problems = max(len(levels), round(stage.rollouts * share))
+            records = rollouts(out / "rollouts.jsonl", before, tokenizer, levels, problems, seed)
         keep = {"tokenizer": tokenizer.to_dict(), "stage": json.loads(json.dumps(asdict(stage)))}
         trainer = Trainer(model, recipe, sources(stage, tokenizer, seed + number, records), folder, keep, resume)
         if not trainer.train(save_every=100, bar=bar):

@@ -1,0 +1,191 @@
+"""Any OpenAI-compatible server as a generator: Markovian RSA over the real ZAYA1-8B, served by vLLM or by anything else.
+
+    ask = Endpoint("http://localhost:8010/v1", "Zyphra/ZAYA1-8B", tokenizer, run_file="aime.jsonl")
+    result = markovian_rsa(ask, tokenizer.encode(question), RSAConfig(beta=16384, tau=4096), in_words(tokenizer))
+
+Markovian RSA speaks tokens, a chat server text. So a prompt is decoded and sent as one user message, to which the server
+applies the model's chat template; the reply is encoded. A tail is then the last tau tokens of our tokenizer's reading of
+the text. trap: read with another tokenizer than the server's, a reply may have more tokens than were asked for; its end is
+kept, which is what is handed on.
+
+The budget goes out as `max_tokens` and covers thinking and answer together. A server that splits off the reasoning sends
+it as `reasoning_content` (or `reasoning`); the trace is put together again as <think>reasoning</think>answer, and a trace
+that was cut off while thinking stays open.
+
+Servers fail: requests are repeated with growing pauses, a trace that still fails is None, and the others go on.
+"""
+
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+WRONG_REQUEST = (401, 403, 404)  # key, right or name are wrong: so they are for every other request, too
+WORTH_ANOTHER_TRY = (408, 409, 425, 429)
+
+
+class Endpoint:
+    """A generator: called with (prompts, max_new_tokens) it returns new tokens, or None for a trace that failed.
+
+    Args:
+        url: up to and including /v1. model: the name the server knows. tokenizer: encode and decode.
+        temperature, top_p: of the server's sampling. seed: goes out with each request, mixed with its prompt.
+        concurrency: requests under way at a time. timeout: seconds for one request.
+        retries: further tries after the first. pause: seconds before the first of them; doubled each time, up to a
+            minute, and varied by half, so that clients do not come back all at once. A Retry-After is obeyed.
+        api_key: sent as a bearer token; it is never written anywhere.
+        run_file: finished requests are appended here, one JSON line each; another run with this file asks only for what
+            is missing. None: nothing is kept.
+    Attributes:
+        sent, reused, repeated, failed: counts of requests made, read from the run file, tried again, given up.
+        errors: the last words of those given up.
+    Raises ValueError for settings out of range or a damaged run file.
+    """
+
+    def __init__(self, url: str, model: str, tokenizer, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0,
+                 concurrency: int = 16, timeout: float = 1800.0, retries: int = 6, pause: float = 1.0,
+                 api_key: str | None = None, run_file: str | Path | None = None):
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"url must start with http:// or https://, got {url!r}")
+        for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0), ("timeout", timeout, 1e-3),
+                                   ("pause", pause, 0), ("temperature", temperature, 0)):
+            if not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        self.url, self.model, self.tokenizer = url.rstrip("/") + "/chat/completions", model, tokenizer
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
+        self.concurrency, self.timeout, self.retries, self.pause = concurrency, timeout, retries, pause
+        self.api_key = api_key
+        self.sent = self.reused = self.repeated = self.failed = 0
+        self.errors: list[str] = []
+        self.copies: Counter = Counter()    # how often each prompt has been asked: its copies have different chances
+        self.lock = threading.Lock()
+        self.run_file = None if run_file is None else RunFile(Path(run_file))
+
+    def __call__(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int] | None]:
+        """The new tokens of each prompt, at most `max_new_tokens`; None where the request failed for good.
+
+        Raises PermissionError or LookupError when the server refuses key or model: no other request would fare better.
+        """
+        requests = []
+        for prompt in prompts:
+            text = self.tokenizer.decode(prompt)
+            requests.append(self.request(text, max_new_tokens, self.copies[text]))
+            self.copies[text] += 1
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            futures = [pool.submit(self.answer, request) for request in requests]
+            try:
+                texts = [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [None if text is None else self.tokenizer.encode(text)[-max_new_tokens:] for text in texts]
+
+    def request(self, text: str, max_new_tokens: int, copy: int) -> dict:
+        """What is sent. Its seed tells copies apart, so the request as a whole is the key of the run file."""
+        digest = hashlib.sha256(f"{self.seed}/{copy}/{text}".encode()).digest()
+        return {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": max_new_tokens,
+                "temperature": self.temperature, "top_p": self.top_p, "seed": int.from_bytes(digest[:4], "big") >> 1}
+
+    def answer(self, request: dict) -> str | None:
+        """One request's trace as text: from the run file, or from the server in as many tries as allowed."""
+        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        if self.run_file is not None and key in self.run_file.texts:
+            self.count("reused")
+            return self.run_file.texts[key]
+        self.count("sent")
+        for attempt in range(self.retries + 1):
+            wait = min(60.0, self.pause * 2**attempt) * random.uniform(0.5, 1.5)
+            try:
+                text = self.post(request)
+            except urllib.error.HTTPError as error:
+                words = f"HTTP {error.code}: {error.read(2000).decode('utf-8', 'replace').strip() or error.reason}"
+                if error.code in WRONG_REQUEST:
+                    raise (LookupError if error.code == 404 else PermissionError)(f"{self.url} answered {words}") from None
+                if error.code < 500 and error.code not in WORTH_ANOTHER_TRY:
+                    break
+                wait = retry_after(error.headers.get("Retry-After"), wait)
+            except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
+                words = f"{type(error).__name__}: {error}"   # no connection, a broken one, or an answer that is none
+            else:
+                if self.run_file is not None:
+                    self.run_file.append(key, text)
+                return text
+            if attempt < self.retries:
+                self.count("repeated")
+                time.sleep(wait)
+        self.count("failed")
+        with self.lock:
+            self.errors.append(words)
+        return None
+
+    def post(self, request: dict) -> str:
+        """Sends one request, returns the trace as text. Raises what urllib raises, or on an answer of another form."""
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        message = urllib.request.Request(self.url, json.dumps(request).encode(), headers)
+        try:
+            with urllib.request.urlopen(message, timeout=self.timeout) as response:
+                choice = json.loads(response.read())["choices"][0]
+        except urllib.error.HTTPError:
+            raise
+        except Exception as error:  # http.client has a dozen kinds of broken connection
+            raise OSError(f"{type(error).__name__}: {error}") from error
+        reply = choice["message"]
+        content = reply.get("content") or ""
+        reasoning = reply.get("reasoning_content") or reply.get("reasoning") or ""
+        if not isinstance(content, str) or not isinstance(reasoning, str):
+            raise TypeError("content and reasoning must be text")
+        if not reasoning:
+            return content
+        return f"<think>{reasoning}" + (f"</think>{content}" if content or choice.get("finish_reason") == "stop" else "")
+
+    def count(self, name: str) -> None:
+        with self.lock:
+            setattr(self, name, getattr(self, name) + 1)
+
+
+class RunFile:
+    """Finished requests on disk: a line {"key", "text"} each, synced before it counts as done.
+
+    A torn last line, from a run that was killed, is cut off. Raises ValueError for any other damage.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.lock, self.texts = path, threading.Lock(), {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab+")
+        self.file.seek(0)
+        content = self.file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                self.texts[str(entry["key"])] = str(entry["text"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"run_file {path} is damaged in line {number}: {error}") from error
+        if len(whole) < len(content):
+            self.file.truncate(len(whole))
+
+    def append(self, key: str, text: str) -> None:
+        """Keeps one finished request; waits until the disk has it."""
+        with self.lock:
+            self.file.write(json.dumps({"key": key, "text": text}).encode() + b"\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.texts[key] = text
+
+
+def retry_after(header: str | None, otherwise: float) -> float:
+    """The seconds that a server asks to wait, at most ten minutes; `otherwise` when it does not say, or gives a date."""
+    try:
+        return min(600.0, max(0.0, float(header)))
+    except (TypeError, ValueError):
+        return otherwise

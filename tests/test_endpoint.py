@@ -1,0 +1,227 @@
+"""The endpoint client against a real HTTP server on loopback: delays, errors, cut connections, kills, resumed runs."""
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from minizaya.data.tokenizer import ByteTokenizer
+from minizaya.infer.endpoint import Endpoint, RunFile, retry_after
+from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
+
+TOKENIZER = ByteTokenizer()
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with the number of the user's message and the request's seed; `trouble(request number)` may spoil it."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, trouble=lambda n: None, port=0, reply=None):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.trouble, self.reply = trouble, reply
+        self.lock, self.requests, self.now, self.most = threading.Lock(), [], 0, 0
+
+    def handle_error(self, request, client_address):
+        pass  # clients that hang up are part of the tests
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_POST(self):
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            number = len(server.requests)
+            server.requests.append((self.path, dict(self.headers), request))
+            server.now += 1
+            server.most = max(server.most, server.now)
+        try:
+            self.respond(server.trouble(number), request)
+        finally:
+            with server.lock:
+                server.now -= 1
+
+    def respond(self, trouble, request):
+        if trouble == "slow":
+            time.sleep(0.05)
+        if trouble == "cut":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"choi")
+            return
+        if trouble == "hang up":
+            self.connection.close()
+            return
+        if isinstance(trouble, tuple):
+            status, headers = trouble
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"no luck today")
+            return
+        message = self.server.reply or {"content": f"{request['messages'][0]['content']}:{request['seed']}"}
+        body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+        if trouble == "garbage":
+            body = b"<html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serving(*args, **settings):
+    server = Server(*args, **settings)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def client(server, **settings):
+    return Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", TOKENIZER, **dict(pause=0.001, timeout=5) | settings)
+
+
+def ask(endpoint, *texts, room=99):
+    found = endpoint([TOKENIZER.encode(text) for text in texts], room)
+    return [None if tokens is None else TOKENIZER.decode(tokens) for tokens in found]
+
+
+def test_a_request_is_what_the_protocol_says():
+    with serving() as server:
+        endpoint = client(server, api_key="secret", temperature=0.6, top_p=0.95)
+        answers = ask(endpoint, "a", "b", "a")
+        assert [answer.split(":")[0] for answer in answers] == ["a", "b", "a"]
+        assert answers[0] != answers[2]  # copies of a prompt have seeds of their own
+        path, headers, request = server.requests[0]
+    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret"
+    assert {key: request[key] for key in ("model", "max_tokens", "temperature", "top_p")} == {
+        "model": "m", "max_tokens": 99, "temperature": 0.6, "top_p": 0.95}
+    assert [message["role"] for message in request["messages"]] == ["user"] and 0 <= request["seed"] < 2**31
+    assert (endpoint.sent, endpoint.reused, endpoint.repeated, endpoint.failed) == (3, 0, 0, 0)
+
+
+@pytest.mark.parametrize("trouble", ["slow", "cut", "hang up", "garbage", (500, {}), (429, {"Retry-After": "0"}), (503, {}), (408, {})], ids=str)
+def test_trouble_is_tried_again(trouble):
+    with serving(lambda n: trouble if n < 2 else None) as server:
+        endpoint = client(server)
+        answer, = ask(endpoint, "x")
+        assert answer.startswith("x:") and endpoint.failed == 0
+        assert endpoint.repeated == (0 if trouble == "slow" else 2)
+
+
+def test_thirty_percent_of_failures_lose_and_double_nothing():
+    chance = random.Random(0)
+    troubles = ["cut", "hang up", "garbage", (500, {}), (429, {"Retry-After": "0"}), (502, {})]
+    with serving(lambda n: chance.choice(troubles) if chance.random() < 0.3 else None) as server:
+        endpoint = client(server, concurrency=8)
+        answers = ask(endpoint, *(f"q{i % 20}" for i in range(200)))
+    assert [answer.split(":")[0] for answer in answers] == [f"q{i % 20}" for i in range(200)]
+    assert len(set(answers)) == 200 and endpoint.sent == 200 and endpoint.repeated > 30
+    assert server.most <= 8
+
+
+def test_what_fails_for_good_is_none_and_counted():
+    with serving(lambda n: (400, {})) as server:
+        endpoint = client(server)
+        assert ask(endpoint, "too long") == [None] and len(server.requests) == 1  # not worth another try
+        assert endpoint.failed == 1 and "HTTP 400: no luck today" in endpoint.errors[0]
+    with serving(lambda n: (500, {})) as server:
+        endpoint = client(server, retries=2)
+        assert ask(endpoint, "x") == [None] and len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status, error", [(401, PermissionError), (403, PermissionError), (404, LookupError)])
+def test_a_wrong_key_or_name_stops_at_once(status, error):
+    with serving(lambda n: (status, {})) as server:
+        endpoint = client(server, api_key="secret", concurrency=1)
+        with pytest.raises(error, match=f"HTTP {status}: no luck") as said:
+            ask(endpoint, *"abcdefgh")
+        assert len(server.requests) <= 3 and "secret" not in str(said.value)
+
+
+def test_no_server_at_all():
+    with serving() as server:
+        endpoint = client(server, retries=1)
+    assert ask(endpoint, "x") == [None] and "refused" in endpoint.errors[0]
+
+
+def test_a_resumed_run_asks_only_for_what_is_missing(tmp_path):
+    path, texts = tmp_path / "runs" / "run.jsonl", [f"q{i}" for i in range(30)] + ["q0"] * 5
+    with serving(lambda n: (500, {}) if n % 3 == 2 else None) as server:
+        first = client(server, retries=0, run_file=path, api_key="secret")
+        before = ask(first, *texts)
+        assert None in before and first.failed == before.count(None)
+    assert "secret" not in path.read_text()
+    with open(path, "ab") as file:
+        file.write(b'{"key": "torn')  # killed in the middle of a line
+    with serving() as server:
+        again = client(server, run_file=path)
+        after = ask(again, *texts)
+        assert len(server.requests) == before.count(None) == again.sent and again.reused == 35 - again.sent
+    assert None not in after and all(b is None or a == b for a, b in zip(after, before))
+    keys = Counter(json.loads(line)["key"] for line in path.read_text().splitlines())
+    assert len(keys) == 35 and set(keys.values()) == {1}
+
+
+def test_a_server_that_is_killed_and_comes_back(tmp_path):
+    """It goes down in the middle; the client waits for the new one on the same port."""
+    with serving(lambda n: "slow") as server:
+        port = server.server_port
+        endpoint = client(server, pause=0.05, retries=12, concurrency=2, run_file=tmp_path / "run.jsonl")
+        found = []
+        thread = threading.Thread(target=lambda: found.extend(ask(endpoint, *(f"q{i}" for i in range(20)))))
+        thread.start()
+        while len(server.requests) < 6:
+            time.sleep(0.005)
+    time.sleep(0.1)
+    with serving(port=port):
+        thread.join(timeout=30)
+    assert [answer.split(":")[0] for answer in found] == [f"q{i}" for i in range(20)] and endpoint.repeated > 0
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 20
+
+
+@pytest.mark.parametrize("message, text", [
+    ({"content": "4"}, "4"), ({"content": "4", "reasoning_content": "2+2"}, "<think>2+2</think>4"),
+    ({"content": None, "reasoning": "2+2"}, "<think>2+2</think>"), ({"content": None}, "")])
+def test_reasoning_is_put_back(message, text):
+    with serving(reply=message) as server:
+        assert ask(client(server), "x") == [text]
+
+
+def test_a_longer_reading_keeps_its_end():
+    with serving(reply={"content": "0123456789"}) as server:
+        assert ask(client(server), "x", room=4) == ["6789"]
+
+
+def test_markovian_rsa_over_an_endpoint(tmp_path):
+    config = RSAConfig(N=4, C=2, T=2, beta=20, tau=6)
+    layout = delimited(TOKENIZER.encode("|"), TOKENIZER.encode("~"))
+    with serving(lambda n: (500, {}) if n % 4 == 0 else None) as server:
+        runs = [markovian_rsa(client(server, run_file=tmp_path / "run.jsonl"), TOKENIZER.encode("q?"), config, layout) for _ in range(2)]
+    assert runs[0] == runs[1] and runs[0].failed == 0
+    assert [len(own) for own in runs[0].rounds] == [4, 4, 4]
+
+
+def test_settings_and_files_are_checked(tmp_path):
+    for name, value in (("concurrency", 0), ("retries", -1), ("timeout", 0), ("pause", -1)):
+        with pytest.raises(ValueError, match=name):
+            Endpoint("http://x/v1", "m", TOKENIZER, **{name: value})
+    with pytest.raises(ValueError, match="url"):
+        Endpoint("localhost:80", "m", TOKENIZER)
+    (tmp_path / "bad").write_text('{"key": "a", "text": "b"}\nnonsense\n{"key": "c", "text": "d"}\n')
+    with pytest.raises(ValueError, match="damaged in line 2"):
+        RunFile(tmp_path / "bad")
+    assert retry_after("3", 1.0) == 3.0 and retry_after(None, 1.0) == 1.0 and retry_after("Wed, 21 Oct", 1.0) == 1.0
+    assert retry_after("-5", 1.0) == 0.0 and retry_after("1e9", 1.0) == 600.0
