@@ -23,6 +23,7 @@ from tqdm import tqdm
 from . import bench_data
 from .arch.model import Zaya
 from .config import ZayaConfig
+from .infer.engine import Engine, engine_generate
 from .infer.generate import generate
 from .scale import hub
 
@@ -113,6 +114,28 @@ def compare(name, unit_count, ours, peers, pairs) -> dict:
             "peer": unit_count / statistics.median(times[best]), "unit": "tokens/s", "ratio": ratio, "peer_path": best}
 
 
+def engine_row(preset: str, pairs: int, seed: int) -> dict:
+    """The engine with 64 sequences at once, against the same engine with one: tokens per second, 48 new tokens each."""
+    torch.manual_seed(seed)
+    model = Zaya(ZayaConfig.preset(preset))
+    prompts = torch.randint(3, 100, (64, 16)).tolist()
+    engines = {many: Engine(model, slots=many, size=64, joining=many) for many in (1, 64)}
+
+    def decode(many):
+        return engine_generate(engines[many], prompts[:many], 48)
+
+    times = {many: [] for many in engines}
+    for round_ in tqdm(range(pairs + 1), desc=f"engine_{preset}", file=sys.stderr, leave=False):
+        for many in engines:
+            took = seconds(decode, many)
+            if round_:  # round 0 warms up
+                times[many].append(took)
+    rate = {many: many * 48 / statistics.median(took) for many, took in times.items()}
+    ratio = statistics.median(64 * one / many for one, many in zip(times[1], times[64]))
+    return {"name": f"engine_64_{preset}", "ours": rate[64], "peer": rate[1], "unit": "tokens/s", "ratio": ratio,
+            "peer_path": "one at a time", "limit_share": None}
+
+
 def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
     """All rows. Raises ModuleNotFoundError with what to install when `transformers` is missing."""
     try:
@@ -152,6 +175,7 @@ def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
         row = compare(f"decode_batch_{many}", many * new, lambda: our_decode(model, prompts, new),
                       {key: lambda key=key: their_decode(theirs[key], prompts, new) for key in theirs}, pairs)
         rows.append(row | {"limit_share": row["ours"] / many * decode_bytes(model, prompts, new) / read})
+    rows += [engine_row(name, pairs, seed) for name in ("nano", preset)]
     return {"rows": rows + bench_data.rows(compare, pairs, seed), "machine": limits}
 
 

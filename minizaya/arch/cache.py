@@ -61,6 +61,10 @@ class Cache:
         new = torch.ones(self.batch, steps, **everyone) if valid is None else valid
         return torch.cat([old, new], dim=1)
 
+    def placed(self, place):
+        """Where the new tokens stand: as `locate` says. A cache whose sequences have lengths of their own overrides it."""
+        return place
+
     def select(self, rows: Tensor) -> None:
         """Keeps only the sequences `rows` (int or bool index), in that order: finished ones leave the batch."""
         self.kv = [kv[:, rows] for kv in self.kv]

@@ -91,6 +91,8 @@ class Zaya(nn.Module):
             past, valid = cache.length, cache.advance(steps, mask)
         weight = self.embed.weight
         place = locate(self.config, batch, steps, past, weight.dtype, tokens.device, doc_ids, valid)
+        if cache is not None:
+            place = cache.placed(place)
 
         x = (self.embed(tokens) + self.embed_bias) * self.embed_scale
         stream = x.to(at_least_float32(x.dtype))

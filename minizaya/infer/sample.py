@@ -117,11 +117,16 @@ def draw_uniforms(prompts: list[list[int]], count: int, seed: int) -> Tensor:
     So a prompt draws the same numbers in any company and at any place, and copies of one prompt draw different ones.
     Python's generator and SHA-256 are the same on every machine and version; a longer stream starts with the shorter.
     """
-    copies, streams = Counter(), []
+    drawn = [[stream.random() for _ in range(count)] for stream in streams(prompts, seed)]
+    return torch.tensor(drawn, dtype=torch.float64).reshape(len(prompts), count)
+
+
+def streams(prompts: list[list[int]], seed: int) -> list[random.Random]:
+    """The random numbers of each prompt, as `draw_uniforms` says, to be drawn one by one."""
+    copies, found = Counter(), []
     for prompt in prompts:
         text = ",".join(map(str, prompt))
         key = hashlib.sha256(f"{seed}/{copies[text]}/{text}".encode()).digest()
         copies[text] += 1
-        stream = random.Random(int.from_bytes(key, "big"))
-        streams.append([stream.random() for _ in range(count)])
-    return torch.tensor(streams, dtype=torch.float64).reshape(len(prompts), count)
+        found.append(random.Random(int.from_bytes(key, "big")))
+    return found

@@ -1,0 +1,218 @@
+"""The engine: many requests at once, each of its own length and settings, joining and leaving as they finish.
+
+    engine = Engine(model, slots=64, size=1024)
+    number = engine.submit(prompt, max_new_tokens=100, stop=[eos], seed=3)
+    while engine.busy:
+        for number, token in engine.step(): ...          each request's next token
+    engine.take(number)                                    -> Completion
+
+A step does two things: it reads the prompts of waiting requests into free slots, a few together, and it decodes one token
+of every sequence at work. A sequence that ends frees its slot at once, so slots do not wait for the longest answer
+("continuous batching"). Decoding one sequence reads all weights for one token; decoding 64 reads them once for 64.
+
+A request's tokens depend on its prompt, settings and seed, not on its company (up to rounding): it has a stream of random
+numbers of its own. `generate_reference` is the definition, and the engine equals it token for token.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+from torch import Tensor
+
+from ..arch.model import Zaya
+from .generate import answering, check_request, left_pad
+from .sample import choose, streams
+from .slots import SlotCache
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of a request.
+
+    tokens: the new ones; the stop token is the last, if there was one. finish: "stop", "length" or "cancelled".
+    logprobs: float per new token, log softmax(logits / temperature) in float64 before top-p and min-p (at temperature 0:
+    of the logits themselves), or None. routes: int16 (prompt + new tokens, layers), the expert of each token, num_experts
+    for skip, -1 for the last token, which the model never read; or None.
+    """
+
+    tokens: list[int]
+    finish: str
+    logprobs: list[float] | None = None
+    routes: Tensor | None = None
+
+
+@dataclass
+class Request:
+    """A request at work."""
+
+    number: int
+    prompt: list[int]
+    room: int
+    settings: tuple[float, float, float]  # temperature, top_p, min_p
+    stop: frozenset[int]
+    stream: Random
+    record: bool
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    routes: list[Tensor] = field(default_factory=list)
+
+
+class Engine:
+    """Decodes at most `slots` sequences at a time, of at most `size` tokens each, prompt and answer together.
+
+    `bytes` is what the caches take: `SlotCache.bytes`, and as much again for at most `joining` prompts being read.
+    Raises ValueError for numbers below 1.
+    """
+
+    def __init__(self, model: Zaya, slots: int = 64, size: int = 1024, joining: int = 16):
+        for name, value in (("slots", slots), ("size", size), ("joining", joining)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        weight = model.embed.weight
+        self.model, self.slots, self.size, self.joining = model, slots, size, min(joining, slots)
+        self.bytes = SlotCache.bytes(model.config, slots + self.joining, size, weight.element_size())
+        self.cache = SlotCache(model.config, slots, size, weight.dtype, weight.device)
+        self.waiting: deque[Request] = deque()
+        self.active: list[Request] = []           # active[i] is in slot i
+        self.done: dict[int, Completion] = {}
+        self.numbers = 0
+
+    @property
+    def busy(self) -> bool:
+        """Is there anything to do?"""
+        return bool(self.waiting or self.active)
+
+    def submit(self, prompt: Sequence[int], max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
+               min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0, record: bool = False) -> int:
+        """Puts a request in line and returns its number. record: keep log-probabilities and routes.
+
+        Its tokens are those of `generate(model, [prompt], ...)`. Raises ValueError as `generate` does, and for a request
+        that can never fit: prompt and budget together over `size`.
+        """
+        (prompt,), stop = check_request(self.model, [prompt], max_new_tokens, temperature, top_p, min_p, stop, seed)
+        return self.queue(prompt, max_new_tokens, (temperature, top_p, min_p), stop, streams([prompt], seed)[0], record)
+
+    def queue(self, prompt, room, settings, stop, stream, record=False) -> int:
+        """`submit` for a request that has been checked, with its own stream of random numbers."""
+        # the last new token is never read, so it needs no place
+        if len(prompt) + room - 1 > self.size:
+            raise ValueError(f"prompt and max_new_tokens must fit into the engine's size of {self.size} tokens, got "
+                             f"{len(prompt)} and {room}")
+        request = Request(self.numbers, prompt, room, settings, stop, stream, record)
+        self.numbers += 1
+        if room == 0:
+            self.finish(request, "length")
+        else:
+            self.waiting.append(request)
+        return request.number
+
+    def cancel(self, number: int) -> None:
+        """Stops a request wherever it is; what it has written so far can be taken. One that is done stays done."""
+        for request in [r for r in self.waiting if r.number == number]:
+            self.waiting.remove(request)
+            self.finish(request, "cancelled")
+        for slot in [i for i, r in enumerate(self.active) if r.number == number]:
+            self.finish(self.active[slot], "cancelled")
+            self.free(slot)
+
+    def take(self, number: int) -> Completion:
+        """The completion of a finished request; it is handed out once. Raises KeyError if there is none."""
+        return self.done.pop(number)
+
+    def step(self) -> list[tuple[int, int]]:
+        """One token of every sequence at work. Returns (request number, token) pairs, in the order of the slots."""
+        with answering(self.model):
+            written = self.join()
+            old = len(self.active) - len(written)  # what has just joined has had its token
+            if old:
+                written = self.decode(old) + written
+        for slot in range(len(self.active) - 1, -1, -1):  # from the end: `free` moves the last one
+            request = self.active[slot]
+            if request.tokens[-1] in request.stop or len(request.tokens) == request.room:
+                self.finish(request, "stop" if request.tokens[-1] in request.stop else "length")
+                self.free(slot)
+        return written
+
+    # ---- the parts of a step -----------------------------------------------------------------------------------------
+
+    def join(self) -> list[tuple[int, int]]:
+        """Reads waiting prompts into free slots, at most `joining` together, and writes their first tokens."""
+        count = min(self.joining, self.slots - len(self.active), len(self.waiting))
+        if count == 0:
+            return []
+        new = [self.waiting.popleft() for _ in range(count)]
+        tokens, mask = left_pad([request.prompt for request in new], self.model.embed.weight.device)
+        read = self.model.new_cache(count)
+        out = self.model(tokens, cache=read, mask=mask, last_only=True)
+        self.cache.join(read, [len(request.prompt) for request in new])
+        self.active += new
+        for row, request in enumerate(new):
+            if request.record:
+                request.routes.append(out.routes[row, tokens.shape[1] - len(request.prompt):].to(torch.int16))
+        return self.choose(new, out.logits[:, 0])
+
+    def decode(self, count: int) -> list[tuple[int, int]]:
+        """One token of the first `count` sequences."""
+        requests, everyone = self.active[:count], self.cache.batch
+        tokens = torch.tensor([[request.tokens[-1]] for request in requests], device=self.model.embed.weight.device)
+        self.cache.batch = count  # those behind have only just joined
+        self.cache.measure()
+        out = self.model(tokens, cache=self.cache)
+        self.cache.step()
+        self.cache.batch = everyone
+        self.cache.measure()
+        for row, request in enumerate(requests):
+            if request.record:
+                request.routes.append(out.routes[row].to(torch.int16))
+        return self.choose(requests, out.logits[:, 0])
+
+    def choose(self, requests: list[Request], logits: Tensor) -> list[tuple[int, int]]:
+        """The next token of each request, those with the same settings together."""
+        for settings in {request.settings: None for request in requests}:
+            rows = [i for i, request in enumerate(requests) if request.settings == settings]
+            own = logits if len(rows) == len(requests) else logits[rows]
+            uniforms = None
+            if settings[0] > 0:
+                uniforms = torch.tensor([requests[i].stream.random() for i in rows], dtype=torch.float64, device=own.device)
+            chosen = choose(own, *settings, uniforms)
+            for i, token in zip(rows, chosen.tolist()):
+                requests[i].tokens.append(token)
+            self.note([requests[i] for i in rows], own, settings[0] or 1.0)
+        return [(request.number, request.tokens[-1]) for request in requests]
+
+    def note(self, requests: list[Request], logits: Tensor, temperature: float) -> None:
+        """Records the log-probability of each request's newest token, where it is wanted."""
+        rows = [i for i, request in enumerate(requests) if request.record]
+        if rows:
+            logprobs = (logits[rows].double() / temperature).log_softmax(-1)
+            for row, i in enumerate(rows):
+                requests[i].logprobs.append(float(logprobs[row, requests[i].tokens[-1]]))
+
+    def finish(self, request: Request, why: str) -> None:
+        routes = None
+        if request.record:
+            layers = self.model.config.num_hidden_layers
+            read = torch.cat([torch.zeros(0, layers, dtype=torch.int16), *(part.cpu() for part in request.routes)])
+            unread = len(request.prompt) + len(request.tokens) - len(read)
+            routes = torch.cat([read, torch.full((unread, layers), -1, dtype=torch.int16)])
+        self.done[request.number] = Completion(request.tokens, why, request.logprobs if request.record else None, routes)
+
+    def free(self, slot: int) -> None:
+        """The sequence in this slot leaves, the last one takes its place."""
+        self.cache.leave(slot)
+        self.active[slot] = self.active[-1]
+        self.active.pop()
+
+
+def engine_generate(engine: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
+                    top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0) -> list[list[int]]:
+    """`generate`, run by an engine: the same tokens. Raises ValueError as `generate` and `Engine.submit` do."""
+    prompts, stop = check_request(engine.model, prompts, max_new_tokens, temperature, top_p, min_p, stop, seed)
+    numbers = [engine.queue(prompt, max_new_tokens, (temperature, top_p, min_p), stop, stream)
+               for prompt, stream in zip(prompts, streams(prompts, seed))]
+    while not all(number in engine.done for number in numbers):
+        engine.step()
+    return [engine.take(number).tokens for number in numbers]

@@ -1,0 +1,205 @@
+"""The engine equals the reference loop, whatever the company, the order of arrival, and who leaves when."""
+
+import random
+
+import pytest
+import torch
+
+import minizaya as mz
+from minizaya.infer.engine import Completion, Engine, engine_generate
+from minizaya.infer.generate import generate, generate_reference
+from minizaya.infer.slots import SlotCache
+
+SIZES = dict(vocab_size=11, pad_token_id=None, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+             head_dim=4, moe_intermediate_size=8, router_hidden_size=4, num_experts=3, initializer_range=0.3)
+
+
+def tiny(seed=0, dtype=torch.float64, **changes):
+    torch.manual_seed(seed)
+    return mz.Zaya(mz.ZayaConfig.preset("nano", **SIZES | changes)).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+def request(chance):
+    """A random request: its prompt and its settings."""
+    settings = dict(max_new_tokens=chance.randint(0, 6), temperature=chance.choice((0.0, 0.7, 1.0, 2.0)), seed=chance.randrange(9),
+                    top_p=chance.choice((1.0, 0.8)), min_p=chance.choice((0.0, 0.1)), stop=chance.choice(((), (3,), (1, 4, 6))))
+    return [chance.randrange(11) for _ in range(chance.choice((1, 1, 2, 3, 7)))], settings
+
+
+def expected(model, prompt, settings):
+    return generate_reference(model, [prompt], **settings)[0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_thousand_workloads_equal_the_reference(model, seed):
+    """Ten times a hundred: requests come and go at random moments; every token is that of the plain loop."""
+    chance = random.Random(seed)
+    for _ in range(100):
+        engine = Engine(model, slots=chance.randint(1, 4), size=16, joining=chance.randint(1, 4))
+        coming = [request(chance) for _ in range(chance.randint(1, 5))]
+        wanted, streamed = {}, {}
+        while coming or engine.busy:
+            if coming and (chance.random() < 0.6 or not engine.busy):
+                prompt, settings = coming.pop()
+                wanted[engine.submit(prompt, **settings)] = expected(model, prompt, settings)
+            for number, token in engine.step():
+                streamed.setdefault(number, []).append(token)
+        for number, tokens in wanted.items():
+            done = engine.take(number)
+            assert done.tokens == tokens == streamed.get(number, [])
+        assert not engine.done and engine.cache.batch == 0
+
+
+@pytest.mark.parametrize("changes", [dict(layer_types=("hybrid_sliding", "hybrid"), sliding_window=3), dict(num_convs=0),
+                                     dict(num_convs=1), dict(value_shift=False), dict(eda=False, router="linear")], ids=str)
+def test_other_models_too(changes):
+    model, chance = tiny(1, **changes), random.Random(1)
+    prompts = [[chance.randrange(11) for _ in range(n)] for n in (1, 5, 2, 9, 3)]
+    assert engine_generate(Engine(model, slots=2, size=20), prompts, 7, seed=4, stop=(2,)) == generate_reference(
+        model, prompts, 7, seed=4, stop=(2,))
+
+
+def test_as_a_generator_it_is_generate(model):
+    prompts = [[1, 2], [3], [1, 2], [4, 5, 6], [1, 2]]
+    assert engine_generate(Engine(model, slots=2, size=12), prompts, 8, seed=7) == generate(model, prompts, 8, seed=7)
+    assert engine_generate(Engine(model), prompts, 0) == [[]] * 5
+
+
+def test_logprobs_and_routes_are_the_models():
+    """In float32: within 1e-5 of a full forward pass; replaying the routes gives the same logits."""
+    model = tiny(3, torch.float32)
+    engine, chance = Engine(model, slots=3, size=40), random.Random(3)
+    asked = [([chance.randrange(11) for _ in range(n)], t) for n, t in ((1, 1.0), (7, 0.5), (3, 2.0), (12, 1.0))]
+    numbers = [engine.submit(prompt, 20, temperature=t, record=True, seed=i) for i, (prompt, t) in enumerate(asked)]
+    plain = engine.submit([1], 3)
+    while engine.busy:
+        engine.step()
+    for number, (prompt, temperature) in zip(numbers, asked):
+        done = engine.take(number)
+        text = torch.tensor([prompt + done.tokens])
+        with torch.no_grad():
+            out = model.eval()(text)
+            again = model(text, routes=done.routes[None].long())
+        wanted = (out.logits[0].double() / temperature).log_softmax(-1)
+        for i, (token, logprob) in enumerate(zip(done.tokens, done.logprobs, strict=True)):
+            assert abs(float(wanted[len(prompt) - 1 + i, token]) - logprob) < 1e-5
+        assert done.routes.shape == (len(prompt) + 20, 2) and done.routes.dtype == torch.int16
+        assert (done.routes[-1] == -1).all() and torch.equal(done.routes[:-1].long(), out.routes[0, :-1])
+        torch.testing.assert_close(again.logits, out.logits, rtol=0, atol=1e-6)
+    assert engine.take(plain).logprobs is None
+
+
+def test_cancelled_requests_leave_and_disturb_nobody(model):
+    engine = Engine(model, slots=2, size=20)
+    numbers = [engine.submit([n + 1], 10, seed=n) for n in range(4)]
+    for _ in range(3):
+        engine.step()
+    engine.cancel(numbers[0])   # at work
+    engine.cancel(numbers[3])   # still in line
+    while engine.busy:
+        engine.step()
+    first, *rest = [engine.take(number) for number in numbers]
+    assert first == Completion(expected(model, [1], dict(max_new_tokens=10, seed=0))[:3], "cancelled")
+    assert rest[-1] == Completion([], "cancelled")
+    for n in (1, 2):
+        assert rest[n - 1] == Completion(expected(model, [n + 1], dict(max_new_tokens=10, seed=n)), "length")
+    engine.cancel(numbers[0])   # long gone: nothing happens
+    with pytest.raises(KeyError):
+        engine.take(numbers[0])
+
+
+def test_why_it_ended(model):
+    engine = Engine(model, size=20)
+    greedy = expected(model, [5, 6], dict(max_new_tokens=5, temperature=0.0))
+    for settings, finish, tokens in ((dict(stop=(greedy[0],)), "stop", greedy[:1]), (dict(), "length", greedy)):
+        number = engine.submit([5, 6], 5, temperature=0.0, **settings)
+        while engine.busy:
+            engine.step()
+        assert engine.take(number) == Completion(tokens, finish)
+    number = engine.submit([5], 0)
+    assert not engine.busy and engine.take(number) == Completion([], "length")
+
+
+def test_memory_is_stated_and_kept():
+    model = tiny(0, torch.float32)
+    engine = Engine(model, slots=5, size=30, joining=2)
+
+    def held():
+        cache = engine.cache
+        tensors = [*cache.kv, *cache.all_columns, *cache.all_delayed, cache.stored, cache.turned]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    before = held()
+    assert before == SlotCache.bytes(model.config, 5, 30, 4) and engine.bytes == before + SlotCache.bytes(model.config, 2, 30, 4)
+    engine_generate(engine, [[n] * (1 + n) for n in range(11)] * 2, 20)
+    assert held() == before
+
+
+def test_what_cannot_fit_is_refused_and_the_rest_goes_on(model):
+    engine = Engine(model, slots=2, size=8)
+    with pytest.raises(ValueError, match="size of 8 tokens, got 6 and 4"):
+        engine.submit([1] * 6, 4)
+    assert engine_generate(engine, [[1] * 6], 3) == generate(model, [[1] * 6], 3)   # the last token needs no place
+    for bad, name in ((dict(prompt=[]), "empty"), (dict(prompt=[11]), "vocabulary"), (dict(temperature=-1), "temperature"),
+                      (dict(max_new_tokens=-1), "max_new_tokens"), (dict(top_p=0), "top_p")):
+        with pytest.raises(ValueError, match=name):
+            engine.submit(**dict(prompt=[1], max_new_tokens=2) | bad)
+    for bad in dict(slots=0), dict(size=0), dict(joining=True):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Engine(model, **bad)
+    assert not engine.busy
+
+
+def test_modes_and_gradients_are_left_alone(model):
+    model.train()
+    engine_generate(Engine(model), [[1]], 2)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+def moved_nothing(self, slot):
+    self.batch -= 1
+    self.measure()
+
+
+def sees_one_more(self, place):
+    right = true_placed(self, place)
+    right.masks.update({kind: mask | mask.roll(1, -1) for kind, mask in right.masks.items()})
+    return right
+
+
+def turns_by_length(self, place):
+    kept, self.turned = self.turned, self.stored
+    try:
+        return true_placed(self, place)
+    finally:
+        self.turned = kept
+
+
+def forgets_the_columns(self, layer, z, then):
+    past, before = true_exchange(self, layer, z, then)
+    return torch.zeros_like(past), before
+
+
+def forgets_the_value(self, layer, z, then):
+    past, before = true_exchange(self, layer, z, then)
+    return past, torch.zeros_like(before)
+
+
+true_placed, true_exchange = SlotCache.placed, SlotCache.exchange
+BUGS = {"leave": moved_nothing, "placed": sees_one_more, "placed ": turns_by_length, "exchange": forgets_the_columns,
+        "exchange ": forgets_the_value}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bugs_change_tokens(model, name, monkeypatch):
+    chance = random.Random(0)
+    prompts = [[chance.randrange(11) for _ in range(n)] for n in (1, 6, 2, 4, 3, 5) * 3]
+    wanted = generate(model, prompts, 9, seed=1, stop=(2, 3))
+    assert engine_generate(Engine(model, slots=4, size=20), prompts, 9, seed=1, stop=(2, 3)) == wanted
+    monkeypatch.setattr(SlotCache, name.strip(), BUGS[name])
+    assert engine_generate(Engine(model, slots=4, size=20), prompts, 9, seed=1, stop=(2, 3)) != wanted
