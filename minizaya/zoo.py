@@ -3,8 +3,9 @@
 Each lives in `checkpoints/NAME/`: the weights (safetensors), the config and tokenizer (run.json), the measured figures
 (card.json) and the model card to read (README.md). They are made by
 
-    python -m minizaya stages --out runs/nano-reasoner       the training, about an hour on two cores
-    python -m minizaya solve --model runs/nano-reasoner ...  the figures of the card
+    python -m minizaya stages --out runs/nano-reasoner --publish nano-reasoner
+
+which trains through all stages, measures, and writes these four files.
 """
 
 import json
@@ -68,3 +69,79 @@ def publish(run: str | Path, name: str, keep: dict) -> Path:
     document = {key: info[key] for key in ("format", "step", "config", "tokenizer")} | keep
     checkpoint.replace_file(target / "run.json", json.dumps(document, indent=1).encode())
     return target
+
+
+def stage_facts(runs: str | Path) -> list[dict]:
+    """What the logs say of each stage in the folder of `train.stages.train`: name, steps, tokens, minutes, last loss.
+
+    minutes: of the steps alone, without the rollouts in between.
+    """
+    found = []
+    for log in sorted(Path(runs).glob("*/log.jsonl")):
+        records = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        tokens = [0, *(record["tokens"] for record in records)]
+        seconds = sum((b - a) / record["tok_per_s"] for a, b, record in zip(tokens, tokens[1:], records))
+        found.append({"stage": log.parent.name, "steps": len(records), "tokens": tokens[-1],
+                      "minutes": round(seconds / 60, 1), "loss": round(records[-1]["loss"], 4)})
+    return found
+
+
+def write_card(name: str, figures: dict) -> None:
+    """Writes card.json, and README.md made from it."""
+    checkpoint.replace_file(FOLDER / name / "card.json", json.dumps(figures, indent=1).encode())
+    checkpoint.replace_file(FOLDER / name / "README.md", card_text(name, figures).encode())
+
+
+def card_text(name: str, figures: dict) -> str:
+    """The model card as Markdown."""
+    stages = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |" for s in figures["stages"])
+    rows = []
+    for task, cells in figures["accuracy"].items():
+        shown = " | ".join(f"{level}: {100 * cell['accuracy']:.1f} ± {100 * cell['stderr']:.1f}" for level, cell in cells.items())
+        rows.append(f"| {task} | {shown} |")
+    return CARD.format(name=name, parameters=f"{figures['parameters']:,}", experts=figures["experts"], stages=stages,
+                       seed=figures["training_seed"], torch=figures["torch"], problems=figures["problems"],
+                       eval_seed=figures["seed"], rows="\n".join(rows))
+
+
+CARD = """# {name}
+
+A small reasoning model: ZAYA1's architecture with {parameters} parameters ({experts} experts a layer), trained from random numbers on
+the tasks of `minizaya.data.tasks` and a little English. It is made for lessons: every idea of the course can be tried on it in
+seconds, on a CPU.
+
+    import minizaya as mz
+    model, tokenizer = mz.zoo.load("{name}")
+
+## Training
+
+One command: `python -m minizaya stages --out runs/{name} --publish {name}`. Seed {seed}, torch {torch}, two CPU cores. The data are
+generated, without end: problems of the training part of each task, windows of Python's help texts, and, in the last stage, aggregation
+examples made from the model's own rollouts. `python -m minizaya stages --table` shows the recipe beside ZAYA1-8B's. The minutes are those
+of the steps on a machine that had other work, too.
+
+| stage | steps | tokens | minutes |
+|---|---|---|---|
+{stages}
+
+The same numbers come out only on the same kind of machine with the same number of threads; elsewhere sums round differently, and the
+weights drift apart.
+
+## Accuracy
+
+One rollout at temperature 1 for each of {problems} held-out problems, in percent, with standard errors, as `difficulty: accuracy`.
+`python -m minizaya solve --model {name} --problems {problems} --seed {eval_seed} --json` prints them.
+
+| task | easy | | | hard |
+|---|---|---|---|---|
+{rows}
+
+Long calculations are nearly sure. Searches (`countdown`, `falsify`) are right now and then, and that is on purpose: they leave room for
+voting, for Markovian RSA and for reinforcement learning.
+
+## What it cannot do
+
+It cannot chat, and it knows no facts. It cannot read a problem in any other notation than that of the tasks, nor one much longer than
+those it was trained on. It writes English that looks like Python's manual and means nothing. It was trained to read aggregation prompts
+(`problem?|tail|tail~`) for additions, chains, `countdown` and `falsify`; for other tasks it has not seen any.
+"""

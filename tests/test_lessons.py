@@ -29,7 +29,7 @@ every_lesson = pytest.mark.parametrize("name", NAMES)
 every_exercise = pytest.mark.parametrize("name, exercise", EVERY, ids=[f"{n}-{e.id}" for n, e in EVERY])
 
 MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS = 250, 1800, 300
-ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools", "time", "warnings"}
+ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools", "random", "time", "warnings"}
 
 
 def kernel_env(**changes):

@@ -18,7 +18,7 @@ from minizaya.infer.generate import generate
 from minizaya.infer.rsa import RSAConfig, delimited, in_words, majority, markovian_rsa, markovian_rsa_many, mean_score
 from minizaya.laws.rsa import Script
 
-NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.")]
+NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.") and law.name != "rsa.majority"]
 
 
 # ---- planted bugs ----------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def verdicts(fn):
 
 
 def test_the_textbook_passes():
-    assert all(verdicts(textbook).values()) and len(NAMES) == 9
+    assert all(verdicts(textbook).values()) and len(NAMES) == 9  # and rsa.majority, which judges another function
 
 
 @pytest.mark.parametrize("bug", BUGS)

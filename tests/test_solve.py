@@ -57,7 +57,8 @@ def test_the_card_says_what_the_checkpoint_is():
     assert sum(min(cells.values(), key=lambda c: -c["accuracy"])["accuracy"] > 0.9 for cells in card["accuracy"].values()) >= 8
     middling = [task for task, cells in card["accuracy"].items() if any(0.3 <= c["accuracy"] <= 0.75 for c in cells.values())]
     assert len(middling) >= 3, "there must be room for what follows"
-    assert easiest and "cannot" in words
+    assert easiest and words == zoo.card_text("nano-reasoner", card)
+    assert [stage["stage"][2:] for stage in card["stages"]] == ["base-1", "base-2", "extension", "sft"]
 
 
 @pytest.mark.parametrize("task, difficulty", [("addition", 10), ("countdown", 2), ("program", 8)])
@@ -144,7 +145,7 @@ def test_compare_scores_by_the_mean(monkeypatch):
     problem, = tasks.problems("copy", "held_out", 2, 1, 0)
     right, wrong = TOKENIZER.encode(f"#{problem.answer}$"), TOKENIZER.encode("#000$")
 
-    def half(model, tokenizer, seed):
+    def half(model, tokenizer, seed, known):
         return lambda prompts, n: [right if i % 2 else wrong for i in range(len(prompts))]
 
     monkeypatch.setattr(compare, "sampler", half)

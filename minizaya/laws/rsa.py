@@ -162,3 +162,18 @@ def uniform(fn, question, config, lengths, seed):
     for n in range(4):
         require(80 <= read[n] <= 160, f"in 240 draws of 2 of 4 traces, trace {n} was read {read[n]} times")
     require(alike <= 12, f"in {alike} of 60 runs all four traces read the same tails")  # by chance one in 216
+
+
+def draw_votes(draw):
+    return dict(answers=[draw_a.pick(draw, ["4", "5", "17", None]) for _ in range(draw_a.size(draw, 0, 6))])
+
+
+@law("rsa.majority", "the most frequent answer wins, of equals the one given first; no answer is no vote",
+     cases=draw_a.cases(draw_votes), subjects={"majority": lambda answers: lib.majority(answers) or "nobody"},
+     guards=[lib.majority], examples=80)
+def vote(fn, answers):
+    """fn(answers): a list of str or None -> str; "nobody" if there is no answer at all."""
+    given = [answer for answer in answers if answer is not None]
+    wanted = sorted(given, key=lambda answer: (-given.count(answer), given.index(answer)))[0] if given else "nobody"
+    got = fn(list(answers))
+    require(got == wanted, f"of {answers} you chose {got!r}, the law wants {wanted!r}")

@@ -3,7 +3,7 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, mini_zaya, moe, reasoning_data, residual, router, training
+from . import balance, cca, decoding, markovian_rsa, mini_zaya, moe, reasoning_data, residual, router, training
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {
@@ -15,4 +15,6 @@ FIGURES = {
     "06_mini_zaya": mini_zaya.one_layer,
     "07_reasoning_data": reasoning_data.three_budgets,
     "08_training": training.early_or_late,
+    "09_decoding": decoding.two_filters,
+    "10_markovian_rsa": markovian_rsa.measured,
 }

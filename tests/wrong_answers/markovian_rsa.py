@@ -1,0 +1,178 @@
+"""Wrong answers to the exercises of lesson 10: exercise id -> what is wrong -> source."""
+
+WRONG = {
+    "rsa": {
+        "the tail is the head": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[:rsa.tau] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "with replacement": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.choices(tails, k=rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "C = 1 drawn": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "from all rounds": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for earlier in traces for trace in earlier]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "T counts all rounds": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(max(1, rsa.T)):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "prompts are counted": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces + prompts for trace in own))
+''',
+        "one subset for all": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            same = draw.sample(tails, rsa.C)
+            chosen = [[tail] if rsa.C == 1 else same for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "the seed ignored": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "whole traces": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+    },
+    "majority": {
+        "no answer votes": '''
+def my_majority(answers):
+    votes = [str(answer) for answer in answers]
+    return max(votes, key=votes.count) if votes else "nobody"
+''',
+        "the first": '''
+def my_majority(answers):
+    votes = [answer for answer in answers if answer is not None]
+    return votes[0] if votes else "nobody"
+''',
+        "the last of equals": '''
+def my_majority(answers):
+    votes = [answer for answer in answers if answer is not None]
+    return max(votes[::-1], key=votes.count) if votes else "nobody"
+''',
+        "the largest": '''
+def my_majority(answers):
+    votes = [answer for answer in answers if answer is not None]
+    return max(votes) if votes else "nobody"
+''',
+        "nobody forgotten": '''
+def my_majority(answers):
+    votes = [answer for answer in answers if answer is not None]
+    return max(votes, key=votes.count) if votes else None
+''',
+    },
+}
