@@ -35,9 +35,11 @@ class Setting:
 
 SETTINGS = {
     # a trace is too short for the whole calculation: it must be handed on
-    "tight": Setting("chain100", 20, RSAConfig(N=16, C=4, T=2, beta=48, tau=24)),
-    # a trace is long enough, and is right now and then: checking is easier than finding
-    "open": Setting("countdown", 3, RSAConfig(N=16, C=4, T=2, beta=96, tau=48)),
+    "tight": Setting("chain100", 20, RSAConfig(N=16, C=4, T=2, beta=56, tau=24)),
+    # a trace is long enough, and is right now and then: checking an attempt is easier than finding it
+    "open": Setting("falsify", 2, RSAConfig(N=16, C=4, T=2, beta=80, tau=60)),
+    # the same, but an answer is long, and a tail that holds one is soon pushed out
+    "countdown": Setting("countdown", 2, RSAConfig(N=16, C=4, T=2, beta=64, tau=40)),
 }
 
 

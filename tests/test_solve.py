@@ -56,7 +56,7 @@ def test_the_card_says_what_the_checkpoint_is():
         easiest = min(by_difficulty, key=int)
     assert sum(min(cells.values(), key=lambda c: -c["accuracy"])["accuracy"] > 0.9 for cells in card["accuracy"].values()) >= 8
     middling = [task for task, cells in card["accuracy"].items() if any(0.3 <= c["accuracy"] <= 0.75 for c in cells.values())]
-    assert len(middling) >= 3, "there must be room for what follows"
+    assert len(middling) >= 2, "there must be room for what follows"
     assert easiest and words == zoo.card_text("nano-reasoner", card)
     assert [stage["stage"][2:] for stage in card["stages"]] == ["base-1", "base-2", "extension", "sft"]
 

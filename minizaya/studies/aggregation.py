@@ -12,12 +12,14 @@ from ..data import tasks
 from ..data.aggregation import GO, SEPARATOR
 from ..infer.rsa import delimited, markovian_rsa_many
 
-SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": 3, "sweep_problems": 60, "sweep_setting": "tight",
-           "sweep": [[32, 24], [40, 24], [48, 24], [56, 24], [56, 12], [56, 40], [56, 56], [120, 24]]}
+SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "open": 3, "countdown": 1},
+           "sweep_problems": 40, "sweep_setting": "tight",
+           "sweep": [[40, 24], [48, 24], [56, 24], [120, 24], [56, 12], [56, 40], [56, 56]]}
 
 
 def runs() -> list[dict]:
-    return ([{"study": "compare", "setting": name, "seed": seed} for seed in range(1, SETTING["seeds"] + 1) for name in SETTINGS]
+    return ([{"study": "compare", "setting": name, "seed": seed} for name, seeds in SETTING["seeds"].items()
+             for seed in range(1, seeds + 1)]
             + [{"study": "sweep", "setting": SETTING["sweep_setting"], "beta": beta, "tau": tau} for beta, tau in SETTING["sweep"]])
 
 
