@@ -96,7 +96,7 @@ def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]],
     questions = [checked_tokens(f"questions[{i}]", question) for i, question in enumerate(questions)]
     if not questions or not all(questions):
         raise ValueError("questions must hold at least one question of at least one token")
-    draws = [random.Random(hashlib.sha256(f"{seed}/{question}".encode()).digest()) for question in questions]
+    draws = [stream_of(seed, question) for question in questions]
     rounds, prompts, failed = ([[] for _ in questions] for _ in range(3))
     for t in range(rsa.T + 1):
         asked = []
@@ -118,6 +118,11 @@ def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]],
             rounds[q].append([trace for _, trace in alive])
     return [RSAResult(rounds[q], prompts[q], sum(len(trace) for own in rounds[q] for trace in own), sum(failed[q]))
             for q in range(len(questions))]
+
+
+def stream_of(seed: int, question: Tokens) -> random.Random:
+    """The random numbers that draw a question's subsets."""
+    return random.Random(hashlib.sha256(f"{seed}/{question}".encode()).digest())
 
 
 def subsets(tails: list[Tokens], rsa: RSAConfig, rng: random.Random) -> list[list[Tokens]]:

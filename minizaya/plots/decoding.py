@@ -7,11 +7,11 @@ from .. import zoo
 from ..infer.sample import min_p_mask, probabilities, top_p_mask
 from .style import GREY, ORANGE, PURPLE, WIDTH, styled
 
-TEXTS = {"sure: inside a calculation": "47+85?a0752b1", "unsure: which digits come first in a search?": "N3478=29?"}
+TEXTS = {"sure: inside a calculation": "47+85?a0752b1", "unsure: a search begins": "N3478=29?0"}
 
 
 @styled
-def two_filters(top_p: float = 0.9, min_p: float = 0.1, shown: int = 24):
+def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24):
     """The shipped reasoner's probabilities of the next token, ranked, at two positions; bars coloured by who keeps them."""
     model, tokenizer = zoo.load("nano-reasoner")
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharey=True)

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 
 from ..config import ZayaConfig
+from ..infer.rsa import RSAConfig, stream_of, subsets
 from ..scale.account import kv_bytes_per_token
 from ..studies import recorded
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
@@ -40,24 +41,10 @@ def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[
     return figure
 
 
-def readers(result, tau: int) -> list[list[list[int]]]:
-    """From an `RSAResult` of prompts in the layout of `data.aggregation`: which traces each trace read. Equal tails: the first."""
-    found = []
-    for t in range(1, len(result.rounds)):
-        tails = [trace[-tau:] for trace in result.rounds[t - 1]]
-        found.append([[tails.index(part) for part in tails_in(prompt, result.prompts[0][0])] for prompt in result.prompts[t]])
-    return found
-
-
-def tails_in(prompt: list[int], question: list[int]) -> list[list[int]]:
-    """The tails in a prompt: what stands between the marks after the question."""
-    inside, mark, tails = prompt[len(question): -1], prompt[len(question)], []
-    for token in inside:
-        if token == mark:
-            tails.append([])
-        else:
-            tails[-1].append(token)
-    return tails
+def readers(question: list[int], rsa: RSAConfig, seed: int = 0) -> list[list[list[int]]]:
+    """Which traces each trace read, round by round: the draws of `markovian_rsa`, made again for numbers instead of tails."""
+    draws, numbers = stream_of(seed, question), list(range(rsa.N))
+    return [subsets(numbers, rsa, draws) for _ in range(rsa.T)]
 
 
 @styled

@@ -30,7 +30,7 @@ def conversations() -> list[list[dict]]:
 
 
 @styled
-def three_budgets(budgets: tuple[int, ...] = (256, 160, 110)):
+def three_budgets(budgets: tuple[int, ...] = (240, 160, 110)):
     """Each conversation as a bar of its tokens, coloured by what they are, as a whole and at three budgets."""
     tokenizer = CharTokenizer(text.ALPHABET)
     chats = [encode(conversation, tokenizer) for conversation in conversations()]
@@ -112,7 +112,7 @@ def after_training(record: dict | None = None):
 @styled
 def rows_three_ways(lengths: list[int], capacity: int):
     """The same documents laid into rows by `wrapped` (cut), `first_fit` and `pack`; one colour a document, grey: padding."""
-    ways = {"wrapped: all joined, cut at the border": wrapped(lengths, capacity)}
+    ways = {"joined, then cut": wrapped(lengths, capacity)}
     for name, bins in (("first fit", first_fit(lengths, capacity)), ("best fit, decreasing", pack(lengths, capacity))):
         ways[name] = [[(i, 0, lengths[i]) for i in members] for members in bins]
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9), sharey=True)
@@ -126,5 +126,5 @@ def rows_three_ways(lengths: list[int], capacity: int):
             axis.barh(y, capacity - left, left=left, color=GREY, alpha=0.35, height=0.85)
         axis.set(title=f"{name}\n{len(rows)} rows, {sum(lengths) / len(rows) / capacity:.0%} full", xlabel="tokens", xlim=(0, capacity))
         axis.title.set_fontsize(9)
-    axes[0].set(ylabel="row", ylim=(max(map(len, ways.values())) - 0.4, -0.6))
+    axes[0].set(ylabel="row", yticks=range(0, max(map(len, ways.values())), 4), ylim=(max(map(len, ways.values())) - 0.4, -0.6))
     return figure

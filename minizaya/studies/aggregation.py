@@ -12,7 +12,7 @@ from ..data import tasks
 from ..data.aggregation import GO, SEPARATOR
 from ..infer.rsa import delimited, markovian_rsa_many
 
-SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "open": 3, "countdown": 1},
+SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "open": 3},
            "sweep_problems": 40, "sweep_setting": "tight",
            "sweep": [[40, 24], [48, 24], [56, 24], [120, 24], [56, 12], [56, 40], [56, 56]]}
 
