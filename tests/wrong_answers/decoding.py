@@ -16,11 +16,6 @@ def my_probabilities(logits, temperature):
     logits = logits.double()
     return (logits - logits.amax(-1, keepdim=True)).softmax(-1) / temperature
 ''',
-        "the maximum not subtracted": '''
-def my_probabilities(logits, temperature):
-    logits = logits.double()
-    return (logits / temperature).softmax(-1)
-''',
         "over the wrong axis": '''
 def my_probabilities(logits, temperature):
     logits = logits.double()
@@ -51,14 +46,6 @@ def my_top_p(probs, top_p):
     ranked, order = probs.sort(dim=-1, descending=False, stable=True)
     before = ranked.cumsum(-1) - ranked
     return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, before < top_p)
-''',
-        "one too many": '''
-def my_top_p(probs, top_p):
-    if top_p == 1:
-        return torch.ones_like(probs, dtype=torch.bool)
-    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
-    before = ranked.cumsum(-1) - ranked
-    return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, before <= top_p)
 ''',
         "a bound on each token": '''
 def my_top_p(probs, top_p):

@@ -172,7 +172,7 @@ def my_majority(answers):
         "nobody forgotten": '''
 def my_majority(answers):
     votes = [answer for answer in answers if answer is not None]
-    return max(votes, key=votes.count) if votes else None
+    return max(votes, key=votes.count) if votes else ""
 ''',
     },
 }
