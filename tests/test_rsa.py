@@ -184,6 +184,17 @@ def test_layouts():
         assert extra <= 240 + 40 * c
 
 
+def test_conclusions_are_handed_on_where_there_are_some():
+    """PaCoRe's way: the answer after the end of thought (9), else the tail."""
+    reduce = lib.conclusion_or_tail(9)
+    assert reduce([1, 2, 9, 4, 5], 3) == [4, 5] and reduce([1, 2, 3, 4], 3) == [2, 3, 4]
+    assert reduce([9, 1, 9, 4, 5, 6, 7], 3) == [5, 6, 7] and reduce([1, 9], 3) == []
+    result = markovian_rsa(lambda prompts, n: [[1, 2, 9, 4], [1, 2, 3, 4]], [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=reduce)
+    assert result.prompts[1] == [[8, 4], [8, 3, 4]]
+    with pytest.raises(ValueError, match="reduce's tail has 4 tokens, tau is 2"):
+        markovian_rsa(lambda prompts, n: [[1, 2, 9, 4]] * 2, [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=lambda trace, tau: trace)
+
+
 def test_scores():
     result = lib.RSAResult([[[1]], [[1], [2], [2], [3]]], [], 5)
     assert mean_score(result, lambda trace: trace == [2]) == 0.5 and lib.best_of(result, lambda trace: trace[0]) == 3

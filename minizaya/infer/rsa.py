@@ -27,6 +27,7 @@ from dataclasses import dataclass
 Tokens = list[int]
 Generator = Callable[[list[Tokens], int], list[Tokens | None]]
 Aggregate = Callable[[Tokens, list[Tokens]], Tokens]
+Reduce = Callable[[Tokens, int], Tokens]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RSAResult:
 
 
 def markovian_rsa(generator: Generator, question: Sequence[int], rsa: RSAConfig, aggregate: Aggregate | None = None,
-                  seed: int = 0) -> RSAResult:
+                  seed: int = 0, reduce: Reduce | None = None) -> RSAResult:
     """Runs all rounds for one question.
 
     Args:
@@ -78,21 +79,23 @@ def markovian_rsa(generator: Generator, question: Sequence[int], rsa: RSAConfig,
         question: token ids, at least one.
         aggregate: (question, tails) -> prompt; None: `concatenated`.
         seed: of the draws of subsets; with the question's tokens it fixes them.
+        reduce: (trace, tau) -> the at most tau tokens of it that are handed on; None: `last_tokens`.
     Raises:
         ValueError: a bad question, a generator that breaks its word (too few traces, too long ones, no ids), or a round
             in which every trace failed.
     """
-    return markovian_rsa_many(generator, [question], rsa, aggregate, seed)[0]
+    return markovian_rsa_many(generator, [question], rsa, aggregate, seed, reduce)[0]
 
 
 def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]], rsa: RSAConfig,
-                       aggregate: Aggregate | None = None, seed: int = 0) -> list[RSAResult]:
+                       aggregate: Aggregate | None = None, seed: int = 0,
+                       reduce: Reduce | None = None) -> list[RSAResult]:
     """`markovian_rsa` for many questions, with one call of the generator a round.
 
     Each question's subsets are drawn as they would be alone. So with a generator that answers each prompt by itself the
     results are those of one question at a time.
     """
-    aggregate = aggregate or concatenated
+    aggregate, reduce = aggregate or concatenated, reduce or last_tokens
     questions = [checked_tokens(f"questions[{i}]", question) for i, question in enumerate(questions)]
     if not questions or not all(questions):
         raise ValueError("questions must hold at least one question of at least one token")
@@ -104,7 +107,7 @@ def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]],
             if t == 0:
                 asked.append([list(question) for _ in range(rsa.N)])
             else:
-                tails = [trace[-rsa.tau:] for trace in rounds[q][-1]]
+                tails = [checked_tail(reduce(trace, rsa.tau), rsa.tau) for trace in rounds[q][-1]]
                 asked.append([aggregate(question, chosen) for chosen in subsets(tails, rsa, draws[q])])
         flat = [prompt for own in asked for prompt in own]
         traces = iter(checked_traces(generator([list(prompt) for prompt in flat], rsa.beta), len(flat), rsa.beta))
@@ -133,6 +136,29 @@ def subsets(tails: list[Tokens], rsa: RSAConfig, rng: random.Random) -> list[lis
     if rsa.C == 1:  # each trace goes on by itself
         return [[tail] for tail in tails]
     return [rng.sample(tails, min(rsa.C, len(tails))) for _ in range(rsa.N)]
+
+
+# ---- what of a trace is handed on ------------------------------------------------------------------------------------
+
+
+def last_tokens(trace: Tokens, tau: int) -> Tokens:
+    """The report's tail: the last `tau` tokens, or the whole trace if it is shorter."""
+    return trace[-tau:]
+
+
+def conclusion_or_tail(end_of_thought: int) -> Reduce:
+    """PaCoRe's compaction, in the report's hybrid form: the answer of a trace that reached one, else its tail.
+
+    end_of_thought: the token after which the answer stands, `</think>`. An answer longer than tau keeps its end.
+    """
+
+    def reduce(trace: Tokens, tau: int) -> Tokens:
+        if end_of_thought not in trace:
+            return trace[-tau:]
+        start = len(trace) - trace[::-1].index(end_of_thought)
+        return trace[start:][-tau:]
+
+    return reduce
 
 
 # ---- how question and tails become a prompt --------------------------------------------------------------------------
@@ -208,6 +234,14 @@ def checked_traces(traces, count: int, longest: int) -> list[Tokens | None]:
         if trace is not None and len(found[-1]) > longest:
             raise ValueError(f"generator's trace {i} has {len(found[-1])} tokens, max_new_tokens was {longest}")
     return found
+
+
+def checked_tail(tail, tau: int) -> Tokens:
+    """What `reduce` gave. Raises ValueError when it is longer than tau: the bound on prompts would not hold."""
+    tail = checked_tokens("reduce's tail", tail)
+    if len(tail) > tau:
+        raise ValueError(f"reduce's tail has {len(tail)} tokens, tau is {tau}")
+    return tail
 
 
 def checked_tokens(name: str, tokens) -> Tokens:

@@ -5,10 +5,10 @@ import matplotlib.pyplot as plt
 from ..studies import recorded
 from ..studies.training import ORDERS
 from ..train.stages import rows
-from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, YELLOW, styled
 
 ORDER_COLORS = dict(zip(ORDERS, (BLUE, RED, ORANGE)))
-RATES = (SKY, BLUE, PURPLE, BLACK)
+RATES = (YELLOW, SKY, BLUE, PURPLE, BLACK)
 
 
 @styled
