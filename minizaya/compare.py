@@ -42,6 +42,9 @@ SETTINGS = {
     "countdown": Setting("countdown", 2, RSAConfig(N=16, C=4, T=2, beta=64, tau=40)),
 }
 
+# (beta, tau) pairs of a sweep: over beta at one tau, over tau at one beta
+SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
+
 
 def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dict:
     """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem."""
@@ -69,6 +72,33 @@ def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dic
             lengths = [mean(list(map(len, result.rounds[0]))) for result in results]
             found["single"] = summary(list(map(mean, first)), lengths)
     return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
+
+
+def after_each_round(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
+    """For each round of Markovian RSA the mean accuracy of its population, as in `compare`, and the share of traces that
+    got to an answer ("ended"); tokens are those of the round alone."""
+    task = tasks.get(setting.task)
+    asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
+    layout = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
+    questions = [tokenizer.encode(problem.prompt) for problem in asked]
+    results = markovian_rsa_many(sampler(model, tokenizer, seed, {}), questions, setting.rsa, layout, seed)
+    found = []
+    for t in range(setting.rsa.T + 1):
+        texts = [[tokenizer.decode(trace) for trace in result.rounds[t]] for result in results]
+        right = [mean([task.verify(problem, text) for text in own]) for problem, own in zip(asked, texts)]
+        ended = mean([mean([answer_of(text) is not None for text in own]) for own in texts])
+        tokens = [sum(map(len, result.rounds[t])) for result in results]
+        found.append(summary(right, tokens) | {"ended": round(ended, 4)})
+    return found
+
+
+def sweep(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
+    """One row a point of SWEEP: {"beta", "tau", "rounds": `after_each_round`}. The shape of the report's Table XII."""
+    found = []
+    for beta, tau in tqdm(SWEEP, desc="sweep", unit="point", file=sys.stderr):
+        own = replace(setting, rsa=replace(setting.rsa, beta=beta, tau=tau))
+        found.append({"beta": beta, "tau": tau, "rounds": after_each_round(model, tokenizer, own, problems, seed)})
+    return found
 
 
 def sampler(model, tokenizer, seed: int, known: dict):
@@ -114,4 +144,13 @@ def table(setting: Setting, found: dict) -> str:
     for name, cell in found.items():
         lines.append(f"{name:15}{100 * cell['accuracy']:6.1f} +- {100 * cell['stderr']:3.1f} %"
                      f"{cell['tokens']:9.0f} tokens a problem")
+    return "\n".join(lines)
+
+
+def sweep_table(setting: Setting, found: list[dict]) -> str:
+    """A sweep as lines of text: accuracy in percent after each round."""
+    lines = [f"{setting.task}, difficulty {setting.difficulty}: beta, tau, right after each round"]
+    for row in found:
+        cells = "   ".join(f"{100 * cell['accuracy']:5.1f} +- {100 * cell['stderr']:3.1f}" for cell in row["rounds"])
+        lines.append(f"{row['beta']:5} {row['tau']:5}   {cells}")
     return "\n".join(lines)

@@ -27,15 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of problems and sampling (default: %(default)s)")
     parser.add_argument("--compare", action="store_true",
                         help="compare one rollout, majority vote and recursive self-aggregation in one setting")
+    parser.add_argument("--sweep", action="store_true", help="vary Markovian RSA's beta and tau in one setting")
     parser.add_argument("--setting", choices=sorted(compare.SETTINGS), default="tight",
-                        help="with --compare: too short a budget for one trace, or long enough (default: %(default)s)")
+                        help="with --compare or --sweep: too short a budget for one trace, or long enough (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table, or {"model", "temperature", "problems", "seed", "accuracy": {task: {difficulty: {...}}}}.
 
-    With --compare: {method: {"accuracy", "stderr", "tokens"}}.
+    With --compare: {method: {"accuracy", "stderr", "tokens"}}. With --sweep: [{"beta", "tau", "rounds"}, ...].
     """
     if args.problems < 1:
         raise ValueError(f"problems must be at least 1, got {args.problems}")
@@ -46,6 +47,11 @@ def run(args: argparse.Namespace) -> int:
         setting = compare.SETTINGS[args.setting]
         found = compare.compare(model, tokenizer, setting, args.problems, args.seed)
         print(json.dumps(found) if args.json else compare.table(setting, found))
+        return 0
+    if args.sweep:
+        setting = compare.SETTINGS[args.setting]
+        found = compare.sweep(model, tokenizer, setting, args.problems, args.seed)
+        print(json.dumps(found) if args.json else compare.sweep_table(setting, found))
         return 0
     levels = LEVELS if args.task is None else {args.task: LEVELS[args.task]}
     if args.difficulty is not None:

@@ -155,6 +155,18 @@ def test_compare_scores_by_the_mean(monkeypatch):
     assert found["majority"]["accuracy"] == 0.0 and found["markovian_rsa"]["tokens"] == 8 * 5
 
 
+def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "SWEEP", ((6, 3), (4, 4)))
+    monkeypatch.setitem(compare.SETTINGS, "tight", compare.Setting("copy", 2, RSAConfig(N=3, C=2, T=2, beta=6, tau=3)))
+    assert main(["solve", "--model", str(tiny), "--sweep", "--problems", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["beta"], row["tau"], len(row["rounds"])) for row in rows] == [(6, 3, 3), (4, 4, 3)]
+    assert all(set(cell) == {"accuracy", "stderr", "tokens", "ended"} for row in rows for cell in row["rounds"])
+    assert rows[1]["rounds"][0]["tokens"] <= 12
+    assert main(["solve", "--model", str(tiny), "--sweep", "--problems", "2"]) == 0
+    assert "beta, tau" in capsys.readouterr().out
+
+
 # ---- stages ----------------------------------------------------------------------------------------------------------
 
 
