@@ -136,7 +136,7 @@ def test_failed_traces_are_left_out_and_counted():
     (lambda prompts, n: [[0.5]] * len(prompts), "must be a list of token ids"),
     (lambda prompts, n: [7] * len(prompts), "must be a list of token ids"),
     (lambda prompts, n: None, "must return a list of 3 traces"),
-], ids=str)
+])
 def test_a_generator_that_breaks_its_word(broken, says):
     with pytest.raises(ValueError, match=says):
         markovian_rsa(broken, [1, 2], RSAConfig(N=3, C=2, T=1, beta=5, tau=2))
