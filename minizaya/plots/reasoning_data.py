@@ -102,10 +102,10 @@ def after_training(record: dict | None = None):
             axis.plot(numbers, [sum(points) / len(points) for points in zip(*curves)], color=VARIANT_COLORS[variant],
                       marker="o", markersize=3, label=variant)
         axis.axvline(border, color="black", linewidth=1, linestyle="--")
-        axis.set(title=f"{when} the extension", xlabel="operations in the chain", ylim=(-0.03, 1.03))
+        axis.set(title=f"{when} the extension", xlabel="operations in the chain", xticks=range(2, longest + 1, 2), ylim=(-0.03, 1.03))
     axes[0].set_ylabel("held-out chains solved")
     axes[0].text(border + 0.2, 0.95, "too long\nfor a row", fontsize=8.5, va="top")
-    axes[1].legend(loc="lower left")
+    axes[0].legend(loc="center right")
     return figure
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from .. import zoo
 from ..compare import SETTINGS, SWEEP, after_each_round, compare
 
-SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "open": 3},
+SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "open": 3, "countdown": 3},
            "sweep_problems": 40, "sweep_setting": "tight",
            "sweep": [list(point) for point in SWEEP]}
 
