@@ -1,5 +1,7 @@
 """The laws hold for the library, and reject what is wrong: stubs, constants, NaN, copies of a call, wrong axes."""
 
+from dataclasses import fields, is_dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,6 +54,10 @@ def spoiled(fn, spoil):
             return type(x)(mapped(y) for y in x)
         if isinstance(x, dict):
             return {key: mapped(y) for key, y in x.items()}
+        if is_dataclass(x):
+            return type(x)(**{field.name: mapped(getattr(x, field.name)) for field in fields(x)})
+        if isinstance(x, str):
+            return ""
         return 0 if isinstance(x, int) else x
 
     return lambda *args, **kwargs: mapped(fn(*args, **kwargs))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..arch.model import Zaya
 from .generate import answering, check_request, left_pad
-from .sample import choose, streams
+from .sample import choose, keep_mask, streams
 from .slots import SlotCache
 
 
@@ -33,15 +33,17 @@ class Completion:
     """What became of a request.
 
     tokens: the new ones; the stop token is the last, if there was one. finish: "stop", "length" or "cancelled".
-    logprobs: float per new token, log softmax(logits / temperature) in float64 before top-p and min-p (at temperature 0:
-    of the logits themselves), or None. routes: int16 (prompt + new tokens, layers), the expert of each token, num_experts
-    for skip, -1 for the last token, which the model never read; or None.
+    logprobs: float per new token, the log-probability with which it was drawn, in float64: log softmax(logits /
+    temperature) over what top-p and min-p kept (at temperature 0: over all, of the logits themselves); or None. kept: bool
+    (new tokens, vocab), what top-p and min-p kept, or None without a filter. routes: int16 (prompt + new tokens, layers),
+    the expert of each token, num_experts for skip, -1 for the last token, which the model never read; or None.
     """
 
     tokens: list[int]
     finish: str
     logprobs: list[float] | None = None
     routes: Tensor | None = None
+    kept: Tensor | None = None
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Request:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routes: list[Tensor] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
 
 
 class Engine:
@@ -180,16 +183,23 @@ class Engine:
             chosen = choose(own, *settings, uniforms)
             for i, token in zip(rows, chosen.tolist()):
                 requests[i].tokens.append(token)
-            self.note([requests[i] for i in rows], own, settings[0] or 1.0)
+            self.note([requests[i] for i in rows], own, *settings)
         return [(request.number, request.tokens[-1]) for request in requests]
 
-    def note(self, requests: list[Request], logits: Tensor, temperature: float) -> None:
-        """Records the log-probability of each request's newest token, where it is wanted."""
+    def note(self, requests: list[Request], logits: Tensor, temperature: float, top_p: float, min_p: float) -> None:
+        """Records the log-probability of each request's newest token, and what else was kept, where it is wanted."""
         rows = [i for i, request in enumerate(requests) if request.record]
-        if rows:
-            logprobs = (logits[rows].double() / temperature).log_softmax(-1)
-            for row, i in enumerate(rows):
-                requests[i].logprobs.append(float(logprobs[row, requests[i].tokens[-1]]))
+        if not rows:
+            return
+        logits, filters = logits[rows].double() / (temperature or 1.0), temperature > 0 and (top_p < 1 or min_p > 0)
+        if filters:
+            kept = keep_mask(logits.softmax(-1), top_p, min_p)
+            logits = logits.masked_fill(~kept, float("-inf"))
+        logprobs = logits.log_softmax(-1)
+        for row, i in enumerate(rows):
+            requests[i].logprobs.append(float(logprobs[row, requests[i].tokens[-1]]))
+            if filters:
+                requests[i].kept.append(kept[row].cpu())
 
     def finish(self, request: Request, why: str) -> None:
         routes = None
@@ -198,7 +208,8 @@ class Engine:
             read = torch.cat([torch.zeros(0, layers, dtype=torch.int16), *(part.cpu() for part in request.routes)])
             unread = len(request.prompt) + len(request.tokens) - len(read)
             routes = torch.cat([read, torch.full((unread, layers), -1, dtype=torch.int16)])
-        self.done[request.number] = Completion(request.tokens, why, request.logprobs if request.record else None, routes)
+        kept = torch.stack(request.kept) if request.kept else None
+        self.done[request.number] = Completion(request.tokens, why, request.logprobs if request.record else None, routes, kept)
 
     def free(self, slot: int) -> None:
         """The sequence in this slot leaves, the last one takes its place."""

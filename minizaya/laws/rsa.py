@@ -45,6 +45,9 @@ def played(fn, question, config, lengths, seed, aggregate=None):
     for t, (prompts, budget) in enumerate(script.calls):
         require(len(prompts) == config.N, f"round {t} has {len(prompts)} prompts, the law wants N = {config.N}")
         require(budget == config.beta, f"round {t} asks for {budget} new tokens, the law wants beta = {config.beta}")
+    require([list(map(list, own)) for own in result.rounds] == script.traces, "rounds are not the traces that the generator gave")
+    require([list(map(list, own)) for own in result.prompts] == [prompts for prompts, _ in script.calls],
+            "prompts are not what the generator was given")
     own = [handed[t * config.N: (t + 1) * config.N] for t in range(config.T)] if aggregate is None else []
     return result, script, own
 
@@ -70,16 +73,13 @@ def rounds(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): generator(prompts, max_new_tokens) -> traces, all lists of int;
     rsa has N, C, T, beta, tau; aggregate(question, tails) -> prompt -> an object with rounds, prompts (T + 1 lists of N
     token lists each) and generated_tokens."""
-    result, script, _ = played(fn, question, config, lengths, seed)
+    _, script, _ = played(fn, question, config, lengths, seed)
     require(script.calls[0][0] == [question] * config.N, f"round 0 reads {script.calls[0][0]}, the law wants the question alone")
-    require([list(map(list, own)) for own in result.rounds] == script.traces, "rounds are not the traces that the generator gave")
-    require([list(map(list, own)) for own in result.prompts] == [prompts for prompts, _ in script.calls],
-            "prompts are not what the generator was given")
 
 
 @law("rsa.tails", "a tail is the last tau tokens of a trace of the round before, or the whole trace if it is shorter", **RSA)
 def tails(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     _, script, handed = played(fn, question, config, lengths, seed)
     for t, own in enumerate(handed):
         allowed = [trace[-config.tau:] for trace in script.traces[t]]
@@ -90,7 +90,7 @@ def tails(fn, question, config, lengths, seed):
 
 @law("rsa.subset", "each new trace reads exactly C tails, of C different traces", **RSA)
 def subset(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     _, script, handed = played(fn, question, config, lengths, seed)
     for t, own in enumerate(handed):
         require(len(own) == config.N, f"round {t + 1} made {len(own)} prompts with aggregate, the law wants {config.N}")
@@ -102,7 +102,7 @@ def subset(fn, question, config, lengths, seed):
 
 @law("rsa.own_tail", "with C = 1 each trace goes on from its own tail", **RSA)
 def own_tail(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     config = lib.RSAConfig(config.N, 1, config.T, config.beta, config.tau)
     _, script, handed = played(fn, question, config, lengths, seed)
     for t, own in enumerate(handed):
@@ -113,7 +113,7 @@ def own_tail(fn, question, config, lengths, seed):
 
 @law("rsa.full_chain", "with tau = beta whole traces are handed on", **RSA)
 def full_chain(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     config = lib.RSAConfig(config.N, config.C, config.T, config.beta, config.beta)
     _, script, handed = played(fn, question, config, lengths, seed)
     for t, own in enumerate(handed):
@@ -123,7 +123,7 @@ def full_chain(fn, question, config, lengths, seed):
 
 @law("rsa.accounting", "generated tokens are those of all traces of all rounds, and nothing else", **RSA)
 def accounting(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     result, script, _ = played(fn, question, config, lengths, seed)
     wanted = sum(len(trace) for own in script.traces for trace in own)
     require(result.generated_tokens == wanted, f"you counted {result.generated_tokens} tokens, {wanted} were generated")
@@ -131,18 +131,20 @@ def accounting(fn, question, config, lengths, seed):
 
 @law("rsa.bound", "no prompt is longer than |q| + C tau and the marks of the layout", **RSA)
 def bound(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds; aggregate here is None (your own layout, at most 16 marks a tail), and `delimited`."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds; aggregate here is None (your own layout, at most 16
+    marks a tail), and `delimited`."""
     for aggregate, marks in ((None, 16 * (config.C + 1)), (lib.delimited([0], [-1]), config.C + 1)):
         script = Script(lengths)
-        fn(script, list(question), config, aggregate, seed)
-        longest = max(len(prompt) for prompts, _ in script.calls for prompt in prompts)
+        result = fn(script, list(question), config, aggregate, seed)
+        require(result.prompts == [prompts for prompts, _ in script.calls], "prompts are not what the generator was given")
+        longest = max(len(prompt) for own in result.prompts for prompt in own)
         room = len(question) + config.C * config.tau + marks
         require(longest <= room, f"a prompt has {longest} tokens, the bound is {room}")
 
 
 @law("rsa.seed", "the same seed draws the same subsets, and another seed others", **RSA)
 def seeded(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     config = lib.RSAConfig(N=8, C=3, T=2, beta=config.beta, tau=config.tau)
     first, again, other = (played(fn, question, config, lengths, s)[2] for s in (seed, seed, seed + 1))
     require(first == again, "two runs with one seed read different tails")
@@ -151,7 +153,7 @@ def seeded(fn, question, config, lengths, seed):
 
 @law("rsa.uniform", "every trace is as likely to be read as any other, and each new trace draws for itself", **RSA)
 def uniform(fn, question, config, lengths, seed):
-    """fn: as in rsa.rounds."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     config, read, alike = lib.RSAConfig(N=4, C=2, T=1, beta=2, tau=1), Counter(), 0
     for s in range(60):
         _, script, (own,) = played(fn, question, config, lengths, seed + s)
