@@ -8,6 +8,7 @@ All methods get the same held-out problems, the same budget a trace, and tempera
     delethink       each trace goes on from its own tail: C = 1
     markovian_rsa   the last tau tokens of C traces
 
+The last three also say what a vote over their last population would give, and how often it holds a right trace at all.
 An accuracy's standard error counts problems, not traces: the N traces of a problem share its luck.
 """
 
@@ -47,7 +48,7 @@ SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
 
 
 def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dict:
-    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem."""
+    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem; with rounds "vote", "best"."""
     asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
     task, rsa, found, known = tasks.get(setting.task), setting.rsa, {}, {}
@@ -67,11 +68,25 @@ def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dic
         else:
             shares = [mean([right(problem, trace) for trace in result.rounds[-1]]) for problem, result in zip(asked, results)]
         found[name] = summary(shares, [result.generated_tokens for result in results])
+        if config.T:
+            found[name] |= beside_the_mean(asked, results, tokenizer)
         if name == "markovian_rsa":
             first = [[right(problem, trace) for trace in result.rounds[0]] for problem, result in zip(asked, results)]
             lengths = [mean(list(map(len, result.rounds[0]))) for result in results]
             found["single"] = summary(list(map(mean, first)), lengths)
     return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
+
+
+def beside_the_mean(asked: list, results: list, tokenizer) -> dict:
+    """What else the last populations hold: "vote", how often their most frequent answer is right, and "best", how often
+    any trace is. A vote needs answers that can be compared, "best" a judge that knows: neither is the method's score."""
+    voted, best = [], []
+    for problem, result in zip(asked, results):
+        texts = [tokenizer.decode(trace) for trace in result.rounds[-1]]
+        task, answer = tasks.get(problem.task), majority([answer_of(text) for text in texts])
+        voted.append(task.verify(problem, tasks.CUE + answer + tasks.END) if answer else 0)
+        best.append(max(task.verify(problem, text) for text in texts))
+    return {"vote": round(mean(voted), 4), "best": round(mean(best), 4)}
 
 
 def after_each_round(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
@@ -142,8 +157,9 @@ def table(setting: Setting, found: dict) -> str:
     """The comparison as lines of text."""
     lines = [f"{setting.task}, difficulty {setting.difficulty}; {asdict(setting.rsa)}"]
     for name, cell in found.items():
+        beside = f"   (vote {100 * cell['vote']:.1f}, best {100 * cell['best']:.1f})" if "vote" in cell else ""
         lines.append(f"{name:15}{100 * cell['accuracy']:6.1f} +- {100 * cell['stderr']:3.1f} %"
-                     f"{cell['tokens']:9.0f} tokens a problem")
+                     f"{cell['tokens']:9.0f} tokens a problem{beside}")
     return "\n".join(lines)
 
 

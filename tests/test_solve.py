@@ -153,6 +153,7 @@ def test_compare_scores_by_the_mean(monkeypatch):
     found = compare.compare(None, TOKENIZER, setting, problems=1, seed=0)
     assert found["single"]["accuracy"] == found["markovian_rsa"]["accuracy"] == found["delethink"]["accuracy"] == 0.5
     assert found["majority"]["accuracy"] == 0.0 and found["markovian_rsa"]["tokens"] == 8 * 5
+    assert found["markovian_rsa"]["vote"] == 0 and found["markovian_rsa"]["best"] == 1  # beside the mean, not instead of it
 
 
 def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):
