@@ -21,6 +21,7 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "RSAConfig": "infer.rsa:RSAConfig",
     "markovian_rsa": "infer.rsa:markovian_rsa",
     "hub": "scale.hub",
+    "rl": "rl",
     "laws": "laws",
     "zoo": "zoo",
 }

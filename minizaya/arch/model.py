@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import ZayaConfig
 from .attention import locate
@@ -42,6 +43,7 @@ class Zaya(nn.Module):
         if backend not in ("fast", "reference"):
             raise ValueError(f"backend must be 'fast' or 'reference', got {backend!r}")
         self.config = config
+        self.recompute = False  # activation checkpointing: keep each layer's input only, and run it again for its gradient
         # padding_idx: looking up the pad token sends no gradient to its row
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.embed_scale = nn.Parameter(torch.ones(config.hidden_size))
@@ -99,7 +101,11 @@ class Zaya(nn.Module):
         state, chosen, probs = None, [], []
         for layer, block in enumerate(self.layers):
             pinned = None if routes is None else routes[..., layer]
-            stream, route, prob, state = block(stream, place, state, cache, pinned)
+            if self.recompute and torch.is_grad_enabled() and cache is None:
+                # the same block with the same pinned routes, once more in the backward pass, instead of its activations
+                stream, route, prob, state = checkpoint(block, stream, place, state, None, pinned, use_reentrant=False)
+            else:
+                stream, route, prob, state = block(stream, place, state, cache, pinned)
             chosen.append(route)
             probs.append(prob)
         if cache is not None:

@@ -1,0 +1,254 @@
+"""Laws of reinforcement learning: advantages, the masked loss, the length bonus, the canary, routes as bytes. "rl."."""
+
+import itertools
+import math
+
+import torch
+
+from ..rl import advantage as adv
+from ..rl import loss as lib
+from ..rl import replay as tape
+from ..rl import reward as pay
+from ..rl.canary import canary as ratios
+from ..rl.canary import repeats
+from . import strategies as draw_a
+from .core import expect, law, require
+
+G_AXES = dict(rewards="n g")
+
+
+def draw_rewards(draw):
+    groups, size = draw_a.size(draw, 1, 3), draw_a.size(draw, 2, 5)
+    high = draw_a.pick(draw, (1, 4))  # right and wrong, or graded
+    return dict(rewards=draw_a.integers(draw, groups, size, low=0, high=high).double() / high)
+
+
+def graded(rewards):
+    return [[float(r) for r in row] for row in rewards]
+
+
+@law("rl.maxrl", "(reward - mean) / mean of the group; zero where nothing was right", cases=draw_a.cases(draw_rewards),
+     axes=G_AXES, subjects={"maxrl_advantage": adv.maxrl_advantage}, guards=[adv.maxrl_advantage])
+def maxrl(fn, rewards):
+    """fn(rewards): float (groups, G), not negative -> advantages, the same shape."""
+    wanted = []
+    for row in graded(rewards):
+        mean = sum(row) / len(row)
+        wanted.append([(r - mean) / mean if mean else 0.0 for r in row])
+    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "n g")
+
+
+# The expected gradient over all outcomes of G independent answers, each right with probability p. For one answer the
+# gradient of log pi in p is 1 / p if it is right and -1 / (1 - p) if it is wrong; advantages are averaged over the group.
+@law("rl.maxrl_order", "with G answers a problem's gradient has the weight 1 + (1-p) + ... + (1-p)^(G-2), which is that of order G - 1",
+     cases=draw_a.cases(lambda draw: dict(size=draw_a.size(draw, 2, 6), percent=draw_a.size(draw, 1, 99))), axes={},
+     subjects={"maxrl_advantage": adv.maxrl_advantage}, guards=[adv.maxrl_advantage])
+def maxrl_order(fn, size, percent):
+    """fn(rewards): as in rl.maxrl."""
+    p = percent / 100
+    outcomes = list(itertools.product((0.0, 1.0), repeat=size))
+    given = torch.tensor(outcomes, dtype=torch.float64)
+    got = fn(given)
+    require(got.shape == given.shape, f"for rewards {tuple(given.shape)} you gave shape {tuple(got.shape)}")
+    chances = torch.tensor([p ** sum(o) * (1 - p) ** (size - sum(o)) for o in outcomes], dtype=torch.float64)
+    slopes = given / p - (1 - given) / (1 - p)
+    weight = (chances * (got * slopes).mean(-1)).sum()
+    expect(weight, torch.tensor(sum((1 - p) ** k for k in range(size - 1)), dtype=torch.float64), "", "the weight")
+
+
+@law("rl.grpo", "(reward - mean) / (standard deviation + 0.0001), the deviation over G - 1", cases=draw_a.cases(draw_rewards),
+     axes=G_AXES, subjects={"grpo_advantage": adv.grpo_advantage}, guards=[adv.grpo_advantage])
+def grpo(fn, rewards):
+    """fn(rewards): float (groups, G), G >= 2 -> advantages, the same shape."""
+    wanted = []
+    for row in graded(rewards):
+        mean = sum(row) / len(row)
+        deviation = (sum((r - mean) ** 2 for r in row) / (len(row) - 1)) ** 0.5
+        wanted.append([(r - mean) / (deviation + 1e-4) for r in row])
+    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "n g")
+
+
+@law("rl.dr_grpo", "reward - mean, divided by nothing", cases=draw_a.cases(draw_rewards), axes=G_AXES,
+     subjects={"dr_grpo_advantage": adv.dr_grpo_advantage}, guards=[adv.dr_grpo_advantage])
+def dr_grpo(fn, rewards):
+    """fn(rewards): float (groups, G) -> advantages, the same shape."""
+    wanted = [[r - sum(row) / len(row) for r in row] for row in graded(rewards)]
+    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "n g")
+
+
+def draw_bonus(draw):
+    case = draw_rewards(draw)
+    return case | dict(bonus=draw_a.tensor(draw, *case["rewards"].shape))
+
+
+@law("rl.maxrl_bonus", "a bonus joins the numerator, centred with the rewards; the denominator stays the mean reward",
+     cases=draw_a.cases(draw_bonus), axes=G_AXES | dict(bonus="n g"), subjects={"maxrl_advantage": adv.maxrl_advantage},
+     guards=[adv.maxrl_advantage])
+def maxrl_bonus(fn, rewards, bonus):
+    """fn(rewards, bonus): float (groups, G) each -> advantages, the same shape."""
+    wanted = []
+    for row, extra in zip(graded(rewards), graded(bonus)):
+        mean, shaped = sum(row) / len(row), [r + b for r, b in zip(row, extra)]
+        wanted.append([(s - sum(shaped) / len(shaped)) / mean if mean else 0.0 for s in shaped])
+    expect(fn(rewards, bonus), torch.tensor(wanted, dtype=torch.float64), "n g")
+
+
+@law("rl.mixed", "a group teaches if its rewards are not all equal", cases=draw_a.cases(draw_rewards), axes=G_AXES,
+     subjects={"mixed": adv.mixed}, guards=[adv.mixed])
+def mixed(fn, rewards):
+    """fn(rewards): float (groups, G) -> bool (groups,), True for the groups to train on."""
+    expect(fn(rewards), torch.tensor([len(set(row)) > 1 for row in graded(rewards)]), "n")
+
+
+# ---- the loss --------------------------------------------------------------------------------------------------------
+
+
+def draw_tokens(draw):
+    n, t = draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 4)
+    old = draw_a.integers(draw, n, t, low=1, high=9).double() / 10
+    new = draw_a.integers(draw, n, t, low=1, high=9).double() / 10
+    return dict(logp=new.log(), logp_rollout=old.log(), advantage=draw_a.integers(draw, n, low=-2, high=2).double(),
+                delta=draw_a.pick(draw, (0.15, 0.35)))
+
+
+T_AXES = dict(logp="n t", logp_rollout="n t", advantage="n")
+
+
+def kept(p: float, q: float, a: float, delta: float, directional: bool) -> bool:
+    if directional:
+        return not (a > 0 and p - q > delta or a < 0 and p - q < -delta)
+    return abs(p - q) <= delta
+
+
+@law("rl.dppo_mask", "a token is dropped if its probability has moved further than delta, the way its advantage pushes it",
+     cases=draw_a.cases(lambda draw: draw_tokens(draw) | dict(directional=draw_a.flag(draw))), axes=T_AXES,
+     subjects={"dppo_mask": lambda p, q, a, d, way: lib.dppo_mask(p, q, a, d, way)}, guards=[lib.dppo_mask])
+def dppo_mask(fn, logp, logp_rollout, advantage, delta, directional):
+    """fn(logp, logp_rollout, advantage, delta, directional): log-probabilities (n, t) now and at the rollout, advantage
+    (n, 1), delta float, directional bool (False: drop whatever has moved too far) -> bool (n, t), True where kept."""
+    p, q = logp.exp().tolist(), logp_rollout.exp().tolist()
+    wanted = [[kept(x, y, float(a), delta, directional) for x, y in zip(*rows)] for *rows, a in zip(p, q, advantage)]
+    expect(fn(logp, logp_rollout, advantage[:, None], delta, directional), torch.tensor(wanted), "n t")
+
+
+@law("rl.policy_loss", "minus the sum of ratio times advantage over the kept tokens of all answers, by answers times a constant",
+     cases=draw_a.cases(lambda draw: draw_tokens(draw) | dict(length=draw_a.size(draw, 1, 9), cut=draw_a.size(draw, 0, 3))),
+     axes=T_AXES, subjects={"policy_loss": lib.policy_loss}, guards=[lib.policy_loss, lib.dppo_mask])
+def policy_loss(fn, logp, logp_rollout, advantage, delta, length, cut):
+    """fn(logp, logp_rollout, advantage, valid, length, delta): log-probabilities (n, t), advantage (n,), valid bool
+    (n, t), length and delta float -> the loss, a scalar. Gradients flow through logp alone; what is not valid may be
+    anything, also minus infinity."""
+    valid = torch.ones_like(logp, dtype=torch.bool)
+    valid[0, logp.shape[1] - cut:] = cut == 0
+    leaf = logp.clone().requires_grad_(True)
+    handed = torch.where(valid, leaf, float("-inf"))
+    loss = fn(handed, logp_rollout, advantage, valid, float(length), delta)
+    total, slopes = 0.0, torch.zeros_like(logp)
+    for i in range(len(logp)):
+        for t in range(logp.shape[1]):
+            p, q, a = float(logp[i, t].exp()), float(logp_rollout[i, t].exp()), float(advantage[i])
+            if valid[i, t] and kept(p, q, a, delta, True):
+                total -= p / q * a
+                slopes[i, t] = -p / q * a
+    scale = len(logp) * length
+    expect(loss, torch.tensor(total / scale, dtype=torch.float64), "", "the loss")
+    require(loss.requires_grad, "the loss carries no gradient, so nothing could learn")
+    gradient, = torch.autograd.grad(loss, leaf)
+    expect(gradient, slopes / scale, "n t", "gradient of logp")
+
+
+def draw_logits(draw):
+    n, v = draw_a.size(draw, 1, 3), draw_a.size(draw, 2, 5)
+    tokens = draw_a.integers(draw, n, low=0, high=v - 1)
+    left = draw_a.integers(draw, n, v, low=0, high=1).bool()
+    left[torch.arange(n), tokens] = True
+    return dict(logits=draw_a.tensor(draw, n, v), tokens=tokens, temperature=draw_a.pick(draw, (1.0, 0.5)), kept=left)
+
+
+@law("rl.token_logprobs", "a sampled token's log-probability among the tokens that the sampler kept",
+     cases=draw_a.cases(draw_logits), axes=dict(logits="n v", tokens="n", kept="n v"),
+     subjects={"token_logprobs": lib.token_logprobs}, guards=[lib.token_logprobs])
+def token_logprobs(fn, logits, tokens, temperature, kept):
+    """fn(logits, tokens, temperature, kept): float (n, vocab), int64 (n,), float, bool (n, vocab) -> float (n,)."""
+    wanted = []
+    for row, token, left in zip((logits / temperature).exp().tolist(), tokens.tolist(), kept.tolist()):
+        wanted.append(math.log(row[token] / sum(weight for weight, stays in zip(row, left) if stays)))
+    expect(fn(logits, tokens, temperature, kept), torch.tensor(wanted, dtype=torch.float64), "n")
+
+
+# ---- rewards and canaries --------------------------------------------------------------------------------------------
+
+
+def draw_lengths(draw):
+    groups, size = draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 5)
+    return dict(rewards=draw_a.integers(draw, groups, size, low=0, high=1).double(),
+                lengths=draw_a.integers(draw, groups, size, low=1, high=12), longest=draw_a.pick(draw, (12.0, 6.0)),
+                best_rate=draw_a.pick(draw, (0.0, 0.5, 0.9)), slack=draw_a.size(draw, 0, 2))
+
+
+@law("rl.length_bonus", "right answers earn for shortness, times the pass rate, where that is near its best and above 1 / G",
+     cases=draw_a.cases(draw_lengths), axes=dict(rewards="n g", lengths="n g"), examples=80,
+     subjects={"length_bonus": pay.length_bonus}, guards=[pay.length_bonus])
+def length_bonus(fn, rewards, lengths, longest, best_rate, slack):
+    """fn(rewards, lengths, longest, best_rate, slack): rewards 0 or 1, lengths int64, both (groups, G); longest: the
+    budget; best_rate: the best pass rate so far, at most 0.1 above this one's; slack: tokens over the shortest right
+    answer that cost nothing -> float (groups, G)."""
+    wanted = []
+    for row, sizes in zip(graded(rewards), lengths.tolist()):
+        rate, right = sum(row) / len(row), [n for r, n in zip(row, sizes) if r]
+        line = []
+        for r, n in zip(row, sizes):
+            if not r or rate <= best_rate - 0.1 or rate <= 1 / len(row):
+                line.append(0.0)
+                continue
+            least = min(right)
+            share = 0.5 if n <= least + slack else 0.5 - min(max((n - least) / max(1.0, longest - least), 0.0), 1.0)
+            line.append(rate * share)
+        wanted.append(line)
+    expect(fn(rewards, lengths, longest, best_rate, slack), torch.tensor(wanted, dtype=torch.float64), "n g")
+
+
+def draw_loop(draw):
+    return dict(period=draw_a.size(draw, 1, 12), start=draw_a.size(draw, 0, 40), length=draw_a.size(draw, 1, 330),
+                seed=draw_a.size(draw, 0, 99))
+
+
+@law("rl.canary", "one ratio a chunk, a short last chunk joined to the one before; a loop compresses far better than chance",
+     cases=draw_a.cases(draw_loop), axes={}, subjects={"canary": ratios}, guards=[ratios, repeats])
+def canary(fn, period, start, length, seed):
+    """fn(tokens, chunk): a list of ids in 0..2^32-1, and the tokens of a chunk -> a list of float, compressed size over
+    size, each chunk seen with the ones before."""
+    chance = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 50_000, (length,), generator=chance).tolist()
+    loop = [*noise[:start], *(noise[i % period] for i in range(max(0, length - start)))]
+    loop = loop[:length]
+    for text in (noise, loop):
+        got = fn(list(text), 64)
+        require(isinstance(got, list) and len(got) == max(1, len(text) // 64),
+                f"for {len(text)} tokens in chunks of 64 you gave {len(got) if isinstance(got, list) else got!r} ratios, the law "
+                f"wants {max(1, len(text) // 64)}")
+        require(all(0 < ratio <= 2 for ratio in got), f"ratios lie between 0 and 2, you gave {got}")
+    if length >= 192 and start < 64:
+        random, looping = fn(noise, 64)[-1], fn(loop, 64)[-1]
+        require(looping < 0.12 < 0.3 < random, f"the last chunk of a loop has {looping:.3f}, of random ids {random:.3f}")
+
+
+def draw_tape(draw):
+    tokens, layers, experts = draw_a.size(draw, 1, 4), draw_a.size(draw, 1, 3), draw_a.pick(draw, (1, 4, 254))
+    routes = draw_a.integers(draw, tokens, layers, low=0, high=experts).to(torch.int16)
+    if draw_a.flag(draw):
+        routes[-1] = -1
+    return dict(routes=routes, num_experts=experts)
+
+
+@law("rl.routes_as_bytes", "routes come back from bytes as they were, one byte a token and layer, -1 too",
+     cases=draw_a.cases(draw_tape), axes=dict(routes="t l"),
+     subjects={"replay": lambda routes, n: (tape.pack_routes(routes, n), tape.unpack_routes(tape.pack_routes(routes, n), *routes.shape, n))},
+     guards=[tape.pack_routes, tape.unpack_routes])
+def routes_as_bytes(fn, routes, num_experts):
+    """fn(routes, num_experts): int16 (tokens, layers), -1 for not recorded, num_experts for skip -> the bytes, and the
+    routes read back from them."""
+    data, again = fn(routes, num_experts)
+    require(isinstance(data, bytes) and len(data) == routes.numel(),
+            f"{routes.numel()} bytes are wanted, you gave {len(data) if isinstance(data, bytes) else type(data).__name__}")
+    expect(again, routes, "t l", "the routes read back")

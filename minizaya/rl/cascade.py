@@ -1,0 +1,164 @@
+"""The cascade: four stages of reinforcement learning, one after the other, from a shipped reasoner.
+
+    warm-up      fixed difficulties; the model learns to earn rewards at all
+    curriculum   the difficulty of each task follows the model (`curriculum.Scheduler`), from where it passes half the time
+    ttc          mathematics, programs, and aggregation prompts: tails of an expert's attempts and of the model's own
+    behaviour    style, gated by obedience; graded scores, so GRPO's advantages
+
+`TOY` is our table, `REAL` is ZAYA1-8B's beside it. `train` runs a table, one folder a stage; a run that was stopped goes on
+where it was.
+"""
+
+import json
+import random
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..data import tasks
+from ..infer.generate import generate
+from ..train import checkpoint, stages
+from .curriculum import Calibrator, Scheduler
+from .generator import room
+from .learner import LearnerConfig
+from .pipeline import Job, run
+
+# where the shipped nano-reasoner is unsure: the seven tasks that it has not solved up to their hardest problems
+BOUNDARY = ("addition", "base", "countdown", "falsify", "invert", "program", "sorting")
+MATH, CODE = ("addition", "base", "countdown"), ("falsify", "invert", "program")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table. follow: does the difficulty follow the model? aggregation: share of such prompts.
+
+    style: the reward is the style score of an answer that obeyed. advantage, brevity, lr: see `LearnerConfig`.
+    """
+
+    name: str
+    updates: int
+    tasks: tuple[str, ...] = BOUNDARY
+    follow: bool = True
+    aggregation: float = 0.0
+    style: bool = False
+    advantage: str = "maxrl"
+    brevity: float = 0.0
+    lr: float = 1e-3
+
+    def __post_init__(self):
+        if self.updates < 1:
+            raise ValueError(f"updates must be at least 1, got {self.updates}")
+        for name in self.tasks:
+            tasks.get(name)
+        if not 0 <= self.aggregation <= 1:
+            raise ValueError(f"aggregation must lie in 0..1, got {self.aggregation}")
+
+
+TOY = (
+    Stage("warm-up", 40, follow=False),
+    Stage("curriculum", 70),
+    Stage("ttc", 50, tasks=MATH + CODE, aggregation=0.4, brevity=0.2),
+    Stage("behaviour", 20, style=True, advantage="grpo", lr=3e-4),
+)
+
+REAL = (  # report, section IV-B and its tables; mathematics with code and test-time compute were two runs
+    {"name": "warm-up", "updates": "232", "prompts": "mathematics and puzzles"},
+    {"name": "curriculum", "updates": "400", "prompts": "RLVE-Gym, 400 environments"},
+    {"name": "ttc", "updates": "384 + 464", "prompts": "mathematics, code, aggregation prompts"},
+    {"name": "behaviour", "updates": "384", "prompts": "chat and instructions"},
+)
+
+
+def calibrate(model, tokenizer, names: tuple[str, ...], seed: int = 0, rounds: int = 8, each: int = 16) -> dict[str, Calibrator]:
+    """Asks the model `rounds` times `each` training problems a task; returns each task's belief (`Calibrator`)."""
+    believed = {name: Calibrator(tasks.get(name).max_difficulty, seed) for name in names}
+    for turn in range(rounds):
+        asked = []
+        for name in names:
+            difficulty = believed[name].ask()
+            asked += [(name, difficulty, problem) for problem in
+                      tasks.problems(name, "train", difficulty, each, seed * 1000 + turn)]
+        right = judged(model, tokenizer, [problem for _, _, problem in asked], seed * 1000 + turn)
+        for first in range(0, len(asked), each):
+            name, difficulty, _ = asked[first]
+            believed[name].tell(difficulty, sum(right[first: first + each]), each)
+    return believed
+
+
+def judged(model, tokenizer, problems: list, seed: int) -> list[int]:
+    """One answer at temperature 1 to each problem, 1 if right; each has the room that the generator gives it."""
+    limits = [room(problem.task, problem.difficulty) for problem in problems]
+    order = sorted(range(len(problems)), key=lambda i: limits[i])  # batch mates of one length: no row waits for a long one
+    right = [0] * len(problems)
+    for first in range(0, len(order), 256):
+        rows = order[first: first + 256]
+        answers = generate(model, [tokenizer.encode(problems[i].prompt) for i in rows], limits[rows[-1]],
+                           stop=tokenizer.encode(tasks.END), seed=seed)
+        for i, answer in zip(rows, answers):
+            right[i] = tasks.get(problems[i].task).verify(problems[i], tokenizer.decode(answer[: limits[i]]))
+    return right
+
+
+def examine(model, tokenizer, levels: dict[str, int], problems: int, seed: int) -> dict[str, float]:
+    """Accuracy of single rollouts on held-out problems: task -> share of `problems`, each task at its level."""
+    asked = [p for name in sorted(levels) for p in tasks.problems(name, "held_out", levels[name], problems, seed)]
+    right = judged(model, tokenizer, asked, seed)
+    return {name: sum(right[i * problems: (i + 1) * problems]) / problems for i, name in enumerate(sorted(levels))}
+
+
+def train(model, tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, seed: int = 0, processes: int = 1,
+          share: float = 1.0, keep: dict | None = None, bar: bool = True) -> bool:
+    """Runs all stages on `model`, in place. Each stage's shelf, log and checkpoint lie in `folder`/N-name.
+
+    share: of every stage's updates. Returns True when all are done, False when Ctrl-C stopped one: call it again with the
+    same arguments to go on. Raises ValueError when `folder` was made with others.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {"table": [asdict(stage) for stage in table], "seed": seed, "share": share}
+    plan = json.loads(json.dumps(plan))
+    plan_file = folder / "plan.json"
+    if plan_file.exists():
+        known = json.loads(plan_file.read_text())
+        if {key: known[key] for key in plan} != plan:
+            raise ValueError(f"{folder} was made with another table, seed or share; choose another folder")
+    else:
+        believed = calibrate(model, tokenizer, tuple(sorted({name for stage in table for name in stage.tasks})), seed)
+        known = plan | {"levels": {name: belief.best() for name, belief in believed.items()}}
+        checkpoint.replace_file(plan_file, json.dumps(known, indent=1).encode())
+    levels = dict(known["levels"])
+    for number, stage in enumerate(table, start=1):
+        own = folder / f"{number}-{stage.name}"
+        job = job_of(stage, levels, seed * 100 + number, share)
+        if stage.aggregation:
+            wanted = {name: stages.AGGREGATED.get(name, (1, levels[name])) for name in stage.tasks}
+            job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(400 * share)), seed)
+        own.mkdir(parents=True, exist_ok=True)
+        if not run(job, model, tokenizer, own, (keep or {}) | {"stage": stage.name, "tokenizer": tokenizer.to_dict()}, processes, bar=bar):
+            return False
+        levels = {**levels, **last_levels(own)}
+    return True
+
+
+def job_of(stage: Stage, levels: dict[str, int], seed: int, share: float) -> Job:
+    """The stage as the pipeline wants it."""
+    start = {name: levels[name] for name in stage.tasks}
+    scheduler = (Scheduler if stage.follow else Fixed)(start, {name: tasks.get(name).max_difficulty for name in start})
+    learner = LearnerConfig(lr=stage.lr, advantage=stage.advantage, brevity=stage.brevity)
+    return Job(max(2, round(stage.updates * share)), scheduler, learner, aggregation=stage.aggregation, style=stage.style, seed=seed)
+
+
+class Fixed(Scheduler):
+    """Difficulties that stay."""
+
+    def update(self, name: str, difficulty: int, rewards) -> int:
+        return self.levels[name]
+
+
+def last_levels(stage_folder: Path) -> dict[str, int]:
+    """The difficulties that a finished stage's scheduler ended with."""
+    from .buffer import Shelf
+    info = Shelf(stage_folder / "shelf").newest_info()
+    return info["scheduler"]["levels"] if info else {}

@@ -1,0 +1,100 @@
+"""The generator: draws problems, lets the engine answer each of them G times, and judges the answers."""
+
+import random
+from collections.abc import Callable
+from functools import lru_cache
+
+from ..data import tasks
+from ..data.aggregation import aggregation_text, cut_off, spoiled
+from ..infer.engine import Engine
+from ..train.sources import training_problem
+from .canary import rare_share, repeats
+from .reward import behaviour_reward
+from .rollout import Rollout
+
+
+class Generator:
+    """Answers batches of problems with one model.
+
+    Args:
+        model: the one that answers; `load(state, version)` changes its weights. tokenizer: of the model.
+        group: G, answers a problem. slots: answers written at a time. size: longest prompt and answer together.
+        min_p: filter of the sampling; what it kept goes with the answer. style: rewards as in the behavioural stage.
+        threshold: of the repetition canary; 0 switches it off.
+    """
+
+    def __init__(self, model, tokenizer, group: int = 16, slots: int = 256, size: int = 512, min_p: float = 0.0,
+                 style: bool = False, threshold: float = 0.02):
+        self.model, self.tokenizer, self.group, self.min_p, self.style = model, tokenizer, group, min_p, style
+        self.threshold, self.version = threshold, 0
+        self.engine = Engine(model, slots=slots, size=size, joining=min(64, slots))
+        self.stop = tokenizer.encode(tasks.END)
+
+    def load(self, state: dict, version: int) -> None:
+        """New weights. Answers under way go on with them, from the cache that the old ones have written."""
+        self.model.load_state_dict(state, strict=False)  # a tied head is not in the file twice
+        self.version = version
+
+    def answer(self, asked: list[dict], seed: int, refresh: Callable[[], None] | None = None) -> list[Rollout]:
+        """`group` answers to each of `asked` (from `draw_problem`), in order. refresh is called between the engine's
+        steps; it may call `load`."""
+        numbers, versions = [], {}
+        for i, problem in enumerate(asked):
+            prompt = self.tokenizer.encode(problem["prompt"])
+            for g in range(self.group):
+                numbers.append(self.engine.submit(prompt, problem["room"], min_p=self.min_p, stop=self.stop,
+                                                  seed=(seed * 1000 + i) * 1000 + g, record=True))
+        while self.engine.busy:
+            if refresh:
+                refresh()
+            for number, _ in self.engine.step():
+                versions.setdefault(number, []).append(self.version)
+        return [self.judged(number, asked[i // self.group], versions[number]) for i, number in enumerate(numbers)]
+
+    def judged(self, number: int, asked: dict, versions: list[int]) -> Rollout:
+        done = self.engine.take(number)
+        text = self.tokenizer.decode(done.tokens)
+        problem = tasks.get(asked["task"]).generate(asked["number"], asked["difficulty"])
+        right = tasks.get(asked["task"]).verify(problem, text)
+        reward = behaviour_reward(text, bool(right)) if self.style else float(right)
+        flags = ()
+        if self.threshold and repeats(done.tokens, self.threshold):
+            reward, flags = 0.0, ("repeats", )  # before any advantage is computed
+        if rare_share(done.tokens, self.model.config.vocab_size):
+            flags += ("rare", )
+        return Rollout(self.tokenizer.encode(asked["prompt"]), done.tokens, done.logprobs, versions, done.routes, asked,
+                       reward, done.kept, flags)
+
+
+@lru_cache(maxsize=None)
+def room(name: str, difficulty: int) -> int:
+    """Tokens that an answer may take: half as long again as the longest worked solution of 100 problems.
+
+    trap: not the problem's own solution. A search that was lucky when its solution was written would leave no room to
+    search, and the model would be judged by that luck.
+    """
+    solutions = [problem.completion for problem in tasks.problems(name, "train", difficulty, 100, seed=0)]
+    return max(map(len, solutions)) * 3 // 2
+
+
+def draw_problem(name: str, difficulty: int, rng: random.Random) -> dict:
+    """A training problem, as plain JSON values: task, difficulty, number, prompt, and room for an answer in tokens."""
+    number, problem = training_problem(name, difficulty, rng)
+    return {"task": name, "difficulty": difficulty, "number": number, "prompt": problem.prompt,
+            "room": room(name, difficulty), "kind": "problem"}
+
+
+def draw_aggregation(records: list[dict], rng: random.Random, most: int = 4, lengths: tuple[int, int] = (12, 64)) -> dict:
+    """A test-time-compute prompt: a problem and the tails of earlier attempts, as Markovian RSA's first round asks it.
+
+    Half of the time the attempts are the model's own (`records` of `train.stages.rollouts`); else an expert's: the worked
+    solution, cut off at different places and sometimes spoiled.
+    """
+    record = rng.choice(records)
+    problem = tasks.get(record["task"]).generate(record["number"], record["difficulty"])
+    count, own = rng.randint(1, most), rng.random() < 0.5
+    attempts = rng.sample(record["rollouts"], count) if own else [problem.completion] * count
+    tails = [spoiled(tail, rng) for tail in cut_off(attempts, rng.randint(*lengths), rng)]
+    return {"task": record["task"], "difficulty": record["difficulty"], "number": record["number"],
+            "prompt": aggregation_text(problem.prompt, tails), "room": room(record["task"], record["difficulty"]),
+            "kind": "own tails" if own else "expert tails"}

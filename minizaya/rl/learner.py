@@ -1,0 +1,148 @@
+"""The trainer: one update of the weights from one batch of answers."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..train.optim import muon
+from .advantage import grpo_advantage, maxrl_advantage, mixed
+from .loss import policy_loss, token_logprobs
+from .mismatch import agreement
+from .replay import UNRECORDED
+from .reward import length_bonus
+from .rollout import Rollout, check_rollout
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """How an update is made.
+
+    lr: of Muon without momentum; AdamW moves the rest at `adam_share` of it. delta, directional: of DPPO's mask.
+    length: the constant divisor of an answer's token sum. advantage: "maxrl" or "grpo". brevity: scale c of the length
+    bonus, 0 is off (MaxRL only). replay: pin the recorded routes. clip: largest norm of all gradients together.
+    rows: tokens of a micro-batch, at most.
+    """
+
+    lr: float = 1e-3
+    adam_share: float = 0.1
+    delta: float = 0.1
+    directional: bool = True
+    length: float = 128.0
+    advantage: str = "maxrl"
+    brevity: float = 0.0
+    replay: bool = True
+    clip: float = 1.0
+    rows: int = 8192
+
+    def __post_init__(self):
+        if self.advantage not in ("maxrl", "grpo"):
+            raise ValueError(f"advantage must be 'maxrl' or 'grpo', got {self.advantage!r}")
+        for name in ("lr", "length", "clip", "rows"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+
+class Learner:
+    """A model and its optimizer. `update(rollouts, group)` is one step; the balancing biases stay as they are."""
+
+    def __init__(self, model, config: LearnerConfig):
+        self.model, self.config = model, config
+        self.optimizer = muon(model, config.lr, weight_decay=0.0, momentum=0.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr if group["muon"] else config.lr * config.adam_share
+        self.best_rate: dict[str, float] = {}   # highest pass rate of each task so far, for the length bonus
+
+    def update(self, rollouts: list[Rollout], group: int) -> dict:
+        """One step on a batch of groups of `group` answers. Returns the figures of the log.
+
+        Groups whose rewards are all equal are left out (dynamic sampling). A batch without any other changes nothing.
+        Raises ValueError, before any weight has moved, for a broken batch or a gradient that is not finite.
+        """
+        cfg = self.config
+        if len(rollouts) % group:
+            raise ValueError(f"rollouts must be whole groups of {group}, got {len(rollouts)}")
+        layers, experts = self.model.config.num_hidden_layers, self.model.config.num_experts
+        for rollout in rollouts:
+            check_rollout(rollout, layers, experts)
+        rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64).view(-1, group)
+        chosen = mixed(rewards)
+        figures = {"reward": float(rewards.mean()), "groups": len(rewards), "mixed": int(chosen.sum()),
+                   "length": sum(len(r.tokens) for r in rollouts) / len(rollouts)}
+        if not chosen.any():
+            return figures
+        advantages = self.advantages(rewards, rollouts)[chosen].flatten().float()
+        used = [r for r, flag in zip(rollouts, chosen.repeat_interleave(group).tolist()) if flag]
+        self.model.train()
+        total, seen = 0.0, []
+        for batch in micro_batches(used, cfg.rows):
+            logp, logp_rollout, valid, routes, recorded = self.forward([used[i] for i in batch])
+            loss = policy_loss(logp, logp_rollout, advantages[batch], valid, cfg.length, cfg.delta, cfg.directional)
+            loss = loss * len(batch) / len(used)  # micro-batches together weigh as one batch
+            loss.backward()
+            total += loss.item()
+            real = (recorded >= 0).all(-1)
+            seen.append((logp.detach()[valid], logp_rollout[valid], routes[real], recorded[real]))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.clip))
+        # trap: a NaN log-probability leaves the gradient finite (clamp passes zero on), so look at the loss as well
+        if not (math.isfinite(norm) and math.isfinite(total)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise ValueError(f"loss or gradient is not finite: {total}, norm {norm}; lr may be too large, got {cfg.lr}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return figures | {"loss": total, "grad_norm": norm} | agreement(*map(torch.cat, zip(*seen)))
+
+    def advantages(self, rewards: Tensor, rollouts: list[Rollout]) -> Tensor:
+        """(groups, G), by the formula of the stage."""
+        cfg, group = self.config, rewards.shape[1]
+        if cfg.advantage == "grpo":
+            return grpo_advantage(rewards)
+        if not cfg.brevity:
+            return maxrl_advantage(rewards)
+        lengths = torch.tensor([len(r.tokens) for r in rollouts]).view(-1, group)
+        bonus = torch.zeros_like(rewards)
+        for i, row in enumerate(rewards):
+            task = rollouts[i * group].problem["task"]
+            longest = max(r.problem["room"] for r in rollouts[i * group: (i + 1) * group])
+            bonus[i] = length_bonus(row[None], lengths[i][None], longest, self.best_rate.get(task, 0.0), scale=cfg.brevity)[0]
+            self.best_rate[task] = max(self.best_rate.get(task, 0.0), float(row.mean()))
+        return maxrl_advantage(rewards, bonus)
+
+    def forward(self, rollouts: list[Rollout]):
+        """Log-probabilities of the sampled tokens under the present weights, all padded on the right to one length.
+
+        Returns logp, logp_rollout (n, t), valid bool (n, t), routes and recorded (n, t + 1, layers): position i of a row
+        predicts token i + 1.
+        """
+        texts = [r.prompt + r.tokens for r in rollouts]
+        n, width, layers = len(texts), max(map(len, texts)), self.model.config.num_hidden_layers
+        tokens = torch.tensor([text + text[-1:] * (width - len(text)) for text in texts])
+        recorded = torch.full((n, width, layers), UNRECORDED)
+        valid = torch.zeros(n, width - 1, dtype=torch.bool)
+        rollout_logp = torch.zeros(n, width - 1)
+        kept = None
+        if rollouts[0].kept is not None:
+            kept = torch.ones(n, width - 1, self.model.config.vocab_size, dtype=torch.bool)
+        for row, r in enumerate(rollouts):
+            first, last = len(r.prompt) - 1, len(texts[row]) - 1
+            recorded[row, : last + 1] = r.routes.long()
+            valid[row, first:last] = True
+            rollout_logp[row, first:last] = torch.tensor(r.logprobs)
+            if kept is not None:
+                kept[row, first:last] = r.kept
+        out = self.model(tokens, routes=recorded if self.config.replay else None)
+        logp = token_logprobs(out.logits[:, :-1], tokens[:, 1:], kept=kept)
+        return logp, rollout_logp, valid, out.routes, recorded
+
+
+def micro_batches(rollouts: list[Rollout], most: int) -> list[list[int]]:
+    """Indices of rows of like length, at most `most` padded tokens together (one row may be longer)."""
+    order = sorted(range(len(rollouts)), key=lambda i: len(rollouts[i].prompt) + len(rollouts[i].tokens))
+    batches: list[list[int]] = [[]]
+    for i in order:
+        width = len(rollouts[i].prompt) + len(rollouts[i].tokens)  # the longest so far
+        if batches[-1] and width * (len(batches[-1]) + 1) > most:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
