@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": ("minizaya.train.demo", "train nano here and show what it learned"),
     "train": ("minizaya.train.run_train", "train a model, or go on training it"),
     "stages": ("minizaya.train.run_stages", "train a reasoner through all stages"),
+    "cascade": ("minizaya.rl.run_cascade", "reinforcement learning in four stages, from a shipped reasoner"),
     "solve": ("minizaya.solve", "put held-out problems to a model"),
     "sample": ("minizaya.sample", "let a trained model answer"),
     "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),

@@ -92,6 +92,19 @@ def write_card(name: str, figures: dict) -> None:
     checkpoint.replace_file(FOLDER / name / "README.md", card_text(name, figures).encode())
 
 
+def write_rl_card(name: str, figures: dict) -> None:
+    """Writes card.json and README.md of a checkpoint that the RL cascade made."""
+    checkpoint.replace_file(FOLDER / name / "card.json", json.dumps(figures, indent=1).encode())
+    rows = "\n".join(f"| {task} | {level} | {100 * figures['before'][task]:.1f} | {100 * figures['after'][task]:.1f} |"
+                     for task, level in sorted(figures["levels"].items()))
+    means = [100 * sum(figures[key].values()) / len(figures[key]) for key in ("before", "after")]
+    stages = ", ".join(f"{stage['name']} {stage['updates']}" for stage in figures["stages"])
+    text = RL_CARD.format(name=name, start=figures["from"], parameters=f"{figures['parameters']:,}", rows=rows, stages=stages,
+                          minutes=figures["minutes"], problems=figures["problems"], seed=figures["training_seed"],
+                          torch=figures["torch"], before=means[0], after=means[1])
+    checkpoint.replace_file(FOLDER / name / "README.md", text.encode())
+
+
 def card_text(name: str, figures: dict) -> str:
     """The model card as Markdown."""
     stages = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |" for s in figures["stages"])
@@ -144,4 +157,30 @@ voting, for Markovian RSA and for reinforcement learning.
 It cannot chat, and it knows no facts. It cannot read a problem in any other notation than that of the tasks, nor one much longer than
 those it was trained on. It writes English that looks like Python's manual and means nothing. It was trained to read aggregation prompts
 (`problem?|tail|tail~`) for additions, chains, `countdown` and `falsify`; for other tasks it has not seen any.
+"""
+
+RL_CARD = """# {name}
+
+`{start}` after the four stages of reinforcement learning (`minizaya.rl.cascade`); {parameters} parameters, the same tokenizer and the
+same tasks.
+
+    python -m minizaya cascade --out runs/{name} --model {start} --seed {seed} --publish {name}
+
+Updates a stage: {stages}. Twelve problems of sixteen answers each an update; {minutes} minutes on two CPU cores. torch {torch}. Generator
+and trainer run side by side, so the weights do not come out the same to the last digit a second time (with `--processes 1`, which takes
+about twice as long, they do on the same machine).
+
+## Accuracy
+
+One rollout at temperature 1 for each of {problems} held-out problems, in percent, at the difficulty that the calibration found before
+training (where `{start}` passes about half of the time, or the first one that it cannot do). Standard errors: up to 5 points a line.
+
+| task | difficulty | before | after |
+|---|---|---|---|
+{rows}
+| mean | | {before:.1f} | {after:.1f} |
+
+## What it cannot do
+
+What `{start}` cannot do. Where no rollout was right there was nothing to learn from, so a task that ends at a cliff stays there.
 """

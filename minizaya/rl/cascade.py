@@ -10,18 +10,15 @@ where it was.
 """
 
 import json
-import random
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from tqdm import tqdm
 
 from ..data import tasks
 from ..infer.generate import generate
 from ..train import checkpoint, stages
+from .buffer import Shelf
 from .curriculum import Calibrator, Scheduler
-from .generator import room
+from .generator import room, styled, verified
 from .learner import LearnerConfig
 from .pipeline import Job, run
 
@@ -57,10 +54,10 @@ class Stage:
 
 
 TOY = (
-    Stage("warm-up", 40, follow=False),
-    Stage("curriculum", 70),
-    Stage("ttc", 50, tasks=MATH + CODE, aggregation=0.4, brevity=0.2),
-    Stage("behaviour", 20, style=True, advantage="grpo", lr=3e-4),
+    Stage("warm-up", 20, follow=False),
+    Stage("curriculum", 60),
+    Stage("ttc", 30, tasks=MATH + CODE, aggregation=0.4, brevity=0.2),
+    Stage("behaviour", 10, style=True, advantage="grpo", lr=3e-4),
 )
 
 REAL = (  # report, section IV-B and its tables; mathematics with code and test-time compute were two runs
@@ -134,9 +131,10 @@ def train(model, tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, 
         job = job_of(stage, levels, seed * 100 + number, share)
         if stage.aggregation:
             wanted = {name: stages.AGGREGATED.get(name, (1, levels[name])) for name in stage.tasks}
-            job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(400 * share)), seed)
+            job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)), seed)
         own.mkdir(parents=True, exist_ok=True)
-        if not run(job, model, tokenizer, own, (keep or {}) | {"stage": stage.name, "tokenizer": tokenizer.to_dict()}, processes, bar=bar):
+        named = (keep or {}) | {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
+        if not run(job, model, tokenizer, own, named, processes, bar=bar):
             return False
         levels = {**levels, **last_levels(own)}
     return True
@@ -147,7 +145,8 @@ def job_of(stage: Stage, levels: dict[str, int], seed: int, share: float) -> Job
     start = {name: levels[name] for name in stage.tasks}
     scheduler = (Scheduler if stage.follow else Fixed)(start, {name: tasks.get(name).max_difficulty for name in start})
     learner = LearnerConfig(lr=stage.lr, advantage=stage.advantage, brevity=stage.brevity)
-    return Job(max(2, round(stage.updates * share)), scheduler, learner, aggregation=stage.aggregation, style=stage.style, seed=seed)
+    return Job(max(2, round(stage.updates * share)), scheduler, learner, aggregation=stage.aggregation,
+               judge=styled if stage.style else verified, seed=seed)
 
 
 class Fixed(Scheduler):
@@ -159,6 +158,28 @@ class Fixed(Scheduler):
 
 def last_levels(stage_folder: Path) -> dict[str, int]:
     """The difficulties that a finished stage's scheduler ended with."""
-    from .buffer import Shelf
     info = Shelf(stage_folder / "shelf").newest_info()
     return info["scheduler"]["levels"] if info else {}
+
+
+def minutes(folder: str | Path) -> float:
+    """Minutes of all updates and of the waiting between them, from the stages' logs."""
+    logs = [line for log in sorted(Path(folder).glob("*/trainer/log.jsonl")) for line in log.read_text().splitlines()]
+    return sum(json.loads(line).get("seconds", 0.0) for line in logs) / 60
+
+
+# ---- the table, to read ----------------------------------------------------------------------------------------------
+
+
+def rows() -> list[dict]:
+    """One row a stage: ours, and the real one's updates and prompts."""
+    return [asdict(toy) | {"real": real} for toy, real in zip(TOY, REAL, strict=True)]
+
+
+def text_table() -> str:
+    """`rows` as lines."""
+    lines = [f"{'stage':12}{'updates':>8}  {'advantage':10} aggregation |  ZAYA1-8B: updates, prompts"]
+    for row in rows():
+        lines.append(f"{row['name']:12}{row['updates']:8}  {row['advantage']:10} {row['aggregation']:11.1f} |"
+                     f"  {row['real']['updates']:>10}, {row['real']['prompts']}")
+    return "\n".join(lines)

@@ -19,14 +19,15 @@ class Generator:
     Args:
         model: the one that answers; `load(state, version)` changes its weights. tokenizer: of the model.
         group: G, answers a problem. slots: answers written at a time. size: longest prompt and answer together.
-        min_p: filter of the sampling; what it kept goes with the answer. style: rewards as in the behavioural stage.
+        min_p: filter of the sampling; what it kept goes with the answer. judge: (what was asked, text) -> reward in 0..1,
+            `verified` or `styled`, or a function of your own.
         threshold: of the repetition canary; 0 switches it off.
     """
 
     def __init__(self, model, tokenizer, group: int = 16, slots: int = 256, size: int = 512, min_p: float = 0.0,
-                 style: bool = False, threshold: float = 0.02):
-        self.model, self.tokenizer, self.group, self.min_p, self.style = model, tokenizer, group, min_p, style
-        self.threshold, self.version = threshold, 0
+                 judge: Callable[[dict, str], float] | None = None, threshold: float = 0.02):
+        self.model, self.tokenizer, self.group, self.min_p = model, tokenizer, group, min_p
+        self.judge, self.threshold, self.version = judge or verified, threshold, 0
         self.engine = Engine(model, slots=slots, size=size, joining=min(64, slots))
         self.stop = tokenizer.encode(tasks.END)
 
@@ -54,16 +55,24 @@ class Generator:
     def judged(self, number: int, asked: dict, versions: list[int]) -> Rollout:
         done = self.engine.take(number)
         text = self.tokenizer.decode(done.tokens)
-        problem = tasks.get(asked["task"]).generate(asked["number"], asked["difficulty"])
-        right = tasks.get(asked["task"]).verify(problem, text)
-        reward = behaviour_reward(text, bool(right)) if self.style else float(right)
-        flags = ()
+        reward, flags = float(self.judge(asked, text)), ()
         if self.threshold and repeats(done.tokens, self.threshold):
             reward, flags = 0.0, ("repeats", )  # before any advantage is computed
         if rare_share(done.tokens, self.model.config.vocab_size):
             flags += ("rare", )
         return Rollout(self.tokenizer.encode(asked["prompt"]), done.tokens, done.logprobs, versions, done.routes, asked,
                        reward, done.kept, flags)
+
+
+def verified(asked: dict, text: str) -> float:
+    """1 for a right answer, else 0."""
+    problem = tasks.get(asked["task"]).generate(asked["number"], asked["difficulty"])
+    return float(tasks.get(asked["task"]).verify(problem, text))
+
+
+def styled(asked: dict, text: str) -> float:
+    """The behavioural stage: style, where the answer is right."""
+    return behaviour_reward(text, bool(verified(asked, text)))
 
 
 @lru_cache(maxsize=None)

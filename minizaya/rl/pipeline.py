@@ -27,7 +27,7 @@ from ..arch.model import Zaya
 from ..train import checkpoint
 from ..train.loop import interrupts
 from .buffer import Shelf
-from .generator import Generator, draw_aggregation, draw_problem
+from .generator import Generator, draw_aggregation, draw_problem, verified
 from .learner import Learner, LearnerConfig
 from .mismatch import low_precision
 
@@ -41,18 +41,18 @@ class Job:
 
     updates: to make. groups, group: problems a batch, answers a problem. scheduler: chooses tasks and difficulties
     (`curriculum.Scheduler`). aggregation: share of the problems asked as aggregation prompts, made from `records`.
-    learner: a `LearnerConfig`. style, min_p, threshold: see `Generator`. precision: None, or (kind, float32_ops) of
+    learner: a `LearnerConfig`. judge, min_p, threshold: see `Generator`; judge must be a function of a module. precision: None, or (kind, float32_ops) of
     `mismatch.low_precision` for the generator. seed: of everything.
     """
 
     updates: int
     scheduler: object
     learner: LearnerConfig
-    groups: int = 16
+    groups: int = 12
     group: int = 16
     aggregation: float = 0.0
     records: list | None = None
-    style: bool = False
+    judge: Callable[[dict, str], float] = verified
     min_p: float = 0.0
     threshold: float = 0.02
     slots: int = 256
@@ -87,7 +87,7 @@ class GeneratorSide:
         if job.precision:
             engine_model = low_precision(self.model, *job.precision)
         if self.generator is None:
-            self.generator = Generator(engine_model, self.tokenizer, job.group, job.slots, job.size, job.min_p, job.style,
+            self.generator = Generator(engine_model, self.tokenizer, job.group, job.slots, job.size, job.min_p, job.judge,
                                        job.threshold)
         self.generator.load(engine_model.state_dict(), version)
         self.version = version
@@ -125,7 +125,7 @@ class TrainerSide:
     def __init__(self, job: Job, model: Zaya, shelf: Shelf, folder: Path, keep: dict):
         self.job, self.model, self.shelf, self.folder, self.keep = job, model, shelf, Path(folder), keep
         self.learner = Learner(model, job.learner)
-        self.updates, self.done, self.records, length = 0, set(), [], 0
+        self.updates, self.done, self.records, length, self.before = 0, set(), [], 0, time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         newest = checkpoint.latest(self.folder)
         if newest:
@@ -158,8 +158,10 @@ class TrainerSide:
         figures = self.learner.update(rollouts, self.job.group)
         self.updates += 1
         self.done.add(number)
+        now = time.monotonic()
         record = {"update": self.updates, "batch": number, "staleness": max(lags), "mean_staleness": sum(lags) / len(lags),
-                  **figures}
+                  "seconds": round(now - self.before, 2), **figures}
+        self.before = now
         self.log(record)
         if self.updates % SYNC == 0 or self.updates == self.job.updates:
             self.save()
