@@ -58,6 +58,8 @@ def spoiled(fn, spoil):
             return type(x)(**{field.name: mapped(getattr(x, field.name)) for field in fields(x)})
         if isinstance(x, str):
             return ""
+        if isinstance(x, float):
+            return float(spoil(torch.tensor(x)))
         return 0 if isinstance(x, int) else x
 
     return lambda *args, **kwargs: mapped(fn(*args, **kwargs))

@@ -6,6 +6,7 @@ import math
 import torch
 
 from ..rl import advantage as adv
+from ..rl import curriculum, mismatch
 from ..rl import loss as lib
 from ..rl import replay as tape
 from ..rl import reward as pay
@@ -252,3 +253,72 @@ def routes_as_bytes(fn, routes, num_experts):
     require(isinstance(data, bytes) and len(data) == routes.numel(),
             f"{routes.numel()} bytes are wanted, you gave {len(data) if isinstance(data, bytes) else type(data).__name__}")
     expect(again, routes, "t l", "the routes read back")
+
+
+# ---- curriculum and mismatch -----------------------------------------------------------------------------------------
+
+
+def scheduled(level: int, highest: int, difficulty: int, rewards: list[float]) -> int:
+    return curriculum.Scheduler({"task": level}, {"task": highest}).update("task", difficulty, rewards)
+
+
+def draw_group(draw):
+    highest = draw_a.size(draw, 1, 5)
+    level = draw_a.size(draw, 1, highest)
+    near = draw_a.size(draw, max(1, level - 1), min(highest, level + 1))
+    size = draw_a.pick(draw, (4, 10))
+    return dict(level=level, highest=highest, difficulty=near, right=draw_a.size(draw, 0, size), size=size)
+
+
+@law("rl.scheduler", "up by one if over 70% of a group at the present level passed, down by one if none did, within 1..highest",
+     cases=draw_a.cases(draw_group), axes={}, examples=150, subjects={"Scheduler": scheduled}, guards=[curriculum.Scheduler.update])
+def scheduler(fn, level, highest, difficulty, right, size):
+    """fn(level, highest, difficulty, rewards): the task's present level, its highest one, the level at which this group
+    was asked, and the group's rewards, a list of 0.0 and 1.0 -> the new level, int."""
+    rewards = [1.0] * right + [0.0] * (size - right)
+    got = fn(level, highest, difficulty, rewards)
+    wanted = level
+    if difficulty == level:
+        wanted = min(level + 1, highest) if 10 * right > 7 * size else max(level - 1, 1) if right == 0 else level
+    require(isinstance(got, int) and got == wanted,
+            f"at level {level} of {highest}, {right} of {size} right at difficulty {difficulty}: you gave {got!r}, the law wants {wanted}")
+
+
+def draw_belief(draw):
+    count = draw_a.size(draw, 1, 4)
+    shares = [draw_a.size(draw, 1, 5) for _ in range(count)]
+    asked = draw_a.pick(draw, (1, 4, 400))
+    return dict(particles=[(float(draw_a.size(draw, 1, 9)), draw_a.pick(draw, (0.5, 1.0, 2.0))) for _ in range(count)],
+                weights=[share / sum(shares) for share in shares], difficulty=draw_a.size(draw, 1, 9),
+                asked=asked, right=draw_a.size(draw, 0, asked))
+
+
+@law("rl.belief", "each curve's weight is multiplied by the chance it gave to the outcome, and weights add up to one",
+     cases=draw_a.cases(draw_belief), axes={}, subjects={"reweighed": curriculum.reweighed}, guards=[curriculum.reweighed])
+def belief(fn, particles, weights, difficulty, asked, right):
+    """fn(particles, weights, difficulty, right, asked): particles is a list of (mu, s), the pass rate being
+    1 / (1 + exp((difficulty - mu) / s)); weights a list that adds up to one; right of asked answers were right -> the new
+    weights, a list of float. asked may be 400."""
+    got = fn(list(particles), list(weights), difficulty, right, asked)
+    require(isinstance(got, list) and len(got) == len(weights), f"a list of {len(weights)} weights is wanted, you gave {got!r}")
+    logs = []
+    for (mu, s), weight in zip(particles, weights):
+        rate = 1 / (1 + math.exp((difficulty - mu) / s))
+        rate = min(max(rate, 1e-6), 1 - 1e-6)
+        logs.append(math.log(weight) + right * math.log(rate) + (asked - right) * math.log(1 - rate))
+    shares = [math.exp(value - max(logs)) for value in logs]
+    wanted = torch.tensor([share / sum(shares) for share in shares], dtype=torch.float64)
+    expect(torch.tensor([float(x) for x in got], dtype=torch.float64), wanted, "m", "weight")
+
+
+@law("rl.k3", "the mean of exp(L) - 1 - L, with L the trainer's log-probability minus the generator's",
+     cases=draw_a.cases(lambda draw: dict(logp=-draw_a.tensor(draw, 5).abs(), logp_rollout=-draw_a.tensor(draw, 5).abs())),
+     axes=dict(logp="n", logp_rollout="n"), subjects={"k3": mismatch.k3}, guards=[mismatch.k3, mismatch.agreement])
+def k3(fn, logp, logp_rollout):
+    """fn(logp, logp_rollout): float64 (n,) each, of the sampled tokens, by the trainer and by the generator -> a scalar,
+    an estimate of KL(generator || trainer) that is never negative."""
+    gaps = [a - b for a, b in zip(logp.tolist(), logp_rollout.tolist())]
+    wanted = torch.tensor(sum(math.exp(gap) - 1 - gap for gap in gaps) / len(gaps), dtype=torch.float64)
+    got = fn(logp, logp_rollout)
+    require(isinstance(got, torch.Tensor) and float(got) >= 0, f"a tensor of at least zero is wanted, you gave {got!r}")
+    expect(got, wanted, "", "k3")

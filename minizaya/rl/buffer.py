@@ -3,7 +3,7 @@
     weights-00000004.safetensors    the weights after 4 updates; the last two are kept
     batch-00000007.safetensors      answers waiting to be trained on
     taken-00000006.safetensors      taken by the trainer, kept until a checkpoint covers them
-    generator.jsonl                 a line a batch made or evicted
+    generator.jsonl                 a line a batch made (with its difficulties and pass rates) or evicted
 
 Every change is one rename, so either side may be killed between any two instructions: a file is there, whole, under one
 name. A batch has one fate: trained on, evicted because the shelf was full (the oldest goes first), or found too stale.
@@ -52,7 +52,8 @@ class Shelf:
             except FileNotFoundError:
                 pass  # the trainer was faster
         with open(self.folder / "generator.jsonl", "a", encoding="utf-8") as log:
-            log.write("".join(json.dumps(line) + "\n" for line in [{"made": number}, *({"evicted": n} for n in evicted)]))
+            made = {"made": number} | {key: info[key] for key in ("levels", "rates") if key in info}
+            log.write("".join(json.dumps(line) + "\n" for line in [made, *({"evicted": n} for n in evicted)]))
         return evicted
 
     def newest_info(self) -> dict | None:

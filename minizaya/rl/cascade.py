@@ -129,10 +129,10 @@ def train(model, tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, 
     for number, stage in enumerate(table, start=1):
         own = folder / f"{number}-{stage.name}"
         job = job_of(stage, levels, seed * 100 + number, share)
+        own.mkdir(parents=True, exist_ok=True)
         if stage.aggregation:
             wanted = {name: stages.AGGREGATED.get(name, (1, levels[name])) for name in stage.tasks}
             job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)), seed)
-        own.mkdir(parents=True, exist_ok=True)
         named = (keep or {}) | {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
         if not run(job, model, tokenizer, own, named, processes, bar=bar):
             return False

@@ -48,14 +48,7 @@ class Calibrator:
         """`right` of `asked` answers at this difficulty were right. Raises ValueError unless 0 <= right <= asked."""
         if not 0 <= right <= asked:
             raise ValueError(f"right must lie in 0..asked = {asked}, got {right}")
-        log_weights = []
-        for (mu, s), weight in zip(self.particles, self.weights):
-            rate = min(max(pass_rate(difficulty, mu, s), 1e-6), 1 - 1e-6)
-            log_weights.append(math.log(weight) + right * math.log(rate) + (asked - right) * math.log1p(-rate))
-        top = max(log_weights)
-        shares = [math.exp(value - top) for value in log_weights]
-        total = sum(shares)
-        self.weights = [max(share / total, 1e-300) for share in shares]
+        self.weights = reweighed(self.particles, self.weights, difficulty, right, asked)
         if 1 / sum(weight**2 for weight in self.weights) < len(self.weights) / 2:
             self.resample()
 
@@ -82,6 +75,22 @@ class Calibrator:
 def pass_rate(difficulty: float, mu: float, s: float) -> float:
     """1 / (1 + exp((d - mu) / s)), equation 12."""
     return 1 / (1 + math.exp(min(max((difficulty - mu) / s, -50), 50)))
+
+
+def reweighed(particles: list[tuple[float, float]], weights: list[float], difficulty: float, right: int,
+              asked: int) -> list[float]:
+    """Each particle's weight times the chance that it gave to what happened (binomial, equation 14); the sum is one.
+
+    trap: 200 answers make likelihoods of 1e-60, so logarithms are added, and the largest is taken out before exp. A
+    curve that foretold a certainty is wrong for ever after one surprise, so no chance is below 1e-6.
+    """
+    log_weights = []
+    for (mu, s), weight in zip(particles, weights):
+        rate = min(max(pass_rate(difficulty, mu, s), 1e-6), 1 - 1e-6)
+        log_weights.append(math.log(weight) + right * math.log(rate) + (asked - right) * math.log1p(-rate))
+    top = max(log_weights)
+    shares = [math.exp(value - top) for value in log_weights]
+    return [max(share / sum(shares), 1e-300) for share in shares]
 
 
 @dataclass

@@ -112,7 +112,7 @@ class GeneratorSide:
             if problem["kind"] == "problem":
                 job.scheduler.update(problem["task"], problem["difficulty"], rewards)
             rates.append([problem["task"], problem["difficulty"], problem["kind"], round(sum(rewards) / len(rewards), 4)])
-        info = {"number": self.number, "rates": rates, "scheduler": job.scheduler.state(),
+        info = {"number": self.number, "rates": rates, "levels": dict(job.scheduler.levels), "scheduler": job.scheduler.state(),
                 "flags": sum(bool(r.flags) for r in rollouts), "tokens": sum(len(r.tokens) for r in rollouts)}
         self.shelf.put(self.number, rollouts, self.model.config.num_experts, info)
         self.number += 1

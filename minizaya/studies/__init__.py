@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-STUDIES = ("cca_ablation", "router_nano", "balance_nano", "residual_depth", "trimming", "training", "aggregation")
+STUDIES = ("cca_ablation", "router_nano", "balance_nano", "residual_depth", "trimming", "training", "aggregation",
+           "cascade", "router_replay")
 RECORDED = Path(__file__).resolve().parents[2] / "lessons" / "recorded"
 
 
