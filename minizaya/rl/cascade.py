@@ -131,7 +131,7 @@ def train(model, tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, 
         job = job_of(stage, levels, seed * 100 + number, share)
         own.mkdir(parents=True, exist_ok=True)
         if stage.aggregation:
-            wanted = {name: stages.AGGREGATED.get(name, (1, levels[name])) for name in stage.tasks}
+            wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}  # as the SFT had them
             job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)), seed)
         named = (keep or {}) | {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
         if not run(job, model, tokenizer, own, named, processes, bar=bar):

@@ -56,7 +56,7 @@ class Job:
     min_p: float = 0.0
     threshold: float = 0.02
     slots: int = 256
-    size: int = 640
+    size: int = 768
     precision: tuple | None = None
     seed: int = 0
 
