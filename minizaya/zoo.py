@@ -101,20 +101,25 @@ def write_rl_card(name: str, figures: dict) -> None:
     stages = ", ".join(f"{stage['name']} {stage['updates']}" for stage in figures["stages"])
     text = RL_CARD.format(name=name, start=figures["from"], parameters=f"{figures['parameters']:,}", rows=rows, stages=stages,
                           minutes=figures["minutes"], problems=figures["problems"], seed=figures["training_seed"],
-                          torch=figures["torch"], before=means[0], after=means[1])
+                          torch=figures["torch"], before=means[0], after=means[1], accuracy=accuracy_rows(figures["accuracy"]))
     checkpoint.replace_file(FOLDER / name / "README.md", text.encode())
 
 
 def card_text(name: str, figures: dict) -> str:
     """The model card as Markdown."""
     stages = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |" for s in figures["stages"])
-    rows = []
-    for task, cells in figures["accuracy"].items():
-        shown = " | ".join(f"{level}: {100 * cell['accuracy']:.1f} ± {100 * cell['stderr']:.1f}" for level, cell in cells.items())
-        rows.append(f"| {task} | {shown} |")
     return CARD.format(name=name, parameters=f"{figures['parameters']:,}", experts=figures["experts"], stages=stages,
                        seed=figures["training_seed"], torch=figures["torch"], problems=figures["problems"],
-                       eval_seed=figures["seed"], rows="\n".join(rows))
+                       eval_seed=figures["seed"], rows=accuracy_rows(figures["accuracy"]))
+
+
+def accuracy_rows(accuracy: dict) -> str:
+    """The rows of a table: a task, and its accuracy at each difficulty."""
+    lines = []
+    for task, cells in accuracy.items():
+        shown = " | ".join(f"{level}: {100 * cell['accuracy']:.1f} ± {100 * cell['stderr']:.1f}" for level, cell in cells.items())
+        lines.append(f"| {task} | {shown} |")
+    return "\n".join(lines)
 
 
 CARD = """# {name}
@@ -166,9 +171,9 @@ same tasks.
 
     python -m minizaya cascade --out runs/{name} --model {start} --seed {seed} --publish {name}
 
-Updates a stage: {stages}. Twelve problems of sixteen answers each an update; {minutes} minutes on two CPU cores. torch {torch}. Generator
-and trainer run side by side, so the weights do not come out the same to the last digit a second time (with `--processes 1`, which takes
-about twice as long, they do on the same machine).
+Updates a stage: {stages}. Twelve problems of sixteen answers each an update; {minutes} minutes on two CPU cores. torch {torch}.
+Generator and trainer run side by side, so the weights do not come out the same to the last digit a second time (with
+`--processes 1`, which takes about twice as long, they do on the same machine).
 
 ## Accuracy
 
@@ -179,6 +184,12 @@ training (where `{start}` passes about half of the time, or the first one that i
 |---|---|---|---|
 {rows}
 | mean | | {before:.1f} | {after:.1f} |
+
+The same for all tasks at the difficulties of `{start}`'s card, as `difficulty: accuracy`, to see what else has changed:
+
+| task | easy | | | hard |
+|---|---|---|---|---|
+{accuracy}
 
 ## What it cannot do
 

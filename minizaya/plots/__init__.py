@@ -3,7 +3,8 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, decoding, markovian_rsa, mini_zaya, moe, reasoning_data, residual, router, training
+from . import balance, cca, decoding, markovian_rsa, mini_zaya, moe, reasoning_data, residual, rl_cascade, rl_spine, router
+from . import router_replay, training
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {
@@ -17,4 +18,7 @@ FIGURES = {
     "08_training": training.early_or_late,
     "09_decoding": decoding.two_filters,
     "10_markovian_rsa": markovian_rsa.measured,
+    "11_rl_spine": rl_spine.what_counts,
+    "12_rl_cascade": rl_cascade.gain,
+    "13_router_replay": router_replay.three_panels,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .. import zoo
+from .. import solve, zoo
 from ..train import checkpoint
 from . import cascade
 
@@ -65,9 +65,9 @@ def publish(args: argparse.Namespace, found: dict) -> None:
     """Puts the last stage's model into the zoo, with a card that says before and after."""
     last = sorted(args.out.glob("[0-9]-*"))[-1]
     zoo.publish(last / "trainer", args.publish, {})
-    model, _ = zoo.load(args.publish)
+    model, tokenizer = zoo.load(args.publish)
     zoo.write_rl_card(args.publish, found | {
         "model": args.publish, "from": args.model, "parameters": sum(p.numel() for p in model.parameters()),
-        "problems": args.problems, "training_seed": args.seed, "torch": torch.__version__,
+        "accuracy": solve.accuracies(model, tokenizer, solve.LEVELS, args.problems), "problems": args.problems, "training_seed": args.seed, "torch": torch.__version__,
         "stages": [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]})
     print(f"published as {args.publish}", file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Wrong answers to the exercises of lesson 13: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+
+K3 = '''
+def my_k3(logp, logp_rollout):
+    gap = logp - logp_rollout
+    return (gap.exp() - 1 - gap).mean()
+'''
+TAPE = '''
+def my_tape(routes, num_experts):
+    data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())
+    read = [-1 if byte == 255 else byte for byte in data]
+    return data, torch.tensor(read, dtype=torch.int16).view(routes.shape)
+'''
+CHOICE = '''
+def my_choice(probs, bias, pinned):
+    routes = (probs.detach().float() + bias).argmax(-1)
+    routes = torch.where(pinned < 0, routes, pinned)
+    return routes, probs.gather(-1, routes[..., None]).squeeze(-1)
+'''
+
+WRONG = {
+    "k3": {
+        "the other way round": K3.replace("logp - logp_rollout", "logp_rollout - logp"),
+        "k1": K3.replace("gap.exp() - 1 - gap", "-gap"),
+        "k2": K3.replace("gap.exp() - 1 - gap", "gap**2 / 2"),
+        "the sum": K3.replace(".mean()", ".sum()"),
+    },
+    "bytes": {
+        "unrecorded is expert 0": TAPE.replace("255 if route < 0 else route", "max(route, 0)"),
+        "unrecorded is the skip route": TAPE.replace("255 if route < 0 else route", "num_experts if route < 0 else route"),
+        "column by column": TAPE.replace("routes.flatten()", "routes.T.flatten()"),
+        "two bytes each": TAPE.replace("data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())",
+                                       "data = routes.numpy().tobytes()").replace("byte == 255", "byte > 254"),
+        "int64 read back": TAPE.replace("dtype=torch.int16", "dtype=torch.int64"),
+    },
+    "pinned": {
+        "expert 0 where nothing was recorded": CHOICE.replace("torch.where(pinned < 0, routes, pinned)", "pinned.clamp_min(0)"),
+        "route 0 is taken for unrecorded": CHOICE.replace("pinned < 0", "pinned <= 0"),
+        "the bias weighs": CHOICE.replace("return routes, probs", "return routes, (probs + bias)"),
+        "softmax of what was gathered": CHOICE.replace(
+            "probs.gather(-1, routes[..., None]).squeeze(-1)", "probs.gather(-1, routes[..., None]).softmax(-1).squeeze(-1)"),
+        "the gate is a constant": CHOICE.replace("return routes, probs.gather", "return routes, probs.detach().gather"),
+        "the record is ignored": CHOICE.replace("torch.where(pinned < 0, routes, pinned)", "routes"),
+    },
+}
