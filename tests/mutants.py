@@ -22,6 +22,8 @@ BLOCK, MODEL, BALANCE = "arch/block.py", "arch/model.py", "arch/balance.py"
 GENERATE, SAMPLE = "infer/generate.py", "infer/sample.py"
 PACK, MUON = "data/pack.py", "train/muon.py"
 CHAT, TRIM = "data/chat.py", "data/trim.py"
+RL_ADVANTAGE, RL_LOSS, RL_REWARD = "rl/advantage.py", "rl/loss.py", "rl/reward.py"
+RL_CANARY, RL_CURRICULUM, RL_REPLAY, RL_MISMATCH = "rl/canary.py", "rl/curriculum.py", "rl/replay.py", "rl/mismatch.py"
 
 MUTANTS = [
     # ---- CCA: convolutions
@@ -418,6 +420,41 @@ MUTANTS = [
      ["optim.momentum_free"]),
     (MUON, "p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "p.mul_(1 - group[\"weight_decay\"])",
      "decay goes with the learning rate", ["optim.muon"]),
+    # ---- reinforcement learning
+    (RL_ADVANTAGE, "torch.where(mean > 0, centred / mean.masked_fill(mean == 0, 1.0), torch.zeros_like(centred))",
+     "centred / mean.masked_fill(mean == 0, 1.0).sqrt()", "divided by the mean, not by its root", ["rl.maxrl"]),
+    (RL_ADVANTAGE, "centred / mean.masked_fill(mean == 0, 1.0), torch.zeros_like(centred))",
+     "centred / mean.masked_fill(mean == 0, 1.0), torch.zeros_like(centred) - 1)",
+     "a group without a right answer is left out", ["rl.maxrl_order"]),
+    (RL_ADVANTAGE, "    mean = rewards.mean(-1, keepdim=True)\n    shaped", "    mean = rewards.mean()\n    shaped",
+     "a group's own mean", ["rl.maxrl"]),
+    (RL_ADVANTAGE, "        shaped = rewards + bonus\n", "        shaped = rewards + bonus\n        mean = shaped.mean(-1, keepdim=True)\n",
+     "a bonus leaves the denominator alone", ["rl.maxrl_bonus"]),
+    (RL_ADVANTAGE, "rewards.std(-1, keepdim=True)", "rewards.std(-1, keepdim=True, correction=0)", "over G - 1", ["rl.grpo"]),
+    (RL_ADVANTAGE, "(rewards != rewards[:, :1]).any(-1)", "rewards.mean(-1) > 0", "all right teaches nothing, too", ["rl.mixed"]),
+    (RL_LOSS, "logp.detach().exp() - logp_rollout.exp()", "(logp.detach() - logp_rollout).exp() - 1",
+     "the probability, not the ratio, is bounded", ["rl.dppo_mask"]),
+    (RL_LOSS, "((advantage < 0) & (moved < -delta))", "((advantage < 0) & (moved > delta))",
+     "a bad token is stopped on its way down", ["rl.dppo_mask"]),
+    (RL_LOSS, "return moved.abs() <= delta", "return moved <= delta", "without direction both ways count", ["rl.dppo_mask"]),
+    (RL_LOSS, "(len(logp) * length)", "valid.sum()", "a constant divisor, not the number of tokens", ["rl.policy_loss"]),
+    (RL_LOSS, "directional) & valid", "directional)", "padding has no advantage", ["rl.policy_loss"]),
+    (RL_LOSS, "wide = wide / temperature", "wide = wide", "the sampler's temperature", ["rl.token_logprobs"]),
+    (RL_LOSS, "wide = wide.masked_fill(~kept, float(\"-inf\"))", "wide = wide", "what was cut has no mass", ["rl.token_logprobs"]),
+    (RL_REWARD, "gate = right & (rate > best_rate - rate_slack)", "gate = right & (rate > rate_slack)",
+     "only near the best pass rate so far", ["rl.length_bonus"]),
+    (RL_REWARD, "return scale * rate * gate * share", "return scale * gate * share", "scaled by the pass rate", ["rl.length_bonus"]),
+    (RL_REWARD, "lengths.masked_fill(~right, float(\"inf\"))", "lengths",
+     "the shortest right answer, not the shortest of all", ["rl.length_bonus"]),
+    (RL_CANARY, "        starts.pop()  # trap: alone, three tokens of a last chunk would look incompressible\n", "        pass\n",
+     "a short last chunk joins the one before", ["rl.canary"]),
+    (RL_CANARY, "wbits=-10", "wbits=-9", "a window that sees a loop", ["rl.canary"]),
+    (RL_CURRICULUM, "if difficulty == self.levels[name]:", "if True:", "a group of another level says nothing", ["rl.scheduler"]),
+    (RL_CURRICULUM, "1 if rate > self.up else", "1 if rate >= self.up else", "over 70%, not at 70%", ["rl.scheduler"]),
+    (RL_CURRICULUM, "(asked - right) * math.log1p(-rate)", "asked * math.log1p(-rate)", "wrong answers are asked minus right", ["rl.belief"]),
+    (RL_CURRICULUM, "math.exp(value - top)", "math.exp(value)", "400 answers underflow", ["rl.belief"]),
+    (RL_REPLAY, "torch.where(routes < 0, BYTE, routes)", "routes.clamp_min(0)", "unrecorded is not expert 0", ["rl.routes_as_bytes"]),
+    (RL_MISMATCH, "(gap.expm1() - gap).mean()", "((-gap).expm1() + gap).mean()", "KL of the generator, not of the trainer", ["rl.k3"]),
 ]
 
 

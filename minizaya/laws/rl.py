@@ -15,7 +15,7 @@ from ..rl.canary import repeats
 from . import strategies as draw_a
 from .core import expect, law, require
 
-G_AXES = dict(rewards="n g")
+G_AXES = dict(rewards="g a")
 
 
 def draw_rewards(draw):
@@ -36,7 +36,7 @@ def maxrl(fn, rewards):
     for row in graded(rewards):
         mean = sum(row) / len(row)
         wanted.append([(r - mean) / mean if mean else 0.0 for r in row])
-    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "n g")
+    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "g a")
 
 
 # The expected gradient over all outcomes of G independent answers, each right with probability p. For one answer the
@@ -66,7 +66,7 @@ def grpo(fn, rewards):
         mean = sum(row) / len(row)
         deviation = (sum((r - mean) ** 2 for r in row) / (len(row) - 1)) ** 0.5
         wanted.append([(r - mean) / (deviation + 1e-4) for r in row])
-    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "n g")
+    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "g a")
 
 
 @law("rl.dr_grpo", "reward - mean, divided by nothing", cases=draw_a.cases(draw_rewards), axes=G_AXES,
@@ -74,7 +74,7 @@ def grpo(fn, rewards):
 def dr_grpo(fn, rewards):
     """fn(rewards): float (groups, G) -> advantages, the same shape."""
     wanted = [[r - sum(row) / len(row) for r in row] for row in graded(rewards)]
-    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "n g")
+    expect(fn(rewards), torch.tensor(wanted, dtype=torch.float64), "g a")
 
 
 def draw_bonus(draw):
@@ -83,7 +83,7 @@ def draw_bonus(draw):
 
 
 @law("rl.maxrl_bonus", "a bonus joins the numerator, centred with the rewards; the denominator stays the mean reward",
-     cases=draw_a.cases(draw_bonus), axes=G_AXES | dict(bonus="n g"), subjects={"maxrl_advantage": adv.maxrl_advantage},
+     cases=draw_a.cases(draw_bonus), axes=G_AXES | dict(bonus="g a"), subjects={"maxrl_advantage": adv.maxrl_advantage},
      guards=[adv.maxrl_advantage])
 def maxrl_bonus(fn, rewards, bonus):
     """fn(rewards, bonus): float (groups, G) each -> advantages, the same shape."""
@@ -91,14 +91,14 @@ def maxrl_bonus(fn, rewards, bonus):
     for row, extra in zip(graded(rewards), graded(bonus)):
         mean, shaped = sum(row) / len(row), [r + b for r, b in zip(row, extra)]
         wanted.append([(s - sum(shaped) / len(shaped)) / mean if mean else 0.0 for s in shaped])
-    expect(fn(rewards, bonus), torch.tensor(wanted, dtype=torch.float64), "n g")
+    expect(fn(rewards, bonus), torch.tensor(wanted, dtype=torch.float64), "g a")
 
 
 @law("rl.mixed", "a group teaches if its rewards are not all equal", cases=draw_a.cases(draw_rewards), axes=G_AXES,
      subjects={"mixed": adv.mixed}, guards=[adv.mixed])
 def mixed(fn, rewards):
     """fn(rewards): float (groups, G) -> bool (groups,), True for the groups to train on."""
-    expect(fn(rewards), torch.tensor([len(set(row)) > 1 for row in graded(rewards)]), "n")
+    expect(fn(rewards), torch.tensor([len(set(row)) > 1 for row in graded(rewards)]), "g")
 
 
 # ---- the loss --------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def draw_tokens(draw):
                 delta=draw_a.pick(draw, (0.15, 0.35)))
 
 
-T_AXES = dict(logp="n t", logp_rollout="n t", advantage="n")
+T_AXES = dict(logp="a t", logp_rollout="a t", advantage="a")
 
 
 def kept(p: float, q: float, a: float, delta: float, directional: bool) -> bool:
@@ -129,7 +129,7 @@ def dppo_mask(fn, logp, logp_rollout, advantage, delta, directional):
     (n, 1), delta float, directional bool (False: drop whatever has moved too far) -> bool (n, t), True where kept."""
     p, q = logp.exp().tolist(), logp_rollout.exp().tolist()
     wanted = [[kept(x, y, float(a), delta, directional) for x, y in zip(*rows)] for *rows, a in zip(p, q, advantage)]
-    expect(fn(logp, logp_rollout, advantage[:, None], delta, directional), torch.tensor(wanted), "n t")
+    expect(fn(logp, logp_rollout, advantage[:, None], delta, directional), torch.tensor(wanted), "a t")
 
 
 @law("rl.policy_loss", "minus the sum of ratio times advantage over the kept tokens of all answers, by answers times a constant",
@@ -143,7 +143,7 @@ def policy_loss(fn, logp, logp_rollout, advantage, delta, length, cut):
     valid[0, logp.shape[1] - cut:] = cut == 0
     leaf = logp.clone().requires_grad_(True)
     handed = torch.where(valid, leaf, float("-inf"))
-    loss = fn(handed, logp_rollout, advantage, valid, float(length), delta)
+    loss = fn(handed, torch.where(valid, logp_rollout, float("-inf")), advantage, valid, float(length), delta)
     total, slopes = 0.0, torch.zeros_like(logp)
     for i in range(len(logp)):
         for t in range(logp.shape[1]):
@@ -155,7 +155,7 @@ def policy_loss(fn, logp, logp_rollout, advantage, delta, length, cut):
     expect(loss, torch.tensor(total / scale, dtype=torch.float64), "", "the loss")
     require(loss.requires_grad, "the loss carries no gradient, so nothing could learn")
     gradient, = torch.autograd.grad(loss, leaf)
-    expect(gradient, slopes / scale, "n t", "gradient of logp")
+    expect(gradient, slopes / scale, "a t", "gradient of logp")
 
 
 def draw_logits(draw):
@@ -188,7 +188,7 @@ def draw_lengths(draw):
 
 
 @law("rl.length_bonus", "right answers earn for shortness, times the pass rate, where that is near its best and above 1 / G",
-     cases=draw_a.cases(draw_lengths), axes=dict(rewards="n g", lengths="n g"), examples=80,
+     cases=draw_a.cases(draw_lengths), axes=dict(rewards="g a", lengths="g a"), examples=80,
      subjects={"length_bonus": pay.length_bonus}, guards=[pay.length_bonus])
 def length_bonus(fn, rewards, lengths, longest, best_rate, slack):
     """fn(rewards, lengths, longest, best_rate, slack): rewards 0 or 1, lengths int64, both (groups, G); longest: the
@@ -206,7 +206,7 @@ def length_bonus(fn, rewards, lengths, longest, best_rate, slack):
             share = 0.5 if n <= least + slack else 0.5 - min(max((n - least) / max(1.0, longest - least), 0.0), 1.0)
             line.append(rate * share)
         wanted.append(line)
-    expect(fn(rewards, lengths, longest, best_rate, slack), torch.tensor(wanted, dtype=torch.float64), "n g")
+    expect(fn(rewards, lengths, longest, best_rate, slack), torch.tensor(wanted, dtype=torch.float64), "g a")
 
 
 def draw_loop(draw):
@@ -287,14 +287,14 @@ def scheduler(fn, level, highest, difficulty, right, size):
 def draw_belief(draw):
     count = draw_a.size(draw, 1, 4)
     shares = [draw_a.size(draw, 1, 5) for _ in range(count)]
-    asked = draw_a.pick(draw, (1, 4, 400))
-    return dict(particles=[(float(draw_a.size(draw, 1, 9)), draw_a.pick(draw, (0.5, 1.0, 2.0))) for _ in range(count)],
+    asked = draw_a.pick(draw, (1, 400))
+    return dict(particles=[(float(draw_a.size(draw, 1, 9)), draw_a.pick(draw, (0.5, 2.0))) for _ in range(count)],
                 weights=[share / sum(shares) for share in shares], difficulty=draw_a.size(draw, 1, 9),
                 asked=asked, right=draw_a.size(draw, 0, asked))
 
 
 @law("rl.belief", "each curve's weight is multiplied by the chance it gave to the outcome, and weights add up to one",
-     cases=draw_a.cases(draw_belief), axes={}, subjects={"reweighed": curriculum.reweighed}, guards=[curriculum.reweighed])
+     cases=draw_a.cases(draw_belief), axes={}, examples=100, subjects={"reweighed": curriculum.reweighed}, guards=[curriculum.reweighed])
 def belief(fn, particles, weights, difficulty, asked, right):
     """fn(particles, weights, difficulty, right, asked): particles is a list of (mu, s), the pass rate being
     1 / (1 + exp((difficulty - mu) / s)); weights a list that adds up to one; right of asked answers were right -> the new
