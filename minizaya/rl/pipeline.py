@@ -41,8 +41,8 @@ class Job:
 
     updates: to make. groups, group: problems a batch, answers a problem. scheduler: chooses tasks and difficulties
     (`curriculum.Scheduler`). aggregation: share of the problems asked as aggregation prompts, made from `records`.
-    learner: a `LearnerConfig`. judge, min_p, threshold: see `Generator`; judge must be a function of a module. precision: None, or (kind, float32_ops) of
-    `mismatch.low_precision` for the generator. seed: of everything.
+    learner: a `LearnerConfig`. judge, min_p, threshold: see `Generator`; judge must be a function of a module. precision:
+    None, or (kind, float32_ops) of `mismatch.low_precision` for the generator. seed: of everything.
     """
 
     updates: int
@@ -112,8 +112,8 @@ class GeneratorSide:
             if problem["kind"] == "problem":
                 job.scheduler.update(problem["task"], problem["difficulty"], rewards)
             rates.append([problem["task"], problem["difficulty"], problem["kind"], round(sum(rewards) / len(rewards), 4)])
-        info = {"number": self.number, "rates": rates, "levels": dict(job.scheduler.levels), "scheduler": job.scheduler.state(),
-                "flags": sum(bool(r.flags) for r in rollouts), "tokens": sum(len(r.tokens) for r in rollouts)}
+        info = {"number": self.number, "rates": rates, "levels": dict(job.scheduler.levels),
+                "scheduler": job.scheduler.state(), "flags": sum(bool(r.flags) for r in rollouts), "tokens": sum(len(r.tokens) for r in rollouts)}
         self.shelf.put(self.number, rollouts, self.model.config.num_experts, info)
         self.number += 1
         return info

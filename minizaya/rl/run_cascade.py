@@ -14,9 +14,11 @@ from . import cascade
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the runs, or one to go on with (--resume)")
-    parser.add_argument("--model", default="nano-reasoner", help="a shipped checkpoint or a run's folder (default: %(default)s)")
+    parser.add_argument("--model", default="nano-reasoner",
+                        help="a shipped checkpoint or a run's folder (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out was")
-    parser.add_argument("--share", type=float, default=1.0, help="of every stage's updates; 0.1 tries the whole path (default 1)")
+    parser.add_argument("--share", type=float, default=1.0,
+                        help="of every stage's updates; 0.1 tries the whole path (default 1)")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=2,
                         help="2: generator and trainer side by side; 1: in turn, repeatable to the last digit (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and answers (default 0)")
@@ -46,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     start, _ = zoo.open_model(args.model)
     for name, judged in (("before", start), ("after", model.eval())):
         found[name] = cascade.examine(judged, tokenizer, plan["levels"], args.problems, seed=7)
-    found["gain"] = round(sum(found["after"].values()) / len(found["after"]) - sum(found["before"].values()) / len(found["before"]), 4)
+    before, after = (sum(found[name].values()) / len(found[name]) for name in ("before", "after"))
+    found["gain"] = round(after - before, 4)
     checkpoint.replace_file(args.out / "result.json", json.dumps(found, indent=1).encode())
     if args.publish:
         publish(args, found)
@@ -68,6 +71,7 @@ def publish(args: argparse.Namespace, found: dict) -> None:
     model, tokenizer = zoo.load(args.publish)
     zoo.write_rl_card(args.publish, found | {
         "model": args.publish, "from": args.model, "parameters": sum(p.numel() for p in model.parameters()),
-        "accuracy": solve.accuracies(model, tokenizer, solve.LEVELS, args.problems), "problems": args.problems, "training_seed": args.seed, "torch": torch.__version__,
+        "accuracy": solve.accuracies(model, tokenizer, solve.LEVELS, args.problems), "problems": args.problems,
+        "training_seed": args.seed, "torch": torch.__version__,
         "stages": [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]})
     print(f"published as {args.publish}", file=sys.stderr)
