@@ -19,6 +19,7 @@ COMMANDS = {
     "stages": ("minizaya.train.run_stages", "train a reasoner through all stages"),
     "cascade": ("minizaya.rl.run_cascade", "reinforcement learning in four stages, from a shipped reasoner"),
     "solve": ("minizaya.solve", "put held-out problems to a model"),
+    "serve": ("minizaya.serve", "a chat server on this machine, in the protocol of OpenAI"),
     "sample": ("minizaya.sample", "let a trained model answer"),
     "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
     "plan": ("minizaya.scale.account", "parameters, memory and arithmetic of a preset"),
