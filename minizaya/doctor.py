@@ -31,6 +31,7 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "tokenizers": ("checkpoints", "reads the released tokenizer"),
     "pytest": ("test", "runs the tests"),
     "pytest-xdist": ("test", "runs two test files at a time"),
+    "openai": ("test", "the standard client, to talk to our server"),
     "transformers": ("test", "the released model, to compare with"),
     "reasoning-gym": ("gyms", "a hundred more tasks"),
     "rlve-gym": ("gyms", "four hundred more tasks"),
