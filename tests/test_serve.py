@@ -328,3 +328,22 @@ def test_pieces():
     with pytest.raises(Wrong, match="seed"):
         read_request({"messages": USER, "seed": 1.5}, TaskFormat(zoo.load("nano-reasoner")[1]), 100)
     assert torch.get_num_threads() >= 1
+
+
+def test_the_command(tmp_path):
+    """Starts on a free port, answers, and stops at Ctrl-C with exit code 0."""
+    import signal
+    import subprocess
+    import sys
+    process = subprocess.Popen([sys.executable, "-m", "minizaya", "serve", "--port", "0", "--slots", "4", "--size", "200"],
+                               stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stderr.readline()
+        url = line.split(" at ")[1].split(";")[0]
+        assert url.startswith("http://127.0.0.1:") and "MiB" in line
+        reply = openai.OpenAI(base_url=url, api_key="none").chat.completions.create(**ask())
+        assert reply.choices[0].message.content == "132"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
