@@ -120,6 +120,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--between", type=float, nargs=2, default=(8.0, 30.0), metavar=("LEAST", "MOST"),
+                        help="seconds from one kill to the next: long enough for the other side to start")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--child")
     parser.add_argument("--updates", type=int, default=0)
@@ -128,7 +130,7 @@ def main() -> None:
         child(args.child, args.updates)
         return
     folder = args.folder or Path(tempfile.mkdtemp())
-    found = kill_at_random(folder, args.minutes * 60, args.seed)
+    found = kill_at_random(folder, args.minutes * 60, args.seed, args.between)
     print(json.dumps({key: value if isinstance(value, dict) else len(value) for key, value in found.items()}
                      | {"staleness": max(found["staleness"])}))
     judge(found)

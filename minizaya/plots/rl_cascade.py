@@ -31,19 +31,23 @@ def beliefs(believed: dict[str, Calibrator], asked: dict[str, list[tuple[int, fl
 
 @styled
 def gain(record: dict | None = None):
-    """Held-out accuracy before and after, by task; a dot a seed."""
+    """Held-out accuracy of each task from before to after, a line a seed, with the difficulty at which it was asked."""
     record = record or recorded("cascade")
     names = sorted(record["runs"][0]["levels"])
-    figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
     for i, name in enumerate([*names, "mean"]):
-        for shift, key, color in ((-0.17, "before", GREY), (0.17, "after", GREEN)):
-            values = [sum(run[key].values()) / len(run[key]) if name == "mean" else run[key][name] for run in record["runs"]]
-            axis.bar(i + shift, sum(values) / len(values), width=0.32, color=color, alpha=0.5, label=key if i == 0 else None)
-            axis.plot([i + shift] * len(values), values, "o", color=color, markersize=4)
-    axis.set(ylabel="held-out problems solved", ylim=(0, 1), xticks=range(len(names) + 1))
-    levels = record["runs"][0]["levels"]
-    axis.set_xticklabels([*(f"{name}\n{levels[name]}" for name in names), "mean"], fontsize=8.5)
-    axis.legend(loc="upper right", ncols=2)
+        for seed, run in enumerate(record["runs"]):
+            at = i + 0.24 * (seed - (len(record["runs"]) - 1) / 2)
+            start, end = (sum(run[key].values()) / len(run[key]) if name == "mean" else run[key][name] for key in ("before", "after"))
+            axis.plot([at, at], [start, end], color=GREY, linewidth=1.2)
+            axis.plot(at, start, "o", color=GREY, markersize=5, label="before" if i == seed == 0 else None)
+            axis.plot(at, end, "o", color=GREEN, markersize=5, label="after" if i == seed == 0 else None)
+            if name != "mean":
+                axis.text(at, min(start, end) - 0.035, run["levels"][name], ha="center", va="top", fontsize=7.5)
+    axis.set(ylabel="held-out problems solved", ylim=(-0.12, 1.02), xticks=range(len(names) + 1))
+    axis.set_xticklabels([*names, "mean"], fontsize=9)
+    axis.axvline(len(names) - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+    axis.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.14))
     return figure
 
 
@@ -51,7 +55,7 @@ def gain(record: dict | None = None):
 def followed(record: dict | None = None):
     """The difficulty of every task, batch by batch, over the stages of one run; and the mean reward of each update."""
     record = record or recorded("cascade")
-    run = next(run for run in record["runs"] if run["difficulty"])
+    run = max(record["runs"], key=lambda run: len(run["difficulty"]))  # the first seed kept only half of it
     names = sorted(run["difficulty"][0]["levels"])
     figure, axes = plt.subplots(2, 4, figsize=(WIDTH, 3.4), sharex=True)
     for axis, name in zip(axes.flat, names):

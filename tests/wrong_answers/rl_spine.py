@@ -45,7 +45,8 @@ def my_advantage(rewards):
             "* push).sum() / (len(logp) * length)", "* push).sum(-1).div(valid.sum(-1).clamp_min(1)).mean()"),
         "the sign": LOSS.replace("return -(", "return ("),
         "gradient through the mask's ratio only": LOSS.replace("(logp - old).exp()", "(logp - old).exp().detach()"),
-        "padding multiplied by zero": LOSS.replace("logp.masked_fill(~valid, 0.0)", "logp"),
+        "padding multiplied by zero": LOSS.replace("logp.masked_fill(~valid, 0.0)", "logp").replace(
+            "logp_rollout.masked_fill(~valid, 0.0)", "logp_rollout"),
         "divided by the answers alone": LOSS.replace("(len(logp) * length)", "len(logp)"),
         "clipped, not dropped": LOSS.replace("(valid & ~dropped)", "valid"),
     },
