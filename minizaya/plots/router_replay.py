@@ -41,6 +41,6 @@ def off_and_on(record: dict | None = None):
                 axis.plot(at, curve, color=color, linewidth=0.6, alpha=0.5)
             axis.plot(at, [sum(points) / len(points) for points in zip(*curves)], color=color, label=f"replay {variant}")
     left.set(title="reward", xlabel="update", ylim=(0, 1))
-    right.set(title="k3, engine against trainer (fresh answers)", xlabel="update", yscale="log")
+    right.set(title="k3, fresh answers", xlabel="update", yscale="log")
     left.legend(loc="lower right")
     return figure
