@@ -69,8 +69,10 @@ def generators_of(trainer: int) -> list[int]:
 
 def fates(folder: Path) -> dict:
     """What became of every batch, from the logs and the shelf."""
-    log = [json.loads(line) for line in (folder / "trainer" / "log.jsonl").read_text().splitlines()]
-    events = [json.loads(line) for line in (folder / "shelf" / "generator.jsonl").read_text().splitlines()]
+    def lines(path: Path) -> list[dict]:  # a process that died early has left none
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    log, events = lines(folder / "trainer" / "log.jsonl"), lines(folder / "shelf" / "generator.jsonl")
     shelf = Shelf(folder / "shelf")
     return {"updates": [r["update"] for r in log if "update" in r], "trained": [r["batch"] for r in log if "update" in r],
             "staleness": [r["staleness"] for r in log if "update" in r], "stale": [r["stale"] for r in log if "stale" in r],
