@@ -3,12 +3,17 @@
     weights-00000004.safetensors    the weights after 4 updates; the last two are kept
     batch-00000007.safetensors      answers waiting to be trained on
     taken-00000006.safetensors      taken by the trainer, kept until a checkpoint covers them
+    generator.lock, trainer.lock    held by the process that is at work
     generator.jsonl                 a line a batch made (with its difficulties and pass rates) or evicted
 
 Every change is one rename, so either side may be killed between any two instructions: a file is there, whole, under one
 name. A batch has one fate: trained on, evicted because the shelf was full (the oldest goes first), or found too stale.
 """
 
+try:
+    import fcntl
+except ImportError:  # Windows without WSL has no such locks
+    fcntl = None
 import json
 import re
 from pathlib import Path
@@ -30,6 +35,29 @@ class Shelf:
             raise ValueError(f"capacity must be at least 2, the trainer waits for two whole batches, got {capacity}")
         self.folder, self.capacity = Path(folder), capacity
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.locks: dict[str, object] = {}
+
+    def lock(self, side: str) -> bool:
+        """Makes this the only "generator" or "trainer" of the shelf; False while another one is alive.
+
+        trap: a generator whose trainer was killed lives on for a moment, and two of them would make the same batch number.
+        The system lets go of the lock when its owner dies, however it dies.
+        """
+        if fcntl is None or side in self.locks:
+            return True
+        file = open(self.folder / f"{side}.lock", "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self.locks[side] = file
+        return True
+
+    def unlock(self) -> None:
+        """Lets go of all locks."""
+        while self.locks:
+            self.locks.popitem()[1].close()
 
     def numbers(self, kind: str) -> list[int]:
         """The numbers of the "batch", "taken" or "weights" files that are there, ascending."""

@@ -209,20 +209,24 @@ def run(job: Job, model: Zaya, tokenizer, folder: str | Path, keep: dict | None 
         processes: 1: two batches, two updates, and so on, each run the same to the last digit. 2: the generator in a
             process of its own, started again if it dies.
         watch: called with the log record of every update.
-    Returns True when all updates are made, False when Ctrl-C stopped it (the last checkpoint stays).
+    Returns True when all updates are made, False when Ctrl-C stopped it (the last checkpoint stays). Raises ValueError when
+    another process trains in `folder`.
     """
     if processes not in (1, 2):
         raise ValueError(f"processes must be 1 or 2, got {processes!r}")
     folder = Path(folder)
-    shelf = Shelf(folder / "shelf")
-    trainer = TrainerSide(job, model, shelf, folder / "trainer", keep or {})
-    if processes == 1:
-        other = Zaya(model.config)
-        generator, helper = GeneratorSide(job, other, tokenizer, shelf), None
-    else:
-        from .processes import Helper
-        generator, helper = None, Helper(job, model.config, tokenizer, folder / "shelf")
+    shelf, trainer, helper = Shelf(folder / "shelf"), None, None
     try:
+        if not shelf.lock("trainer"):
+            raise ValueError(f"folder: another process trains in {folder}; wait for it, or choose another folder")
+        trainer = TrainerSide(job, model, shelf, folder / "trainer", keep or {})
+        if processes == 1:
+            while not shelf.lock("generator"):  # one that has lost its trainer is still finishing its batch
+                time.sleep(0.05)
+            generator = GeneratorSide(job, Zaya(model.config), tokenizer, shelf)
+        else:
+            from .processes import Helper
+            generator, helper = None, Helper(job, model.config, tokenizer, folder / "shelf")
         with interrupts() as stop, tqdm(total=job.updates, initial=trainer.updates, desc="rl", unit="update",
                                         disable=not bar) as line:
             while trainer.updates < job.updates and not stop:
@@ -243,5 +247,7 @@ def run(job: Job, model: Zaya, tokenizer, folder: str | Path, keep: dict | None 
     finally:
         if helper:
             helper.stop()
-        trainer.log_file.close()
+        if trainer:
+            trainer.log_file.close()
+        shelf.unlock()
     return trainer.updates >= job.updates

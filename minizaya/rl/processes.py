@@ -11,14 +11,21 @@ from ..arch.model import Zaya
 from .buffer import Shelf
 
 
-def generate_for_ever(job, config, tokenizer, folder: str) -> None:
-    """The generator's process: makes batches until its parent is gone or ends it."""
+def generate_for_ever(job, config, tokenizer, folder: str, parent: int) -> None:
+    """The generator's process: makes batches until its parent (a process number) is gone or ends it.
+
+    trap: the parent must say who it is. Asked for here, it may be dead already, and the one asked about would be init.
+    """
     import torch
 
     from .pipeline import GeneratorSide
 
     torch.set_num_threads(1)
-    parent, shelf = os.getppid(), Shelf(folder)
+    shelf = Shelf(folder)
+    while not shelf.lock("generator"):  # one that has lost its trainer is still finishing its batch
+        if os.getppid() != parent:
+            return
+        time.sleep(0.05)
     side = GeneratorSide(job, Zaya(config), tokenizer, shelf)
     while os.getppid() == parent:
         # the oldest would be thrown away unread: nothing is gained by running ahead of the trainer
@@ -39,7 +46,7 @@ class Helper:
 
     def start(self) -> None:
         # trap: fork copies a process whose torch threads are already running; they do not come along
-        self.process = mp.get_context("spawn").Process(target=generate_for_ever, args=self.arguments, daemon=True)
+        self.process = mp.get_context("spawn").Process(target=generate_for_ever, args=(*self.arguments, os.getpid()), daemon=True)
         self.process.start()
 
     def watch(self) -> None:
