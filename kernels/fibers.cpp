@@ -1,0 +1,317 @@
+// fibers.cpp: the scheduler behind fibers.h. Built once for each wave size and linked to every kernel.
+//
+// Environment: MZ_ORDER = forward | reverse | a number (random, seeded): in which order the threads of a block run.
+// MZ_THREADS: how many threads of the machine share the blocks of a launch.
+#include "fibers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#include <ucontext.h>
+#endif
+
+#pragma GCC visibility push(hidden)
+#ifdef MZ_TRACE   // trace.cpp
+namespace trace { void begin_block(); }
+extern "C" {
+extern char __start_mz_lds[] __attribute__((weak, visibility("hidden")));
+extern char __stop_mz_lds[] __attribute__((weak, visibility("hidden")));
+}
+#endif
+
+namespace fibers {
+
+__thread Block* block;
+const size_t STACK = 32 << 10;   // small, so that a block's fibers stay in the cache
+
+// ---- switching from one stack to another ------------------------------------------------------------------------------
+// Saves the registers that a call must keep on the old stack, and takes them off the new one. ucontext would do the same
+// with two system calls, ten times slower; it is used where neither assembly below fits.
+#if defined(__x86_64__)
+extern "C" void mz_switch(void** from, void* to) __asm__("mz_switch");
+__asm__(
+    ".text\n.p2align 4\n.hidden mz_switch\n.globl mz_switch\n.type mz_switch,@function\nmz_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n.size mz_switch,.-mz_switch\n");
+static void* first_stack(char* top, void (*enter)()) {
+  void** word = (void**)((uintptr_t)top & ~(uintptr_t)15);
+  *--word = nullptr;
+  *--word = (void*)enter;
+  for (int i = 0; i < 6; i++) *--word = nullptr;
+  return word;
+}
+#elif defined(__aarch64__)
+extern "C" void mz_switch(void** from, void* to) __asm__("mz_switch");
+__asm__(
+    ".text\n.p2align 4\n.hidden mz_switch\n.globl mz_switch\n.type mz_switch,%function\nmz_switch:\nsub sp,sp,#160\n"
+    "stp x19,x20,[sp]\nstp x21,x22,[sp,#16]\nstp x23,x24,[sp,#32]\nstp x25,x26,[sp,#48]\nstp x27,x28,[sp,#64]\n"
+    "stp x29,x30,[sp,#80]\nstp d8,d9,[sp,#96]\nstp d10,d11,[sp,#112]\nstp d12,d13,[sp,#128]\nstp d14,d15,[sp,#144]\n"
+    "mov x9,sp\nstr x9,[x0]\nmov sp,x1\n"
+    "ldp x19,x20,[sp]\nldp x21,x22,[sp,#16]\nldp x23,x24,[sp,#32]\nldp x25,x26,[sp,#48]\nldp x27,x28,[sp,#64]\n"
+    "ldp x29,x30,[sp,#80]\nldp d8,d9,[sp,#96]\nldp d10,d11,[sp,#112]\nldp d12,d13,[sp,#128]\nldp d14,d15,[sp,#144]\n"
+    "add sp,sp,#160\nret\n.size mz_switch,.-mz_switch\n");
+static void* first_stack(char* top, void (*enter)()) {
+  char* stack = (char*)((uintptr_t)top & ~(uintptr_t)15) - 160;
+  memset(stack, 0, 160);
+  ((void**)stack)[11] = (void*)enter;   // x30, where `ret` goes
+  return stack;
+}
+#else
+static void mz_switch(void** from, void* to) {
+  *from = new ucontext_t;
+  ucontext_t* back = (ucontext_t*)*from;
+  swapcontext(back, (ucontext_t*)to);
+  delete back;
+}
+static void* first_stack(char* top, void (*enter)()) {
+  ucontext_t* context = new ucontext_t;
+  getcontext(context);
+  context->uc_stack.ss_sp = top - STACK;
+  context->uc_stack.ss_size = STACK - 512;
+  context->uc_link = nullptr;
+  makecontext(context, enter, 0);
+  return context;
+}
+#endif
+
+// ---- who runs next ----------------------------------------------------------------------------------------------------
+static std::string where(const char* file, int line) {
+  const char* name = strrchr(file, '/');
+  return std::string(name ? name + 1 : file) + ":" + std::to_string(line);
+}
+
+// Ends the block with an error; its other fibers are dropped where they stand.
+static void fail(const std::string& what) {
+  Block& b = *block;
+  if (!b.error[0])
+    snprintf(b.error, sizeof b.error, "%s [block %u,%u,%u thread %d]", what.c_str(), b.id[0], b.id[1], b.id[2], b.current);
+  mz_switch(&b.thread[b.current].stack, b.scheduler);
+}
+
+static int next_runnable() {
+  Block& b = *block;
+  if (b.thread[b.current].state == AT_WAVE || b.thread[b.current].state == AT_TEAM) {   // its own wave first: warm caches
+    int first = b.current / 64 * 64, mine = b.current - first;
+    for (int k = 1; k < 64; k++) {
+      int other = first + (mine + k) % 64;
+      if (other < b.threads && b.thread[other].state == RUNNING) return other;
+    }
+  }
+  int at = b.place[b.current];
+  for (int k = 0; k < b.threads; k++) {
+    at = at + 1 == b.threads ? 0 : at + 1;
+    if (b.thread[b.order[at]].state == RUNNING) return b.order[at];
+  }
+  return -1;
+}
+
+static void deadlock() {
+  Block& b = *block;
+  std::string story = "deadlock:";
+  auto same = [&](int i, int j) {
+    Thread &x = b.thread[i], &y = b.thread[j];
+    return x.state == y.state && (x.state == RETURNED || x.line == y.line);
+  };
+  for (int first = 0, i = 1; i <= b.threads; i++) {
+    if (i < b.threads && same(first, i)) continue;
+    Thread& x = b.thread[first];
+    story += " threads " + std::to_string(first) + "-" + std::to_string(i - 1);
+    if (x.state == RETURNED) story += " have returned;";
+    else story += std::string(" wait at ") + (x.state == AT_BARRIER ? "__syncthreads" : "a wave operation") + " at " + where(x.file, x.line) + ";";
+    first = i;
+  }
+  fail(story);
+}
+
+static void sleep() {
+  Block& b = *block;
+  int me = b.current, next = next_runnable();
+  if (next < 0) return deadlock();
+  b.current = next;
+  if (next != me) mz_switch(&b.thread[me].stack, b.thread[next].stack);
+}
+
+static void wake(State state, int from, int to) {
+  for (int i = from; i < std::min(to, block->threads); i++)
+    if (block->thread[i].state == state) block->thread[i].state = RUNNING;
+}
+
+static void open_barrier() {
+  block->arrived = 0;
+  block->epoch++;
+  wake(AT_BARRIER, 0, block->threads);
+}
+
+// ---- where threads meet -----------------------------------------------------------------------------------------------
+void barrier(const char* file, int line) {
+  Block& b = *block;
+  if (b.arrived == 0) b.line = line, b.file = file;
+  else if (b.line != line)
+    fail("divergent barrier: threads of one block wait at " + where(b.file, b.line) + " and at " + where(file, line));
+  if (++b.arrived == b.alive) return open_barrier();
+  Thread& me = b.thread[b.current];
+  me.line = line, me.file = file, me.state = AT_BARRIER;
+  sleep();
+}
+
+static int meet(Meeting& m, int mine, int first, int size, State state, const Word* words, const char* file, int line) {
+  if (m.arrived == 0) {
+    m.line = line, m.file = file;
+    m.turn ^= 1;
+    m.present[m.turn] = 0;
+  } else if (m.line != line) {
+    fail("divergent wave operation: lanes of one wave are at " + where(m.file, m.line) + " and at " + where(file, line));
+  }
+  int turn = m.turn;
+  m.slot[turn][mine][0] = words[0];
+  m.slot[turn][mine][1] = words[1];
+  m.present[turn] |= 1ull << mine;
+  Thread& me = block->thread[block->current];
+  me.line = line, me.file = file;
+  if (++m.arrived == m.alive) {
+    m.arrived = 0;
+    wake(state, first, first + size);
+  } else {
+    me.state = state;
+    sleep();
+  }
+  return turn;
+}
+
+Seen meet_wave(const void* value, size_t bytes, const char* file, int line) {
+  Word words[2] = {0, 0};
+  memcpy(words, value, bytes);
+  int wave = block->current / MZ_WAVE;
+  Meeting& m = block->wave[wave];
+  int turn = meet(m, block->current % MZ_WAVE, wave * MZ_WAVE, MZ_WAVE, AT_WAVE, words, file, line);
+  return {m.slot[turn], m.present[turn]};
+}
+
+const Word (*meet_team(const void* a, const void* b, size_t bytes, const char* file, int line))[2] {
+  Word words[2] = {0, 0};
+  memcpy(&words[0], a, bytes);
+  memcpy(&words[1], b, bytes);
+  int team = block->current / 64;
+  Meeting& m = block->team[team];
+  int turn = meet(m, block->current % 64, team * 64, 64, AT_TEAM, words, file, line);
+  if (~m.present[turn]) fail("a matrix instruction needs all 64 lanes; some have returned, at " + where(file, line));
+  return m.slot[turn];
+}
+
+void absent_lane(int lane, const char* file, int line) {
+  fail("shuffle reads lane " + std::to_string(lane) + ", which is not active, at " + where(file, line));
+}
+
+// ---- a block, a launch ------------------------------------------------------------------------------------------------
+static void enter() {
+  block->call(block->kernel, block->args);
+  Block& b = *block;   // read anew: this fiber may have moved
+  int me = b.current;
+  b.thread[me].state = RETURNED;   // a thread that has returned is waited for no longer
+  Meeting &wave = b.wave[me / MZ_WAVE], &team = b.team[me / 64];
+  if (--wave.alive == wave.arrived && wave.arrived) wave.arrived = 0, wake(AT_WAVE, me / MZ_WAVE * MZ_WAVE, (me / MZ_WAVE + 1) * MZ_WAVE);
+  if (--team.alive == team.arrived && team.arrived) team.arrived = 0, wake(AT_TEAM, me / 64 * 64, (me / 64 + 1) * 64);
+  if (--b.alive == b.arrived && b.arrived) open_barrier();
+  if (b.alive == 0) mz_switch(&b.thread[me].stack, b.scheduler);
+  sleep();
+  __builtin_unreachable();
+}
+
+static void run_block(uint64_t seed) {
+  Block& b = *block;
+  b.alive = b.threads;
+  b.arrived = 0;
+  b.epoch = 0;
+  auto prepare = [&](Meeting* m, int size) {
+    for (int first = 0; first < b.threads; first += size, m++) {
+      m->alive = std::min(size, b.threads - first);
+      m->arrived = m->turn = 0;
+    }
+  };
+  prepare(b.wave, MZ_WAVE);
+  prepare(b.team, 64);
+  if (seed > 1)
+    for (int i = b.threads - 1; i >= 0; i--) {
+      seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+      std::swap(b.order[i], b.order[(seed >> 33) % (i + 1)]);
+      b.place[b.order[i]] = i;
+    }
+  for (int i = 0; i < b.threads; i++) b.place[b.order[i]] = i;
+#ifdef MZ_TRACE
+  if (__start_mz_lds) memset(__start_mz_lds, 0xff, __stop_mz_lds - __start_mz_lds);   // LDS that nobody wrote is NaN
+  trace::begin_block();
+#endif
+  memset(b.dynamic, 0xff, b.dynamic_bytes);
+  for (int i = 0; i < b.threads; i++) {
+    b.thread[i].state = RUNNING;
+    b.thread[i].stack = first_stack(b.stacks + STACK * (i + 1) - (i & 15) * 128, enter);   // spread over cache sets
+  }
+  b.current = b.order[0];
+  mz_switch(&b.scheduler, b.thread[b.current].stack);
+}
+
+int launch(void (*call)(void*, void**), void* kernel, const unsigned* grid, const unsigned* size, size_t dynamic_bytes,
+           void** args, char* error, int error_bytes) {
+  const char* order = getenv("MZ_ORDER");
+  uint64_t seed = !order || !strcmp(order, "forward") ? 0 : !strcmp(order, "reverse") ? 1 : 2 + strtoull(order, 0, 10);
+  const char* wanted = getenv("MZ_THREADS");
+  long workers = wanted ? atoi(wanted) : std::thread::hardware_concurrency();
+  long blocks = (long)grid[0] * grid[1] * grid[2];
+  int threads = size[0];
+  if (threads < 1 || threads > 1024 || size[1] != 1 || size[2] != 1) {
+    snprintf(error, error_bytes, "a block must have 1 to 1024 threads along x, got %u x %u x %u", size[0], size[1], size[2]);
+    return 1;
+  }
+  if (dynamic_bytes > 65536) {
+    snprintf(error, error_bytes, "a block has at most 65536 bytes of LDS, got %zu", dynamic_bytes);
+    return 1;
+  }
+#ifdef MZ_TRACE
+  workers = 1;
+#endif
+  std::atomic<long> next{0};
+  std::atomic<bool> failed{false};
+  auto work = [&] {
+    std::vector<Thread> thread(threads);
+    std::vector<Meeting> wave((threads + MZ_WAVE - 1) / MZ_WAVE), team((threads + 63) / 64);
+    std::vector<int> run_order(threads), place(threads);
+    Block b{};
+    size_t stack_bytes = STACK * threads, room = (dynamic_bytes + 127) & ~(size_t)63;
+    b.stacks = (char*)mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    b.dynamic = (char*)aligned_alloc(64, room);
+    b.dynamic_bytes = dynamic_bytes;
+    b.threads = threads;
+    b.thread = thread.data(), b.wave = wave.data(), b.team = team.data();
+    b.order = run_order.data(), b.place = place.data();
+    b.call = call, b.kernel = kernel, b.args = args;
+    for (int i = 0; i < 3; i++) b.grid[i] = grid[i], b.size[i] = size[i];
+    for (int i = 0; i < threads; i++) thread[i].index = i, run_order[i] = seed == 1 ? threads - 1 - i : i;
+    block = &b;
+    for (long k; !failed && (k = next++) < blocks;) {
+      b.id[0] = k % grid[0], b.id[1] = k / grid[0] % grid[1], b.id[2] = k / ((long)grid[0] * grid[1]);
+      run_block(seed > 1 ? seed + k : seed);
+      if (b.error[0] && !failed.exchange(true)) snprintf(error, error_bytes, "%s", b.error);
+    }
+    block = nullptr;
+    munmap(b.stacks, stack_bytes);
+    free(b.dynamic);
+  };
+  std::vector<std::thread> helpers;
+  for (long i = 1; i < std::min(workers, blocks); i++) helpers.emplace_back(work);
+  work();
+  for (auto& helper : helpers) helper.join();
+  return failed;
+}
+
+void stop(const char* what) { fail(what); }
+
+}  // namespace fibers
+#pragma GCC visibility pop

@@ -1,0 +1,79 @@
+// gpu.h: what a kernel needs, on four targets, under HIP's own names.
+//
+//   bare    clang++ -x hip --offload-arch=gfx942 -DMZ_BARE   MI300 machine code, without ROCm installed
+//   hip     hipcc                                            MI300, with ROCm's own headers
+//   cuda    nvcc -x cu                                       NVIDIA, warps of 32
+//   cpu     g++ -x c++ -DMZ_CPU                              every GPU thread is a fiber: fibers.h
+//
+// Kernels include this file and nothing else.
+#pragma once
+
+#if defined(MZ_CPU)
+#include "fibers.h"
+#elif defined(__CUDACC__) && !defined(__HIP__)
+#define MZ_CUDA 1
+#else
+#define MZ_AMD 1
+#if !defined(MZ_BARE)
+#include <hip/hip_runtime.h>
+#endif
+#endif
+
+// ---- the wave: how many threads run in step ---------------------------------------------------------------------------
+// A constant of our own: HIP's `warpSize` is no compile-time constant from ROCm 7 on.
+#if !defined(MZ_WAVE)
+#if defined(MZ_CUDA)
+#define MZ_WAVE 32
+#else
+#define MZ_WAVE 64
+#endif
+#endif
+constexpr int WAVE = MZ_WAVE;
+
+#if defined(MZ_BARE)
+#include "bare.h"      // what hip_runtime.h would give
+#endif
+
+#if defined(MZ_CUDA)   // HIP's names for what CUDA calls otherwise
+#define __shfl(value, lane) __shfl_sync(0xffffffffu, (value), (lane))
+#define __shfl_xor(value, mask) __shfl_xor_sync(0xffffffffu, (value), (mask))
+#define __shfl_up(value, by) __shfl_up_sync(0xffffffffu, (value), (by))
+#define __shfl_down(value, by) __shfl_down_sync(0xffffffffu, (value), (by))
+#define __ballot(predicate) ((unsigned long long)__ballot_sync(0xffffffffu, (predicate)))
+#define HIP_DYNAMIC_SHARED(T, name) extern __shared__ T name[];
+__device__ __forceinline__ int __lane_id() { int lane; asm("mov.u32 %0, %%laneid;" : "=r"(lane)); return lane; }
+#endif
+
+#if !defined(MZ_CPU)
+#define LAUNCHABLE(kernel)   // on a CPU this makes the function that Python calls
+#endif
+
+#define DEVICE __device__ __forceinline__
+
+#include "numbers.h"
+#include "mfma.h"
+
+// ---- sums and maxima over a wave: every lane gets the result ----------------------------------------------------------
+template <class T> DEVICE T wave_sum(T value) {
+#pragma unroll
+  for (int far = WAVE / 2; far > 0; far /= 2) value += __shfl_xor(value, far);
+  return value;
+}
+
+DEVICE float wave_max(float value) {
+#pragma unroll
+  for (int far = WAVE / 2; far > 0; far /= 2) value = fmaxf(value, __shfl_xor(value, far));
+  return value;
+}
+
+// The sum over all threads of a block of at most 1024, the same in every thread. `scratch` is LDS, one float a wave.
+// It ends with a barrier, so that the next sum may use the same scratch.
+DEVICE float block_sum(float value, float* scratch) {
+  value = wave_sum(value);
+  if (threadIdx.x % WAVE == 0) scratch[threadIdx.x / WAVE] = value;
+  __syncthreads();
+  float total = 0.f;
+  for (unsigned wave = 0; wave < (blockDim.x + WAVE - 1) / WAVE; wave++) total += scratch[wave];
+  __syncthreads();
+  return total;
+}
