@@ -64,6 +64,13 @@ template <bool WHOLE, class T> DEVICE void load_head(Head<T>& lds, const Inputs<
   }
 }
 
+// Which tokens of the tile, and the one before it, are the first of their document.
+template <class T> DEVICE void mark_starts(Head<T>& lds, const Inputs<T>& in, const Shape& s, int batch, int first) {
+  if (threadIdx.x > ROWS) return;
+  int token = first - 1 + threadIdx.x;
+  lds.alone[threadIdx.x] = in.position && token >= 0 && token < s.steps && in.position[(size_t)batch * s.steps + token] == 0;
+}
+
 // From z to u, both in LDS: 33 rows, and b0 as one row more. Columns from d to the next multiple of 8 are zero.
 template <class T> DEVICE void depthwise(Head<T>& lds, const Inputs<T>& in, const Shape& s, int channel) {
   int column = threadIdx.x % WIDEST;
@@ -101,7 +108,7 @@ template <bool WHOLE, class T> DEVICE f32x16 grouped(Head<T>& lds, const Inputs<
       taps = *(const vec<T, 2 * PER>*)(weight + i * 2);
     } else {
 #pragma unroll
-      for (int j = 0; j < 2 * PER; j++) taps[j] = i * 2 + j < s.dim * 2 ? weight[i * 2 + j] : from_float<T>(0.f);
+      for (int j = 0; j < 2 * PER; j++) taps[j] = weight[i * 2 + j < s.dim * 2 ? i * 2 + j : 0];   // beyond d, u is zero
     }
     typename Mfma<T>::fragment at_t, at_before, w1, w0;
 #pragma unroll
@@ -172,10 +179,7 @@ template <class T> DEVICE void shift_values(const Inputs<T>& in, const Shape& s,
 template <bool WHOLE, class T> DEVICE void mix(Head<T>& lds, const Inputs<T>& in, const Shape& s, T* q, T* k, T* v) {
   int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
   int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
-  if (threadIdx.x <= ROWS) {
-    int token = first - 1 + threadIdx.x;
-    lds.alone[threadIdx.x] = in.position && token >= 0 && token < s.steps && in.position[(size_t)batch * s.steps + token] == 0;
-  }
+  mark_starts(lds, in, s, batch, first);
   shift_values(in, s, v, batch, first, kv_head);
 
   f32x16 keys = mfma_zero(), own_keys = mfma_zero(), queries = mfma_zero();    // y of k, k0, and the sum of all q0
@@ -207,87 +211,107 @@ template <bool WHOLE, class T> DEVICE void mix(Head<T>& lds, const Inputs<T>& in
 }
 
 // ---- backward ----------------------------------------------------------------------------------------------------------
-// Two stages. `backward_heads` makes the forward pass again, tile by tile, and goes back through RoPE, norm and mean path:
-// it writes dy, the gradient of both convolutions' result, and what reaches z beside them. `backward_taps` goes back
-// through the convolutions. The gradients of their weights are products over all tokens; torch forms them from dy and du.
+// Two stages. `backward_heads` makes the forward pass again, tile by tile, and goes back through RoPE and norm: it writes dy,
+// the gradient of y and of the mean beside it. `backward_taps` goes back through the mean path, the convolutions and the
+// value shift. The gradients of their weights are products over all tokens; torch forms them from dy and du.
 
 template <class T> struct Gradients {
-  const T *d_q, *d_k, *d_v;
-  T *dy, *d_packed;                             // (b, t, c); (b, t, c + kv), here only the part of the values
-  float *d_mean, *d_temperature;                // (b, t, c); (blocks along x, j, b)
+  const T *d_q, *d_k;
+  T* dy;                                        // (b, t, c)
+  float* d_temperature;                         // (blocks along x, j, b)
 };
 
+// The gradient of channel c of a head before RoPE: the rotation, backwards.
+template <class T> DEVICE float unturned(const Inputs<T>& in, const Shape& s, const T* row, size_t angle_row, int c) {
+  float d = to_float(row[c]);
+  int half = s.rotary / 2;
+  if (c >= s.rotary) return d;
+  size_t angle = angle_row * half + (c < half ? c : c - half);
+  float other = to_float(row[c < half ? c + half : c - half]);
+  return d * to_float(in.cosine[angle]) + (c < half ? other : -other) * to_float(in.sine[angle]);
+}
+
 // From the gradient of a finished head to that of x, before norm and rotation. Adds to `along`, the gradient of `scale`.
+// A wave takes whole rows, so both sums over a row stay inside it.
 template <class T>
 DEVICE f32x16 unfinish(Head<T>& lds, const Inputs<T>& in, const Shape& s, f32x16 x, float scale, const T* gradient, int of_heads,
                        int head, int batch, int first, float* along) {
-  int lane = threadIdx.x % 64, team = threadIdx.x / 64, column = team * 32 + lane % 32, half = s.rotary / 2;
-  float (*dots)[ROWS] = (float (*)[ROWS])lds.turned;      // where u was
-  f32x16 d = mfma_zero();
-  __syncthreads();
+  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
+  __syncthreads();                              // everyone has read u, whose place `turned` takes
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    int token = first + mfma_row(r, lane);
-    if (column < s.dim && token < s.steps) {
-      const T* row = gradient + (((size_t)batch * s.steps + token) * of_heads + head) * s.dim;
-      d[r] = to_float(row[column]);
-      if (column < s.rotary) {
-        size_t angle = ((size_t)batch * s.angle_rows + token) * half + (column < half ? column : column - half);
-        float other = to_float(row[column < half ? column + half : column - half]);
-        d[r] = d[r] * to_float(in.cosine[angle]) + (column < half ? other : -other) * to_float(in.sine[angle]);
-      }
-    } else {
-      x[r] = 0.f;
+  for (int r = 0; r < 16; r++) lds.turned[mfma_row(r, lane)][column] = x[r];
+  __syncthreads();
+#pragma unroll 1
+  for (int row = threadIdx.x / WAVE; row < ROWS; row += THREADS / WAVE) {
+    int token = first + row;
+    bool here = token < s.steps;
+    const T* from = gradient + (((size_t)batch * s.steps + (here ? token : 0)) * of_heads + head) * s.dim;
+    size_t angle_row = (size_t)batch * s.angle_rows + (here ? token : 0);
+    float square = 0.f, dot = 0.f;
+#pragma unroll 1
+    for (int c = threadIdx.x % WAVE; c < s.dim; c += WAVE) {
+      square += lds.turned[row][c] * lds.turned[row][c];
+      dot += lds.turned[row][c] * unturned(in, s, from, angle_row, c);
     }
-    float square = x[r] * x[r], dot = x[r] * d[r];
-#pragma unroll
-    for (int far = 16; far > 0; far /= 2) square += __shfl_xor(square, far), dot += __shfl_xor(dot, far);
-    if (lane % 32 == 0) lds.part[team][mfma_row(r, lane)] = square, dots[team][mfma_row(r, lane)] = dot;
+    float norm = sqrtf(wave_sum(square)), safe = fmaxf(norm, 1.1920929e-7f), unit = sqrtf((float)s.dim) / safe;
+    dot = wave_sum(dot);
+    if (here && threadIdx.x % WAVE == 0) *along += dot * unit;
+    float inward = norm == safe ? dot / (norm * norm) : 0.f;    // the part along x, which the norm takes away
+#pragma unroll 1
+    for (int c = threadIdx.x % WAVE; c < s.dim; c += WAVE)
+      lds.turned[row][c] = here ? unit * scale * (unturned(in, s, from, angle_row, c) - lds.turned[row][c] * inward) : 0.f;
   }
   __syncthreads();
+  f32x16 d;
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    int row = mfma_row(r, lane);
-    float norm = sqrtf(lds.part[0][row] + lds.part[1][row] + lds.part[2][row] + lds.part[3][row]);
-    float dot = dots[0][row] + dots[1][row] + dots[2][row] + dots[3][row];
-    float safe = fmaxf(norm, 1.1920929e-7f), unit = sqrtf((float)s.dim) / safe;
-    if (team == 0 && lane % 32 == 0) *along += dot * unit;
-    d[r] = unit * scale * (d[r] - (norm == safe ? x[r] * dot / (norm * norm) : 0.f));
-  }
+  for (int r = 0; r < 16; r++) d[r] = lds.turned[mfma_row(r, lane)][column];
   __syncthreads();
   return d;
 }
 
-// Writes 16 values of this thread's column into (b, t, c) at the channels of one head.
-template <class To> DEVICE void store_head(To* to, f32x16 x, const Shape& s, int batch, int first, int head) {
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
+// Writes the 16 values of every thread into (b, t, c), at the channels of one head, by way of LDS.
+template <class T> DEVICE void store_head(Head<T>& lds, T* to, f32x16 x, const Shape& s, int batch, int first, int head) {
+  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32, c = threadIdx.x % WIDEST;
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    int token = first + mfma_row(r, lane);
-    if (column < s.dim && token < s.steps)
-      to[((size_t)batch * s.steps + token) * (s.heads + s.kv_heads) * s.dim + head * s.dim + column] = from_float<To>(x[r]);
-  }
+  for (int r = 0; r < 16; r++) lds.turned[mfma_row(r, lane)][column] = x[r];
+  __syncthreads();
+  for (int row = threadIdx.x / WIDEST; row < ROWS && c < s.dim && first + row < s.steps; row += THREADS / WIDEST)
+    to[((size_t)batch * s.steps + first + row) * (s.heads + s.kv_heads) * s.dim + head * s.dim + c] = from_float<T>(lds.turned[row][c]);
+  __syncthreads();
+}
+
+// z of one head as it comes in, this thread's 16 values.
+template <bool WHOLE, class T>
+DEVICE f32x16 own_values(Head<T>& lds, const Inputs<T>& in, const Shape& s, int batch, int first, int channel) {
+  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
+  load_head<WHOLE>(lds, in, s, batch, first, channel);
+  __syncthreads();
+  f32x16 own;
+#pragma unroll
+  for (int r = 0; r < 16; r++) own[r] = column < s.dim ? to_float(lds.z[mfma_row(r, lane) + HALO][column]) : 0.f;
+  __syncthreads();
+  return own;
 }
 
 template <bool WHOLE, class T>
 DEVICE void backward_heads(Head<T>& lds, const Inputs<T>& in, const Shape& s, const Gradients<T>& out) {
   __shared__ float scratch[THREADS / 32];
   int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32, width = packed_width<T>(s);
-  if (threadIdx.x <= ROWS) {
-    int token = first - 1 + threadIdx.x;
-    lds.alone[threadIdx.x] = in.position && token >= 0 && token < s.steps && in.position[(size_t)batch * s.steps + token] == 0;
-  }
-  f32x16 own_keys = mfma_zero(), queries = mfma_zero(), d_key = mfma_zero(), d_own_key = mfma_zero();
+  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
+  mark_starts(lds, in, s, batch, first);
+  f32x16 own_keys = mfma_zero(), queries = mfma_zero();
+#pragma unroll 1
+  for (int member = -1; member < group; member++) {
+    int head = member < 0 ? s.heads + kv_head : kv_head * group + member;
+    f32x16 own = own_values<WHOLE>(lds, in, s, batch, first, head * s.dim);
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    int token = first + mfma_row(r, lane);
-    if (column >= s.dim || token >= s.steps) continue;
-    const T* row = in.packed + ((size_t)batch * s.steps + token) * width + column;
-    own_keys[r] = to_float(row[(s.heads + kv_head) * s.dim]);
-    for (int member = 0; member < group; member++) queries[r] += to_float(row[(kv_head * group + member) * s.dim]);
+    for (int r = 0; r < 16; r++) {
+      own_keys[r] += member < 0 ? own[r] : 0.f;
+      queries[r] += member < 0 ? 0.f : own[r];
+    }
   }
-  float d_temperature = 0.f, unused = 0.f;
+  float d_temperature = 0.f;
+#pragma unroll 1
   for (int member = -1; member < group; member++) {
     bool key = member < 0;
     int head = key ? s.heads + kv_head : kv_head * group + member, channel = head * s.dim;
@@ -295,50 +319,39 @@ DEVICE void backward_heads(Head<T>& lds, const Inputs<T>& in, const Shape& s, co
     __syncthreads();
     depthwise(lds, in, s, channel);
     __syncthreads();
-    f32x16 x = grouped<WHOLE>(lds, in, s, channel), d;
+    f32x16 x = grouped<WHOLE>(lds, in, s, channel);
 #pragma unroll
     for (int r = 0; r < 16; r++) {
       float own = column < s.dim ? to_float(lds.z[mfma_row(r, lane) + HALO][column]) : 0.f;
       x[r] += ((key ? queries[r] / group : own) + own_keys[r]) / 2.f;
     }
-    if (key) d = unfinish(lds, in, s, x, to_float(in.temperature[kv_head]), out.d_k, s.kv_heads, kv_head, batch, first, &d_temperature);
-    else d = unfinish(lds, in, s, x, 1.f, out.d_q, s.heads, head, batch, first, &unused);
-    store_head(out.dy, d, s, batch, first, head);
-    if (key) {
-      d_key = d;
-#pragma unroll
-      for (int r = 0; r < 16; r++) d_own_key[r] = d[r] / 2.f;
-    } else {
-#pragma unroll
-      for (int r = 0; r < 16; r++) {
-        d_own_key[r] += d[r] / 2.f;
-        d[r] = d[r] / 2.f + d_key[r] / (2.f * group);
-      }
-      store_head(out.d_mean, d, s, batch, first, head);
-    }
+    float scale = key ? to_float(in.temperature[kv_head]) : 1.f, d_scale = 0.f;
+    f32x16 d = unfinish(lds, in, s, x, scale, key ? out.d_k : out.d_q, key ? s.kv_heads : s.heads, key ? kv_head : head, batch, first,
+                        &d_scale);
+    d_temperature += key ? d_scale : 0.f;
+    store_head(lds, out.dy, d, s, batch, first, head);
   }
-  store_head(out.d_mean, d_own_key, s, batch, first, s.heads + kv_head);
   d_temperature = block_sum(d_temperature, scratch);
   if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * gridDim.z + batch] = d_temperature;
-
-  int half = s.kv_heads * s.dim / 2, values = (s.heads + s.kv_heads) * s.dim, c = kv_head * s.dim + threadIdx.x % WIDEST;
-  if (threadIdx.x % WIDEST >= s.dim) return;
-  for (int row = threadIdx.x / WIDEST; row < ROWS && first + row < s.steps; row += THREADS / WIDEST) {
-    size_t at = (size_t)batch * s.steps + first + row;
-    bool follows = first + row + 1 < s.steps && !(in.position && in.position[at + 1] == 0);   // a next token of this document
-    T d = from_float<T>(0.f);
-    if (c < half) d = out.d_v[at * 2 * half + c];
-    else if (follows) d = out.d_v[(at + 1) * 2 * half + c];
-    out.d_packed[at * width + values + c] = d;
-  }
 }
 
-// du_t = W1^T dy_t + W0^T dy_{t+1}, then dz_t = w1 du_t + w0 du_{t+1} + what came by the mean path; the second terms only
-// where token t + 1 exists and is of the same document. 32 rows of du give 31 of dz, so a block advances by 31 tokens.
+// du_t = W1^T dy_t + W0^T dy_{t+1}, then dz_t = w1 du_t + w0 du_{t+1} + what came by the mean path; terms of token t + 1 only
+// where it exists and is of the same document. 32 rows of du give 31 of dz, so a block advances by 31 tokens.
 constexpr int ADVANCE = ROWS - 1;
+
+// What reaches channel c of z at this head by the mean path, from a token's row of dy.
+template <class T> DEVICE float through_mean(const T* row, const Shape& s, int head, int c) {
+  int group = s.heads / s.kv_heads, kv_head = head < s.heads ? head / group : head - s.heads;
+  float of_key = to_float(row[(s.heads + kv_head) * s.dim + c]) / 2.f;
+  if (head < s.heads) return to_float(row[head * s.dim + c]) / 2.f + of_key / group;
+  float of_queries = 0.f;
+  for (int member = 0; member < group; member++) of_queries += to_float(row[(kv_head * group + member) * s.dim + c]);
+  return of_queries / 2.f + of_key;
+}
+
 template <class T>
-DEVICE void backward_taps(const T* dy, const float* d_mean, const T* depthwise, const T* grouped, const int* position, T* d_packed,
-                          float* du, const Shape& s) {
+DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position,
+                          T* d_packed, float* du, const Shape& s) {
   __shared__ T lds_dy[ROWS + 1][Tile<T>::STRIDE];
   __shared__ float lds_du[ROWS][TURNED];
   __shared__ int joined[ROWS];                  // 1: the next token exists and belongs to the same document
@@ -377,13 +390,21 @@ DEVICE void backward_taps(const T* dy, const float* d_mean, const T* depthwise, 
   for (int r = 0; r < 16; r++) lds_du[mfma_row(r, lane)][column] = acc[r];
   __syncthreads();
   if (c >= s.dim) return;
+  int half = s.kv_heads * s.dim / 2, width = channels + 2 * half, value = channel + c;    // which of the 2 * half values
+  for (int i = threadIdx.x / WIDEST; head < s.kv_heads && i < ADVANCE && first + i < s.steps; i += THREADS / WIDEST) {
+    size_t token = (size_t)batch * s.steps + first + i;
+    T d = from_float<T>(0.f);                   // the first half of the values went to this token, the second to the next
+    if (value < half) d = d_v[token * 2 * half + value];
+    else if (joined[i]) d = d_v[(token + 1) * 2 * half + value];
+    d_packed[token * width + channels + value] = d;
+  }
   float tap0 = to_float(depthwise[(channel + c) * 2]), tap1 = to_float(depthwise[(channel + c) * 2 + 1]);
   for (int i = threadIdx.x / WIDEST; i < ADVANCE && first + i < s.steps; i += THREADS / WIDEST) {
     size_t token = (size_t)batch * s.steps + first + i, at = token * channels + channel + c;
     float mine = lds_du[i][c];
     du[at] = mine;
-    float dz = tap1 * mine + (joined[i] ? tap0 * lds_du[i + 1][c] : 0.f) + d_mean[at];
-    d_packed[token * (channels + s.kv_heads * s.dim) + channel + c] = from_float<T>(dz);
+    float dz = tap1 * mine + (joined[i] ? tap0 * lds_du[i + 1][c] : 0.f) + through_mean(dy + token * channels, s, head, c);
+    d_packed[token * width + channel + c] = from_float<T>(dz);
   }
 }
 
@@ -401,20 +422,19 @@ DEVICE void backward_taps(const T* dy, const float* d_mean, const T* depthwise, 
   LAUNCHABLE(cca_mix_##suffix)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(THREADS) cca_mix_backward_heads_##suffix(                                        \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
-      const T* temperature, const T* cosine, const T* sine, const int* position, const T* d_q, const T* d_k, const T* d_v,      \
-      T* dy, T* d_packed, float* d_mean, float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary,         \
-      int angle_rows) {                                                                                                         \
+      const T* temperature, const T* cosine, const T* sine, const int* position, const T* d_q, const T* d_k, T* dy,             \
+      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                          \
     Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, nullptr, nullptr}; \
-    Gradients<T> out = {d_q, d_k, d_v, dy, d_packed, d_mean, d_temperature};                                                    \
+    Gradients<T> out = {d_q, d_k, dy, d_temperature};                                                                           \
     Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows};                                                                \
     __shared__ Head<T> lds;                                                                                                     \
     backward_heads<false>(lds, in, s, out);                                                                                     \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_heads_##suffix)                                                                                   \
   extern "C" __global__ void __launch_bounds__(THREADS) cca_mix_backward_taps_##suffix(                                         \
-      const T* dy, const float* d_mean, const T* depthwise, const T* grouped, const int* position, T* d_packed, float* du,      \
-      int steps, int heads, int kv_heads, int dim) {                                                                            \
-    backward_taps<T>(dy, d_mean, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0});              \
+      const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position, T* d_packed,   \
+      float* du, int steps, int heads, int kv_heads, int dim) {                                                                 \
+    backward_taps<T>(dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0});              \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_taps_##suffix)
 

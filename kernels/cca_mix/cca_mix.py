@@ -16,7 +16,7 @@ DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped: Tensor, grouped_bias: Tensor,
               temperature: Tensor, cosine: Tensor, sine: Tensor, position: Tensor | None = None,
-              past: Tensor | None = None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+              past: Tensor | None = None, before: Tensor | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """q (b, t, h, d), k and v (b, t, j, d), in float32 and not rounded to T (values of v are exact in T).
 
     Args:
@@ -24,9 +24,9 @@ def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped
         depthwise_bias, grouped_bias: (c,). temperature: (j,). cosine, sine: (1 or b, t, rotary / 2).
         position: int32 (b, t), place in the token's own document; None: one document a row.
         past: (b, 2, c), the columns of the two tokens before; before: (b, kv / 2), `v_then` of the token before. None:
-            nothing came before.
+            nothing came before. dtype: T, where the inputs are given in float32.
     """
-    dtype, (channels, dim, _), kv_heads = packed.dtype, grouped.shape, len(temperature)
+    dtype, (channels, dim, _), kv_heads = dtype or packed.dtype, grouped.shape, len(temperature)
     wide = [x.float() for x in (packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine)]
     packed, w, b0, matrix, b1, temperature, cosine, sine = wide
     batch, steps, _ = packed.shape
@@ -44,13 +44,13 @@ def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped
     def per_head(x: Tensor, tap: int) -> Tensor:
         return torch.einsum("btni,noi->btno", x.unflatten(-1, (heads, dim)), matrix[..., tap].unflatten(0, (heads, dim)))
     y = b1.unflatten(0, (heads, dim)) + per_head(u[:, 1:], 1) + per_head(late, 0)
-    y = RoundedGradient.apply(y, dtype)
 
     sizes = (heads - kv_heads, kv_heads)
     q0, k0 = z.unflatten(-1, (heads, dim)).split(sizes, dim=2)
     q, k = y.split(sizes, dim=2)
     mean_q, mean_k = qk_mean(q0, k0)
-    q, k = qk_norm(q + mean_q, k + mean_k, temperature)
+    q, k = (RoundedGradient.apply(x, dtype) for x in (q + mean_q, k + mean_k))
+    q, k = qk_norm(q, k, temperature)
     angles = cosine[:, :, None], sine[:, :, None]
     v = value_shift(now, then, None if before is None else before.float(), None if position is None else position)
     return rope(q, angles), rope(k, angles), v.unflatten(-1, (kv_heads, dim))
@@ -112,13 +112,13 @@ def launch_backward(run, d_q, d_k, d_v, packed, depthwise, depthwise_bias, group
     heads, suffix = channels // dim - kv_heads, DTYPES[packed.dtype]
     tiles = -(-steps // ROWS)
     dy, d_packed = packed.new_empty(batch, steps, channels), torch.empty_like(packed)
-    d_mean, du = (torch.empty(batch, steps, channels, dtype=torch.float32, device=packed.device) for _ in range(2))
+    du = torch.empty(batch, steps, channels, dtype=torch.float32, device=packed.device)
     d_temperature = torch.empty(tiles, kv_heads, batch, dtype=torch.float32, device=packed.device)
     run("cca_mix", f"cca_mix_backward_heads_{suffix}", (tiles, kv_heads, batch), BLOCK,
-        [packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, d_q, d_k, d_v, dy,
-         d_packed, d_mean, d_temperature, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0])
+        [packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, d_q, d_k, dy,
+         d_temperature, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0])
     run("cca_mix", f"cca_mix_backward_taps_{suffix}", (-(-steps // (ROWS - 1)), heads + kv_heads, batch), BLOCK,
-        [dy, d_mean, depthwise, grouped, position, d_packed, du, steps, heads, kv_heads, dim])
+        [dy, d_v, depthwise, grouped, position, d_packed, du, steps, heads, kv_heads, dim])
     weights = weight_gradients(dy.float(), du, packed[..., :channels].float(), depthwise.float(), depthwise_bias.float(),
                                grouped.float(), position, packed.dtype)
     return d_packed, *(x.to(packed.dtype) for x in (*weights, d_temperature.sum((0, 2))))
@@ -162,8 +162,8 @@ def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, di
     size, channels, values = 2 if kernel.endswith("bf16") else 4, (heads + kv_heads) * dim, kv_heads * dim
     weights = channels * dim * 2 * size
     products = 2 * 2 * tokens * channels * dim
-    if "heads" in kernel:      # in: packed, gradients of q, k, v; out: dy, d_mean and the values' part
-        return tokens * (2 * (channels + values) * size + channels * (size + 4) + values * size) + weights, products + 30 * tokens * channels
-    if "taps" in kernel:       # in: dy, d_mean; out: du and d_packed
-        return tokens * channels * (2 * size + 8) + weights, products + 5 * tokens * channels
+    if "heads" in kernel:      # in: z and the gradients of q and k; out: dy
+        return tokens * channels * 3 * size + weights, products + 30 * tokens * channels
+    if "taps" in kernel:       # in: dy, d_v; out: du and d_packed
+        return tokens * (channels * (2 * size + 4) + 2 * values * size) + weights, products + 5 * tokens * channels
     return 2 * tokens * (channels + values) * size + weights, products + 20 * tokens * channels
