@@ -140,20 +140,20 @@ def touched(offset: Tensor, size: Tensor) -> int:
 
 
 class Tracer(launch.Launcher):
-    """A `Launcher` whose launches are written down."""
+    """A `Launcher` that checks every access and, given a `Trace`, writes it down there.
 
-    def __init__(self, trace: Trace, source: str | None = None, most: int = 20_000_000):
-        super().__init__("trace", trace.wave, source)
-        self.trace, self.most = trace, most
+    Raises KernelError for the first access that is out of bounds or misaligned, that races with another, or that reads LDS
+    before anyone wrote it; the message names file and line.
+    """
+
+    def __init__(self, trace: Trace | None, source: str | None = None, wave: int | None = None, most: int = 20_000_000):
+        super().__init__("trace", trace.wave if trace else wave, source)
+        self.trace, self.most = trace, most if trace else 0
 
     def run(self, source, kernel, grid, block, args, lds) -> None:
         self.function(source, kernel)
         path = launch.build(self.source or source, "trace", self.wave_wanted)
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        number = len(self.trace.kernels)
-        self.trace.kernels.append(kernel)
-        for index, tensor in enumerate(tensors):
-            self.trace.shapes[number, index] = tensor.dtype, tuple(tensor.shape)
         library, count = ctypes.CDLL(str(path)), len(tensors)
         start = (ctypes.c_size_t * count)(*(x.data_ptr() for x in tensors))
         size = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
@@ -166,6 +166,12 @@ class Tracer(launch.Launcher):
             first = ctypes.c_void_p()
             library.mz_trace_end.restype = ctypes.c_long
             found = library.mz_trace_end(ctypes.byref(first))
+        if not self.trace:
+            return
+        number = len(self.trace.kernels)
+        self.trace.kernels.append(kernel)
+        for index, tensor in enumerate(tensors):
+            self.trace.shapes[number, index] = tensor.dtype, tuple(tensor.shape)
         if found < 0:
             raise KernelError(f"{kernel}: more than {self.most} accesses; trace a smaller launch")
         if found:
