@@ -185,3 +185,87 @@ def _cca_mix_backward(ctx, d_q, d_k, d_v):
 
 
 cca_mix.register_autograd(_cca_mix_backward, setup_context=_save_mix)
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("minizaya::cca_attention", mutates_args=())
+def cca_attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None, window: int = 0) -> Tensor:
+    """q (b, t, h, d), k and v (b, s, j, d), the queries being the last t keys -> (b, t, h, d). documents: int32 (b, s), the
+    document of each token, or None; window: a query sees this many keys, its own included, or 0 for all."""
+    return kernel("cca_attention").launch(run_for(q), *dense(q, k, v, documents), window)
+
+
+@cca_attention.register_fake
+def _(q, k, v, documents=None, window=0):
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+_setup, _backward = by_reference("cca_attention", 3)
+cca_attention.register_autograd(_backward, setup_context=_setup)
+
+
+# ---- router ----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("minizaya::router", mutates_args=())
+def router(x: Tensor, below: Tensor | None, scale: Tensor | None, down: Tensor, down_bias: Tensor, gain: Tensor, fc1: Tensor,
+           bias1: Tensor, fc2: Tensor, bias2: Tensor, out: Tensor, bias: Tensor, eps: float, pinned: Tensor | None = None
+           ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (n, D) -> routes int64 (n,), gates (n,), probs (n, E + 1), state (n, R); arguments as in `kernels/router`."""
+    inputs = dense(x, below, scale, down, down_bias, gain, fc1, bias1, fc2, bias2, out, bias)
+    return kernel("router").launch(run_for(x), *inputs, eps, *dense(pinned))[:4]
+
+
+@router.register_fake
+def _(x, below, scale, down, down_bias, gain, fc1, bias1, fc2, bias2, out, bias, eps, pinned=None):
+    n = x.shape[0]
+    return (x.new_empty(n, dtype=torch.int64), x.new_empty(n), x.new_empty(n, out.shape[0]), x.new_empty(n, down.shape[0]))
+
+
+_setup_router, _backward_router = by_reference("router", 11)
+
+
+def _pin(ctx, inputs, output) -> None:
+    """The reference that goes back must take the routes that the kernel took, also at a near tie."""
+    _setup_router(ctx, (*inputs[:13], output[0]), output)
+
+
+def _backward_pinned(ctx, d_routes, d_gates, d_probs, d_state):
+    return _backward_router(ctx, None, d_gates, d_probs, d_state, None)
+
+
+router.register_autograd(_backward_pinned, setup_context=_pin)
+
+
+# ---- experts ---------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("minizaya::moe", mutates_args=())
+def moe(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """x (n, D), routes int64 (n,), gates (n,), gate_up (E, 2F, D), down (E, D, F) -> (n, D), zeros for the route E."""
+    return kernel("moe").launch(run_for(x), *dense(x, routes, gates, gate_up, down))
+
+
+@moe.register_fake
+def _(x, routes, gates, gate_up, down):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _save_moe(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _moe_backward(ctx, gradient):
+    from ..arch.experts import experts_grouped      # the loop's fast twin
+
+    x, routes, gates, gate_up, down = ctx.saved_tensors
+    with torch.enable_grad():
+        leaves = [leaf.detach().requires_grad_() for leaf in (x, gates, gate_up, down)]
+        out = experts_grouped(leaves[0], routes, *leaves[1:])
+        d_x, d_gates, d_gate_up, d_down = torch.autograd.grad(out, leaves, gradient)
+    return d_x, None, d_gates, d_gate_up, d_down
+
+
+moe.register_autograd(_moe_backward, setup_context=_save_moe)
