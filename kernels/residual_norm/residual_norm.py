@@ -49,7 +49,7 @@ def launch_backward(run, d_stream: Tensor, d_normed: Tensor, output: Tensor, res
          float(eps)])
     total, with_output, with_residual, with_unit = sums.sum(0)     # a few hundred partial sums: torch adds them
     vectors = with_output, total * s1.float(), with_residual, total * s2.float(), with_unit
-    return d_output, d_residual, *(v.to(weight.dtype) for v in vectors)
+    return d_output, d_residual, *(v.to(weight.dtype, copy=True) for v in vectors)
 
 
 def shares(rows: int, blocks: int) -> tuple[tuple[int], int]:

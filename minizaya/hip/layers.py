@@ -77,20 +77,14 @@ def mixed(layer, x: Tensor, weights, place, cache) -> tuple[Tensor, Tensor, Tens
 def attention(layer, q: Tensor, k: Tensor, v: Tensor, place) -> Tensor:
     """Causal attention, (b, t, h, d): by the kernel where nothing is padded."""
     window = layer.config.sliding_window if layer.sliding else 0
-    reason = "padding" if padded(place) else None
-    if reason:
-        ops.warn("cca_attention", "it takes no padding")
-    if reason or not usable("cca_attention", q, k, v):
+    if not place.regular:
+        ops.warn("cca_attention", "it takes no padding, and no sequences of different lengths side by side")
+    if not place.regular or not usable("cca_attention", q, k, v):
         return attend_by_torch(q, k, v, place.masks[layer.sliding])
     documents = None
     if place.position is not None:      # a document begins wherever the place in it is 0
         documents = (place.position == 0).cumsum(1).int()
     return ops.cca_attention(q, k, v, documents, window)
-
-
-def padded(place) -> bool:
-    """True if the mask says more than causal order, window and documents: padding now or in the cache."""
-    return place.valid is not None
 
 
 def route(router, x: Tensor, below: Tensor | None, pinned: Tensor | None):
