@@ -23,7 +23,7 @@ def run(way, call, *args, **kwargs):
 
 
 def assert_close(got: torch.Tensor, wanted: torch.Tensor, what: str = "") -> None:
-    """float32 to 1e-5; bfloat16 to the rounding of its last operation, half a unit in the last of 8 bits, and as much.
+    """float32 to 1e-5; bfloat16 to the rounding of its last operation, half a unit in the last of its 8 bits (2 ** -8 of the value at most).
 
     wanted: computed in float32 or wider, not rounded.
     """
@@ -31,7 +31,7 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, what: str = "") -> Non
     wide, right = got.double(), wanted.double()
     allowed = 1e-5 * (1 + right.abs())
     if got.dtype == torch.bfloat16:
-        allowed = allowed + 2.0 ** -9 * right.abs()
+        allowed = allowed + 2.0 ** -8 * right.abs()
     wrong = ~((wide - right).abs() <= allowed)
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
