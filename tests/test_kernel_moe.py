@@ -1,8 +1,8 @@
 """moe on the CPU: the order of the tokens, both products stage by stage, the whole, and planted bugs.
 
 Each product is compared from the very numbers that it was given, so its tolerance is that of one float32 sum, carried
-through the kernel's own roundings (`kernel_spans`). The whole is compared with experts_loop in the same type. In bfloat16
-a hidden number at a tie may round the other way, which moves the output by 2 ** -7 |h down|, one term among F, and the
+through the kernel's own roundings (`kernel_spans`). The whole is compared with experts_loop in the same type. In
+bfloat16 a hidden number at a tie may round the other way, which moves the output by 2 ** -7 |h down|, one term among F, and the
 product and the gated product may each round the other way: 2 ** -6 of the number, and of the typical number, in all.
 """
 
@@ -64,7 +64,7 @@ def check_whole(run, *args):
     if args[0].dtype == torch.float32:
         return assert_close(got, moe.reference(*(arg.double() if arg.is_floating_point() else arg for arg in args)))
     wanted = moe.reference(*args).double()
-    size = wide.square().mean().sqrt()
+    size = wanted.square().mean().sqrt()
     assert ((got.double() - wanted).abs() <= 2.0 ** -6 * (size + wanted.abs())).all()
 
 

@@ -13,7 +13,7 @@ DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def reference(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """x (n, D), routes int64 (n,), gates (n,), gate_up (E, 2F, D), down (E, D, F) -> (n, D); zeros where a route is E."""
+    """x (n, D), int64 routes (n,), gates (n,), gate_up (E, 2F, D), down (E, D, F) -> (n, D); zeros for the route E."""
     return experts_loop(x, routes, gates, gate_up, down)
 
 
@@ -34,7 +34,7 @@ def launch(run, x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down:
 
 
 def group(run, routes: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """routes int64 (n,) -> int32 order (n,), the tokens sorted by expert, and starts (E + 1,), each group's first place."""
+    """int64 routes (n,) -> int32 order (n,), tokens sorted by expert, and starts (E + 1,), each group's first place."""
     order = torch.empty(len(routes), dtype=torch.int32, device=routes.device)
     starts = torch.empty(experts + 1, dtype=torch.int32, device=routes.device)
     run("moe", "moe_group", (experts + 1,), BLOCK, [routes, order, starts, len(routes), experts])
