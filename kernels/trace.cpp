@@ -2,6 +2,7 @@
 //
 // The mechanism is borrowed: `g++ -fsanitize=thread` calls a function at every load and store, meant for its own race
 // detector. We do not link that detector; these functions are ours. They write the access down and check it:
+//   misaligned         16 bytes moved at once from an address that is no multiple of 16, and so on
 //   out of bounds      neither in a tensor of the launch nor in LDS
 //   nobody wrote it    LDS read before any thread of the block wrote it
 //   race               two threads, one of them writing, with no barrier between. Blocks have no barrier between them.
@@ -155,6 +156,13 @@ void note(uintptr_t address, size_t bytes, Kind kind, void* return_address) {
   }
 }
 
+void aligned(void* address, size_t bytes, void* return_address) {
+  if (!active || !fibers::block || (uintptr_t)address % bytes == 0) return;
+  char text[80];
+  snprintf(text, sizeof text, "misaligned: %zu bytes at an address that is no multiple of %zu", bytes, bytes);
+  complain(text, (uintptr_t)return_address - 1 - library_start, 0);
+}
+
 }  // namespace trace
 
 namespace fibers {
@@ -195,8 +203,8 @@ VISIBLE long mz_trace_end(const Event** first) {
 // ---- what the compiler calls ------------------------------------------------------------------------------------------
 #define AT __builtin_return_address(0)
 #define ACCESS(bytes)                                                                                                    \
-  extern "C" void __tsan_read##bytes(void* a) { trace::note((uintptr_t)a, bytes, READ, AT); }                            \
-  extern "C" void __tsan_write##bytes(void* a) { trace::note((uintptr_t)a, bytes, WRITE, AT); }                          \
+  extern "C" void __tsan_read##bytes(void* a) { trace::aligned(a, bytes, AT); trace::note((uintptr_t)a, bytes, READ, AT); }   \
+  extern "C" void __tsan_write##bytes(void* a) { trace::aligned(a, bytes, AT); trace::note((uintptr_t)a, bytes, WRITE, AT); } \
   extern "C" void __tsan_unaligned_read##bytes(void* a) { trace::note((uintptr_t)a, bytes, READ, AT); }                  \
   extern "C" void __tsan_unaligned_write##bytes(void* a) { trace::note((uintptr_t)a, bytes, WRITE, AT); }
 ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16)

@@ -1,0 +1,226 @@
+"""What a launch does to memory, access by access.
+
+    with traced() as trace:
+        kernel.launch(launcher("trace"), *arguments)
+    trace.moved, trace.least          # bytes
+    trace.tensors["x"]                # per tensor: read, written, coalesced
+
+Three measures of a launch on global memory, all in bytes:
+
+    asked    what its lanes asked for
+    moved    what travels: whole 64-byte pieces, for each wave instruction those that its lanes touch. No cache is assumed
+             between instructions, so reading a thing twice costs twice
+    least    what any kernel would have to move: every byte that was touched, once
+
+LDS has 32 banks of 4 bytes. A wave instruction runs over the lanes in groups (32 lanes for 4 bytes a lane, 16 for 8, 8 for
+16); a group takes as many cycles as the fullest bank has different rows to serve.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import launch
+from .build import KernelError
+
+PIECE, BANKS = 64, 32
+STATIC, DYNAMIC = 65535, 65534
+READ, WRITE, ATOMIC = range(3)
+
+
+@dataclass
+class Trace:
+    """All accesses of the launches inside one `traced()`.
+
+    events: int64 (n, 10): launch, block, thread, epoch (barriers passed), tensor (or STATIC, DYNAMIC), offset, bytes, kind,
+    instruction, turn (how often this thread has run the instruction before). shapes: (launch, tensor) -> (dtype, shape).
+    lines: instruction -> "file:line" where the debugger's tool `addr2line` is there.
+    """
+
+    wave: int = 64
+    events: Tensor = field(default_factory=lambda: torch.empty(0, 10, dtype=torch.int64))
+    shapes: dict = field(default_factory=dict)
+    kernels: list = field(default_factory=list)
+    lines: dict = field(default_factory=dict)
+
+    COLUMNS = ("launch", "block", "thread", "epoch", "tensor", "offset", "bytes", "kind", "instruction", "turn")
+
+    def column(self, name: str) -> Tensor:
+        return self.events[:, self.COLUMNS.index(name)]
+
+    def where(self, **wanted) -> "Trace":
+        """The part whose columns have these values, e.g. `where(launch=0, tensor=1)`."""
+        keep = torch.ones(len(self.events), dtype=torch.bool)
+        for name, value in wanted.items():
+            keep &= self.column(name) == value
+        return Trace(self.wave, self.events[keep], self.shapes, self.kernels, self.lines)
+
+    @property
+    def globals(self) -> "Trace":
+        return Trace(self.wave, self.events[self.column("tensor") < DYNAMIC], self.shapes, self.kernels, self.lines)
+
+    @property
+    def lds(self) -> "Trace":
+        return Trace(self.wave, self.events[self.column("tensor") >= DYNAMIC], self.shapes, self.kernels, self.lines)
+
+    def instructions(self) -> Tensor:
+        """int64 (n,): a number for each access, the same for all lanes of one wave instruction."""
+        wave = self.column("thread") // self.wave
+        keys = torch.stack([self.column("launch"), self.column("block"), wave, self.column("instruction"), self.column("turn")], 1)
+        return torch.unique(keys, dim=0, return_inverse=True)[1]
+
+    @property
+    def asked(self) -> int:
+        return int(self.globals.column("bytes").sum())
+
+    @property
+    def moved(self) -> int:
+        found = self.globals
+        if not len(found.events):
+            return 0
+        first, last = found.column("offset") // PIECE, (found.column("offset") + found.column("bytes") - 1) // PIECE
+        keys = torch.stack([found.instructions(), found.column("tensor"), first], 1)
+        crossing = keys[last > first] + torch.tensor([0, 0, 1])
+        return PIECE * len(torch.unique(torch.cat([keys, crossing]), dim=0))
+
+    @property
+    def least(self) -> int:
+        """Every touched byte once for each launch, once if read and once if written."""
+        found, total = self.globals, 0
+        for key in torch.unique(torch.stack([found.column("launch"), found.column("tensor")], 1), dim=0).tolist():
+            part = found.where(launch=key[0], tensor=key[1])
+            for kinds in ((READ, ATOMIC), (WRITE, ATOMIC)):
+                chosen = torch.isin(part.column("kind"), torch.tensor(kinds))
+                total += touched(part.column("offset")[chosen], part.column("bytes")[chosen])
+        return total
+
+    def conflicts(self) -> float:
+        """Cycles that LDS takes for the accesses, over the cycles without bank conflicts. 1.0: no conflicts, or no LDS."""
+        found = self.lds
+        if not len(found.events):
+            return 1.0
+        size, offset, lane = found.column("bytes"), found.column("offset"), found.column("thread") % found.wave
+        lanes = torch.where(size <= 4, 32, torch.where(size == 8, 16, 8))        # how many lanes are served at a time
+        group = torch.stack([found.instructions(), found.column("tensor"), lane // lanes], 1)
+        number = torch.unique(group, dim=0, return_inverse=True)[1]
+        words = []
+        for k in range(4):                                                       # the 4-byte words of each access
+            has = size > 4 * k
+            words.append(torch.stack([number[has], offset[has] // 4 + k], 1))
+        words = torch.unique(torch.cat(words), dim=0)                             # one word for several lanes is one read
+        served, counts = torch.unique(torch.stack([words[:, 0], words[:, 1] % BANKS], 1), dim=0, return_counts=True)
+        worst = torch.zeros(int(number.max()) + 1, dtype=torch.int64).scatter_reduce(0, served[:, 0], counts, "amax")
+        return float(worst.sum()) / len(worst)
+
+    def table(self) -> list[dict]:
+        """For each launch and tensor: dtype, shape, and the three measures."""
+        rows = []
+        for (number, tensor), (dtype, shape) in self.shapes.items():
+            part = self.where(launch=number, tensor=tensor)
+            if len(part.events):
+                rows.append(dict(kernel=self.kernels[number], tensor=tensor, dtype=str(dtype).removeprefix("torch."),
+                                 shape=list(shape), asked=part.asked, moved=part.moved, least=part.least))
+        return rows
+
+
+def touched(offset: Tensor, size: Tensor) -> int:
+    """How many different bytes the accesses [offset, offset + size) touch."""
+    if not len(offset):
+        return 0
+    marks = torch.zeros(int((offset + size).max()) + 1, dtype=torch.int64)
+    marks.index_add_(0, offset, torch.ones_like(offset))
+    marks.index_add_(0, offset + size, -torch.ones_like(offset))
+    return int((marks.cumsum(0) > 0).sum())
+
+
+class Tracer(launch.Launcher):
+    """A `Launcher` that checks every access and, given a `Trace`, writes it down there.
+
+    Raises KernelError for the first access that is out of bounds or misaligned, that races with another, or that reads LDS
+    before anyone wrote it; the message names file and line.
+    """
+
+    def __init__(self, trace: Trace | None, source: str | None = None, wave: int | None = None, most: int = 20_000_000):
+        super().__init__("trace", trace.wave if trace else wave, source)
+        self.trace, self.most = trace, most if trace else 0
+
+    def run(self, source, kernel, grid, block, args, lds) -> None:
+        self.function(source, kernel)
+        path = launch.build(self.source or source, "trace", self.wave_wanted)
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        library, count = ctypes.CDLL(str(path)), len(tensors)
+        start = (ctypes.c_size_t * count)(*(x.data_ptr() for x in tensors))
+        size = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
+        library.mz_trace_begin(count, start, size, ctypes.c_size_t(self.most))
+        try:
+            super().run(source, kernel, grid, block, args, lds)
+        except KernelError as error:
+            raise KernelError(located(str(error), path)) from None
+        finally:
+            first = ctypes.c_void_p()
+            library.mz_trace_end.restype = ctypes.c_long
+            found = library.mz_trace_end(ctypes.byref(first))
+        if not self.trace:
+            return
+        number = len(self.trace.kernels)
+        self.trace.kernels.append(kernel)
+        for index, tensor in enumerate(tensors):
+            self.trace.shapes[number, index] = tensor.dtype, tuple(tensor.shape)
+        if found < 0:
+            raise KernelError(f"{kernel}: more than {self.most} accesses; trace a smaller launch")
+        if found:
+            raw = (ctypes.c_int64 * (4 * found)).from_address(first.value)
+            self.keep(torch.frombuffer(bytearray(raw), dtype=torch.int64).view(found, 4), number, path)
+
+    def keep(self, raw: Tensor, number: int, path) -> None:
+        """Unpacks the 32-byte records of trace.cpp: offset, instruction, block | thread, epoch | range | bytes | kind."""
+        half = 0xFFFFFFFF
+        thread, block = raw[:, 2] >> 32 & half, raw[:, 2] & half
+        columns = [torch.full_like(block, number), block, thread, raw[:, 3] & half, raw[:, 3] >> 32 & 0xFFFF, raw[:, 0],
+                   raw[:, 3] >> 48 & 0xFF, raw[:, 3] >> 56 & 0xFF, raw[:, 1]]
+        events = torch.stack(columns + [repeats(torch.stack([block, thread, raw[:, 1]], 1))], 1)
+        self.trace.events = torch.cat([self.trace.events, events])
+        self.trace.lines.update(source_lines(path, torch.unique(raw[:, 1]).tolist()))
+
+
+def repeats(keys: Tensor) -> Tensor:
+    """For each row: how many equal rows stand before it."""
+    number = torch.unique(keys, dim=0, return_inverse=True)[1]
+    order = torch.argsort(number, stable=True)
+    ordered = number[order]
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    index = torch.arange(len(ordered))
+    turn = torch.empty_like(ordered)
+    turn[order] = index - torch.where(begins, index, 0).cummax(0).values
+    return turn
+
+
+def source_lines(path, instructions: list[int]) -> dict[int, str]:
+    """instruction -> "file:line", by binutils' addr2line; {} where it is missing."""
+    if not instructions or not shutil.which("addr2line"):
+        return {}
+    done = subprocess.run(["addr2line", "-e", str(path), *map(hex, instructions)], capture_output=True, text=True)
+    lines = [line.split(" ")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines()]
+    return dict(zip(instructions, lines))
+
+
+def located(message: str, path) -> str:
+    """The message with `<hex>` turned into file and line."""
+    places = [int(found, 16) for found in re.findall(r"<([0-9a-f]+)>", message)]
+    lines = source_lines(path, places)
+    return re.sub(r"<([0-9a-f]+)>", lambda found: lines.get(int(found[1], 16), f"+0x{found[1]}"), message)
+
+
+@contextmanager
+def traced(wave: int = 64, source: str | None = None):
+    """`with traced() as trace:` gives a `Trace` whose `.launcher` writes down every launch made with it."""
+    trace = Trace(wave)
+    trace.launcher = Tracer(trace, source)
+    yield trace
