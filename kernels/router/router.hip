@@ -1,0 +1,283 @@
+// router: from a token's activation to its expert, for a tile of tokens, every activation moved once.
+//
+//   state  = down(x) + scale * below             x (n, D) in, state (n, R) out; below and scale are left out in layer 0
+//   probs  = softmax(out(gelu(fc2(gelu(fc1(rms_norm(state)))))))                          (n, E + 1) out
+//   route  = pinned, or the argmax in float32 of probs + bias, ties to the lower number
+//   gate   = probs[route], load[route] += 1
+//
+// A block takes 64 tokens (32 in float32) through all of it. What lies between the layers stays in LDS; the weights come
+// from cache, and each wave reads only the rows that make its own 32 output columns. Roundings to T stand where PyTorch's
+// are: after each linear layer, each GELU, twice in the depth average, twice in the norm, after the softmax.
+#include "gpu.h"
+
+constexpr int THREADS = 512, WIDEST = 256, MOST_ROUTES = 64, SCORE_ROW = MOST_ROUTES + 1;
+
+template <class T> struct Tile {
+  static constexpr int PIECE = 16 / sizeof(T);             // values in 16 bytes, what a lane moves at once
+  static constexpr int COUNT = sizeof(T) == 2 ? 2 : 1;     // tiles of 32 tokens
+  static constexpr int TOKENS = 32 * COUNT;
+  static constexpr int GROUP = THREADS / TOKENS;           // neighbouring lanes that share a token where rows are walked
+  static constexpr int STEP = 8 * PIECE;                   // inner axis of one step: 128 bytes of each row
+  static constexpr int STEP_ROW = STEP + PIECE, WIDE_ROW = WIDEST + PIECE;   // 16 bytes more: rows start in other banks
+};
+
+template <class T> DEVICE float rounded(float x) { return to_float(from_float<T>(x)); }
+
+// ---- pieces of 16 bytes -----------------------------------------------------------------------------------------------
+template <class T> using piece = vec<T, 16 / sizeof(T)>;
+
+template <class T> struct Matrix {
+  const T* at;
+  int rows, width;
+  bool whole;   // every piece lies at a multiple of 16 bytes
+  DEVICE Matrix(const T* at, int rows, int width)
+      : at(at), rows(rows), width(width), whole(width % Tile<T>::PIECE == 0 && (size_t)at % 16 == 0) {}
+
+  DEVICE bytes16 get(int row, int k) const {   // zeros outside the matrix
+    bytes16 none = {0u, 0u, 0u, 0u};
+    if (row >= rows || k >= width) return none;
+    const T* from = at + (size_t)row * width + k;
+    if (whole) return bits_as<bytes16>(*(const piece<T>*)from);
+    piece<T> some;
+#pragma unroll
+    for (int j = 0; j < Tile<T>::PIECE; j++) some[j] = k + j < width ? from[j] : from_float<T>(0.f);
+    return bits_as<bytes16>(some);
+  }
+};
+
+// ---- products -----------------------------------------------------------------------------------------------------------
+// One step of COUNT products of 32 tokens in LDS with this wave's 32 rows of weights. A lane brings 16 neighbours of the
+// inner axis, half of the team the even pieces, the other half the odd ones: the axis is summed in another order, the
+// same on both sides, and every read is 16 bytes.
+template <class T, int COUNT>
+DEVICE void multiply(f32x16 (&acc)[COUNT], const T* tokens, int stride, const bytes16 (&weights)[4], int lane) {
+  typedef typename Mfma<T>::fragment fragment;
+  constexpr int PIECE = Tile<T>::PIECE, TURNS = PIECE / Mfma<T>::PER;
+#pragma unroll
+  for (int c = 0; c < 4; c++) {
+    vec<fragment, TURNS> b = bits_as<vec<fragment, TURNS>>(weights[c]);
+#pragma unroll
+    for (int tile = 0; tile < COUNT; tile++) {
+      const T* from = tokens + (32 * tile + lane % 32) * stride + (2 * c + lane / 32) * PIECE;
+      vec<fragment, TURNS> a = bits_as<vec<fragment, TURNS>>(*(const piece<T>*)from);
+#pragma unroll
+      for (int turn = 0; turn < TURNS; turn++) acc[tile] = mfma(a[turn], b[turn], acc[tile]);
+    }
+  }
+}
+
+template <class T> DEVICE void fetch(bytes16 (&weights)[4], const Matrix<T>& m, int column, int k, int lane) {
+#pragma unroll
+  for (int c = 0; c < 4; c++) weights[c] = m.get(column + lane % 32, k + (2 * c + lane / 32) * Tile<T>::PIECE);
+}
+
+// Tokens whose whole rows lie in LDS, zeros beyond the width, with 32 rows of weights from `column` on.
+template <class T, int COUNT>
+DEVICE void dense(f32x16 (&acc)[COUNT], const T* tokens, const Matrix<T>& weights, int column, int lane) {
+  bytes16 now[4], next[4];
+  fetch(now, weights, column, 0, lane);
+  for (int k = 0; k < weights.width; k += Tile<T>::STEP) {
+    fetch(next, weights, column, k + Tile<T>::STEP, lane);      // on its way while the matrix cores work
+    multiply<T, COUNT>(acc, tokens + k, Tile<T>::WIDE_ROW, now, lane);
+#pragma unroll
+    for (int c = 0; c < 4; c++) now[c] = next[c];
+  }
+}
+
+// Results and bias into rows in LDS. Columns beyond the bias come out as zeros: their weights were.
+template <class T, int COUNT, bool ACTIVATE>
+DEVICE void put(T* wide, const f32x16 (&acc)[COUNT], const T* bias, int size, int column, int lane) {
+  float add = column + lane % 32 < size ? to_float(bias[column + lane % 32]) : 0.f;
+#pragma unroll
+  for (int tile = 0; tile < COUNT; tile++)
+#pragma unroll
+    for (int r = 0; r < 16; r++) {
+      float value = acc[tile][r] + add;
+      if (ACTIVATE) value = gelu(rounded<T>(value));
+      wide[(32 * tile + mfma_row(r, lane)) * Tile<T>::WIDE_ROW + column + lane % 32] = from_float<T>(value);
+    }
+}
+
+template <class T> DEVICE void clear(f32x16 (&acc)[Tile<T>::COUNT]) {
+#pragma unroll
+  for (int tile = 0; tile < Tile<T>::COUNT; tile++) acc[tile] = mfma_zero();
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------------------------------
+template <class T>
+DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down, const T* down_bias, const T* gain, const T* fc1,
+                       const T* bias1, const T* fc2, const T* bias2, const T* out, const float* bias, const long long* pinned,
+                       const unsigned char* counted, T* state, T* probs, long long* routes, T* gates, int* load, int tokens,
+                       int width, int size, int choices, float eps, bytes16* lds) {
+  constexpr int PIECE = Tile<T>::PIECE, COUNT = Tile<T>::COUNT, TOKENS = Tile<T>::TOKENS, GROUP = Tile<T>::GROUP;
+  constexpr int STEP = Tile<T>::STEP, STEP_ROW = Tile<T>::STEP_ROW, WIDE_ROW = Tile<T>::WIDE_ROW;
+  T* steps = (T*)lds;                                // 2 steps of x, one read while the other is filled
+  T* wide = steps + 2 * TOKENS * STEP_ROW;           // the tokens between two layers
+  int *visits = (int*)(wide + TOKENS * WIDE_ROW), *chosen = visits + MOST_ROUTES;   // tokens of each route, route of each
+  float* scores = (float*)lds;                       // logits, then probabilities, where x was
+  int wave = threadIdx.x / 64, lane = threadIdx.x % 64, column = 32 * wave, first = blockIdx.x * TOKENS;
+  if (threadIdx.x < MOST_ROUTES) visits[threadIdx.x] = 0;
+
+  // down: x comes in by 128 bytes a row, while the step before is multiplied
+  f32x16 acc[COUNT];
+  clear<T>(acc);
+  {
+    Matrix<T> in(x, tokens, width), weights(down, size, width);
+    int row = threadIdx.x / 8, k = threadIdx.x % 8 * PIECE, turn = 0;
+    bytes16 now[4], next[4], coming = {0u, 0u, 0u, 0u};
+    if (row < TOKENS) coming = in.get(first + row, k);
+    fetch(now, weights, column, 0, lane);
+    if (row < TOKENS) *(piece<T>*)(steps + row * STEP_ROW + k) = bits_as<piece<T>>(coming);
+    __syncthreads();
+    for (int from = 0; from < width; from += STEP, turn ^= 1) {
+      if (row < TOKENS) coming = in.get(first + row, from + STEP + k);
+      fetch(next, weights, column, from + STEP, lane);
+      if (column < size) multiply<T, COUNT>(acc, steps + turn * TOKENS * STEP_ROW, STEP_ROW, now, lane);
+      if (row < TOKENS) *(piece<T>*)(steps + ((turn ^ 1) * TOKENS + row) * STEP_ROW + k) = bits_as<piece<T>>(coming);
+#pragma unroll
+      for (int c = 0; c < 4; c++) now[c] = next[c];
+      __syncthreads();   // the step is read, the next one is there
+    }
+  }
+  put<T, COUNT, false>(wide, acc, down_bias, size, column, lane);
+  __syncthreads();
+
+  // depth average and norm: GROUP lanes walk along each token's row
+  int token = threadIdx.x / GROUP, part = threadIdx.x % GROUP;
+  {
+    constexpr int TURNS = WIDEST / (GROUP * PIECE);
+    Matrix<T> under(below, tokens, size), factor(scale, 1, size), to(state, tokens, size), weight(gain, 1, size);
+    T* row = wide + token * WIDE_ROW;
+    float squares = 0.f;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+      int k = (turn * GROUP + part) * PIECE;
+      if (k >= size) continue;
+      piece<T> value = *(piece<T>*)(row + k);
+      if (below) {
+        piece<T> b = bits_as<piece<T>>(under.get(first + token, k)), s = bits_as<piece<T>>(factor.get(0, k));
+#pragma unroll
+        for (int j = 0; j < PIECE; j++)
+          value[j] = from_float<T>(to_float(value[j]) + rounded<T>(to_float(s[j]) * to_float(b[j])));
+        *(piece<T>*)(row + k) = value;
+      }
+#pragma unroll
+      for (int j = 0; j < PIECE; j++) squares += to_float(value[j]) * to_float(value[j]);
+      if (first + token >= tokens) continue;
+      T* at = state + (size_t)(first + token) * size + k;
+      if (to.whole) {
+        *(piece<T>*)at = value;
+      } else {
+#pragma unroll
+        for (int j = 0; j < PIECE; j++)
+          if (k + j < size) at[j] = value[j];
+      }
+    }
+#pragma unroll
+    for (int far = GROUP / 2; far > 0; far /= 2) squares += __shfl_xor(squares, far);
+    float inverse = rsqrtf(squares / size + eps);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+      int k = (turn * GROUP + part) * PIECE;
+      if (k >= size) continue;
+      piece<T> value = *(piece<T>*)(row + k), g = bits_as<piece<T>>(weight.get(0, k));
+#pragma unroll
+      for (int j = 0; j < PIECE; j++) value[j] = from_float<T>(to_float(g[j]) * rounded<T>(to_float(value[j]) * inverse));
+      *(piece<T>*)(row + k) = value;
+    }
+  }
+  __syncthreads();
+
+  // the two hidden layers, in place: all have read before any writes
+  clear<T>(acc);
+  if (column < size) dense<T, COUNT>(acc, wide, Matrix<T>(fc1, size, size), column, lane);
+  __syncthreads();
+  put<T, COUNT, true>(wide, acc, bias1, size, column, lane);
+  __syncthreads();
+  clear<T>(acc);
+  if (column < size) dense<T, COUNT>(acc, wide, Matrix<T>(fc2, size, size), column, lane);
+  __syncthreads();
+  put<T, COUNT, true>(wide, acc, bias2, size, column, lane);
+  __syncthreads();
+
+  // logits: a wave makes 32 choices of 32 tokens
+  int tile = wave / 2, choice = wave % 2 * 32;
+  if (tile < COUNT && choice < choices) {
+    f32x16 logits[1] = {mfma_zero()};
+    dense<T, 1>(logits, wide + 32 * tile * WIDE_ROW, Matrix<T>(out, choices, size), choice, lane);
+#pragma unroll
+    for (int r = 0; r < 16; r++)
+      if (choice + lane % 32 < choices)
+        scores[(32 * tile + mfma_row(r, lane)) * SCORE_ROW + choice + lane % 32] = rounded<T>(logits[0][r]);
+  }
+  __syncthreads();
+
+  // softmax and choice: GROUP lanes share a token
+  {
+    constexpr int TURNS = MOST_ROUTES / GROUP;
+    const float nothing = bits_as<float>(0xff800000u);   // -infinity
+    float* row = scores + token * SCORE_ROW;
+    float score[TURNS], top = nothing, sum = 0.f, best = nothing;
+    int route = MOST_ROUTES;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+      int e = turn * GROUP + part;
+      score[turn] = e < choices ? row[e] : nothing;
+      top = fmaxf(top, score[turn]);
+    }
+#pragma unroll
+    for (int far = GROUP / 2; far > 0; far /= 2) top = fmaxf(top, __shfl_xor(top, far));
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+      score[turn] = turn * GROUP + part < choices ? expf(score[turn] - top) : 0.f;
+      sum += score[turn];
+    }
+#pragma unroll
+    for (int far = GROUP / 2; far > 0; far /= 2) sum += __shfl_xor(sum, far);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+      int e = turn * GROUP + part;
+      if (e >= choices) continue;
+      float prob = rounded<T>(score[turn] / sum), biased = prob + bias[e];
+      row[e] = prob;
+      if (biased > best) best = biased, route = e;        // e rises, so the first of equals stays
+    }
+#pragma unroll
+    for (int far = GROUP / 2; far > 0; far /= 2) {
+      float other = __shfl_xor(best, far);
+      int its = __shfl_xor(route, far);
+      if (other > best || (other == best && its < route)) best = other, route = its;
+    }
+    if (part == 0) chosen[token] = route < choices ? route : 0;   // nothing but NaN: 0, as torch.argmax says
+  }
+  __syncthreads();
+
+  int here = tokens - first < TOKENS ? tokens - first : TOKENS;
+  for (int i = threadIdx.x; i < here * choices; i += THREADS)
+    probs[(size_t)first * choices + i] = from_float<T>(scores[i / choices * SCORE_ROW + i % choices]);
+  if (threadIdx.x < here) {
+    int row = first + threadIdx.x;
+    long long route = chosen[threadIdx.x];
+    if (pinned && pinned[row] >= 0) route = pinned[row];
+    bool known = route < choices;                         // a route that does not exist: NaN for a gate, never a wild read
+    routes[row] = route;
+    gates[row] = from_float<T>(known ? scores[threadIdx.x * SCORE_ROW + route] : bits_as<float>(0x7fc00000u));
+    if (known && (!counted || counted[row])) atomicAdd(&visits[route], 1);
+  }
+  __syncthreads();
+  if (threadIdx.x < choices && visits[threadIdx.x]) atomicAdd(&load[threadIdx.x], visits[threadIdx.x]);
+}
+
+#define ROUTER(T, suffix)                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(THREADS) router_##suffix(                                                          \
+      const T* x, const T* below, const T* scale, const T* down, const T* down_bias, const T* gain, const T* fc1, const T* bias1, \
+      const T* fc2, const T* bias2, const T* out, const float* bias, const long long* pinned, const unsigned char* counted,       \
+      T* state, T* probs, long long* routes, T* gates, int* load, int tokens, int width, int size, int choices, float eps) {      \
+    HIP_DYNAMIC_SHARED(bytes16, lds)                                                                                              \
+    route_tile<T>(x, below, scale, down, down_bias, gain, fc1, bias1, fc2, bias2, out, bias, pinned, counted, state, probs,       \
+                  routes, gates, load, tokens, width, size, choices, eps, lds);                                                   \
+  }                                                                                                                               \
+  LAUNCHABLE(router_##suffix)
+
+ROUTER(float, f32)
+ROUTER(bf16, bf16)
