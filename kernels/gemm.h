@@ -30,46 +30,37 @@ template <class T> DEVICE bool whole_pieces(const T* at, int width) {
   return width % Gemm<T>::PIECE == 0 && (size_t)at % 16 == 0;
 }
 
-// Numbers k, k + 1, ... of a row, 16 bytes of them; zeros past its end, and for a row that is not there (nullptr).
-template <class T> DEVICE bytes16 fetch(const T* row, int k, int inner, bool whole) {
-  if (whole && row && k < inner) return *(const bytes16*)(row + k);
+// Numbers k, k + 1, ... of a row, 16 bytes of them; zeros past its end. WHOLE: rows consist of whole 16 bytes.
+template <bool WHOLE, class T> DEVICE bytes16 fetch(const T* row, int k, int inner) {
   vec<T, Gemm<T>::PIECE> piece;
+  if (WHOLE && k < inner) return *(const bytes16*)(row + k);
 #pragma unroll
-  for (int j = 0; j < Gemm<T>::PIECE; j++) piece[j] = !whole && row && k + j < inner ? row[k + j] : from_float<T>(0.f);
+  for (int j = 0; j < Gemm<T>::PIECE; j++) piece[j] = !WHOLE && k + j < inner ? row[k + j] : from_float<T>(0.f);
   return bits_as<bytes16>(piece);
 }
 
-template <class T> DEVICE void put(T* to, bytes16 from) {   // in fours, since a padded row of bf16 begins on 8 bytes
-  vec<T, Gemm<T>::PIECE> piece = bits_as<vec<T, Gemm<T>::PIECE>>(from);
-#pragma unroll
-  for (int j = 0; j < Gemm<T>::PIECE; j += 4) {
-    vec<T, 4> four;
-#pragma unroll
-    for (int i = 0; i < 4; i++) four[i] = piece[j + i];
-    *(vec<T, 4>*)(to + j) = four;
-  }
+template <class T> DEVICE void put(T* to, bytes16 from) {   // in two halves, since a padded row of bf16 begins on 8 bytes
+  *(vec<unsigned, 2>*)to = {{from.x, from.y}};
+  *((vec<unsigned, 2>*)to + 1) = {{from.z, from.w}};
 }
 
-// Adds to acc[n] this lane's share of one A times N Bs. a_row, b_row[n]: the row that this thread fetches, number
-// threadIdx.x / 4 of the tile's 64; nullptr: zeros. strips: N + 1 in LDS. The row and column of acc[n][r] in the tile are
-// tile_row(r) and tile_column().
-template <class T, int N>
-DEVICE void multiply(Strip<T>* strips, const T* a_row, const T* const (&b_row)[N], int inner, bool whole, f32x16 (&acc)[N]) {
+template <bool WHOLE, class T, int N>
+DEVICE void multiply_rows(Strip<T>* strips, const T* a_row, const T* const (&b_row)[N], int inner, f32x16 (&acc)[N]) {
   constexpr int STEP = Gemm<T>::STEP;
   int row = threadIdx.x / 4, piece = threadIdx.x % 4 * Gemm<T>::PIECE, team = threadIdx.x / 64, lane = threadIdx.x % 64;
   int a_at = team / 2 * 32 + lane % 32, b_at = team % 2 * 32 + lane % 32;
-  bytes16 a_next = fetch(a_row, piece, inner, whole), b_next[N];
+  bytes16 a_next = fetch<WHOLE>(a_row, piece, inner), b_next[N];
 #pragma unroll
-  for (int n = 0; n < N; n++) b_next[n] = fetch(b_row[n], piece, inner, whole);
+  for (int n = 0; n < N; n++) b_next[n] = fetch<WHOLE>(b_row[n], piece, inner);
   for (int k = 0; k < inner; k += STEP) {
     __syncthreads();   // everyone has done with the step before
     put(&strips[0].at[row][piece], a_next);
 #pragma unroll
     for (int n = 0; n < N; n++) put(&strips[1 + n].at[row][piece], b_next[n]);
     __syncthreads();   // the step is there
-    a_next = fetch(a_row, k + STEP + piece, inner, whole);   // the next one travels while the matrix cores work
+    a_next = fetch<WHOLE>(a_row, k + STEP + piece, inner);   // the next one travels while the matrix cores work
 #pragma unroll
-    for (int n = 0; n < N; n++) b_next[n] = fetch(b_row[n], k + STEP + piece, inner, whole);
+    for (int n = 0; n < N; n++) b_next[n] = fetch<WHOLE>(b_row[n], k + STEP + piece, inner);
 #pragma unroll
     for (int eight = 0; eight < STEP; eight += 8) {
       int at = eight + lane / 32 * 4;
@@ -80,5 +71,15 @@ DEVICE void multiply(Strip<T>* strips, const T* a_row, const T* const (&b_row)[N
   }
 }
 
+// Adds to acc[n] this lane's share of one A times N Bs. a_row, b_row[n]: the row that this thread fetches, number
+// threadIdx.x / 4 of the tile's 64. In place of a row past the last one, give any that exists: nobody stores what it
+// leads to. strips: N + 1 in LDS. The row and column of acc[n][r] in the tile are tile_row(r) and tile_column().
+template <class T, int N>
+DEVICE void multiply(Strip<T>* strips, const T* a_row, const T* const (&b_row)[N], int inner, bool whole, f32x16 (&acc)[N]) {
+  if (whole) multiply_rows<true>(strips, a_row, b_row, inner, acc);
+  else multiply_rows<false>(strips, a_row, b_row, inner, acc);
+}
+
+DEVICE int at_most(int i, int last) { return i < last ? i : last; }
 DEVICE int tile_row(int r) { return threadIdx.x / 128 * 32 + mfma_row(r, threadIdx.x % 64); }
 DEVICE int tile_column() { return threadIdx.x / 64 % 2 * 32 + threadIdx.x % 32; }

@@ -73,13 +73,10 @@ DEVICE void hidden(Strip<T>* strips, const T* x, const T* gate_up, const int* or
                    int inner, int experts) {
   Range tile = tile_of(blockIdx.y, starts, n, experts);
   if (tile.group < 0 || tile.group == experts) return;
-  int place = tile.first + threadIdx.x / 4, column = blockIdx.x * TILE + threadIdx.x / 4;
-  const T *weights = gate_up + (size_t)tile.group * 2 * inner * width, *token = nullptr, *rows[2] = {nullptr, nullptr};
-  if (place < tile.last) token = x + (size_t)order[place] * width;
-  if (column < inner) {
-    rows[0] = weights + (size_t)column * width;
-    rows[1] = weights + (size_t)(inner + column) * width;
-  }
+  int place = at_most(tile.first + threadIdx.x / 4, tile.last - 1);
+  int column = at_most(blockIdx.x * TILE + threadIdx.x / 4, inner - 1);
+  const T *token = x + (size_t)order[place] * width, *weights = gate_up + (size_t)tile.group * 2 * inner * width;
+  const T* rows[2] = {weights + (size_t)column * width, weights + (size_t)(inner + column) * width};
   f32x16 acc[2] = {mfma_zero(), mfma_zero()};
   multiply<T, 2>(strips, token, rows, width, whole_pieces(x, width) && whole_pieces(gate_up, width), acc);
   column = blockIdx.x * TILE + tile_column();
@@ -97,15 +94,16 @@ DEVICE void output(Strip<T>* strips, const T* h, const T* down, const float* gat
                    int n, int width, int inner, int experts) {
   Range tile = tile_of(blockIdx.y, starts, n, experts);
   if (tile.group < 0) return;
-  int place = tile.first + threadIdx.x / 4, column = blockIdx.x * 2 * TILE + threadIdx.x / 4;
+  int place, column;
   bool skipped = tile.group == experts;
   f32x16 acc[2] = {mfma_zero(), mfma_zero()};
   if (!skipped) {
-    const T *weights = down + (size_t)tile.group * width * inner, *rows[2];
+    const T *mine = h + (size_t)at_most(tile.first + threadIdx.x / 4, tile.last - 1) * inner, *rows[2];
 #pragma unroll
-    for (int half = 0; half < 2; half++)
-      rows[half] = column + half * TILE < width ? weights + (size_t)(column + half * TILE) * inner : nullptr;
-    const T* mine = place < tile.last ? h + (size_t)place * inner : nullptr;
+    for (int half = 0; half < 2; half++) {
+      column = at_most((blockIdx.x * 2 + half) * TILE + threadIdx.x / 4, width - 1);
+      rows[half] = down + ((size_t)tile.group * width + column) * inner;
+    }
     multiply<T, 2>(strips, mine, rows, inner, whole_pieces(h, inner) && whole_pieces(down, inner), acc);
   }
 #pragma unroll
