@@ -43,7 +43,7 @@ def launch(run, visits: Tensor, bias: Tensor, mean: Tensor, square: Tensor, step
     for name, value, wanted in (("visits", visits, (layers, experts + 1)), ("bias", bias, (layers, experts + 1)),
                                 ("square", square, (layers, experts))):
         if tuple(value.shape) != wanted:
-            raise ValueError(f"{name} must have shape {wanted} beside mean {tuple(mean.shape)}, got {tuple(value.shape)}")
+            raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)} (mean: {tuple(mean.shape)})")
     if steps < 1:
         raise ValueError(f"steps must be 1 for the first step and rise by one, got {steps}")
     beta1, beta2 = betas
