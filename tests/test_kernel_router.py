@@ -19,7 +19,7 @@ NAMES = "routes", "gates", "probs", "state", "load"
 SIZES = [(1, 8, 4, 2), (3, 30, 5, 3), (33, 100, 37, 6), (70, 128, 32, 5), (65, 72, 64, 17), (34, 40, 250, 64)]
 
 
-# ---- the truth, and how far a kernel may be from it ---------------------------------------------------------------------
+# ---- the truth, and how far a kernel may be from it ---------------------------------------------------------
 
 
 def bounds(args, state=None):
