@@ -19,6 +19,7 @@ constexpr int TURNED = WIDEST + 1;     // stride of the float tile in which rows
 struct Shape {
   int steps, heads, kv_heads, dim, rotary;      // t, h, j, d, and how many channels of a head RoPE turns
   int angle_rows;                               // rows of angles between two sequences; 0: all share them
+  int batches;                                  // b; only where the backward pass needs it
 };
 
 template <class T> struct Inputs {
@@ -331,8 +332,8 @@ DEVICE void backward_heads(Head<T>& lds, const Inputs<T>& in, const Shape& s, co
     d_temperature += key ? d_scale : 0.f;
     store_head(lds, out.dy, d, s, batch, first, head);
   }
-  d_temperature = block_sum(d_temperature, scratch);
-  if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * gridDim.z + batch] = d_temperature;
+  d_temperature = block_sum<THREADS>(d_temperature, scratch);
+  if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * s.batches + batch] = d_temperature;
 }
 
 // du_t = W1^T dy_t + W0^T dy_{t+1}, then dz_t = w1 du_t + w0 du_{t+1} + what came by the mean path; terms of token t + 1 only
@@ -414,7 +415,7 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* past, const T* before, T* q, T* k,    \
       T* v, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                                          \
     Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before}; \
-    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows};                                                                \
+    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows, 0};                                                             \
     __shared__ Head<T> lds;                                                                                                     \
     if (dim % 8 == 0) mix<true>(lds, in, s, q, k, v);                                                                           \
     else mix<false>(lds, in, s, q, k, v);                                                                                       \
@@ -423,10 +424,11 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
   extern "C" __global__ void __launch_bounds__(THREADS) cca_mix_backward_heads_##suffix(                                        \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* d_q, const T* d_k, T* dy,             \
-      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                          \
+      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows,     \
+      int batches) {                                                                                                            \
     Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, nullptr, nullptr}; \
     Gradients<T> out = {d_q, d_k, dy, d_temperature};                                                                           \
-    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows};                                                                \
+    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows, batches};                                                       \
     __shared__ Head<T> lds;                                                                                                     \
     backward_heads<false>(lds, in, s, out);                                                                                     \
   }                                                                                                                             \
@@ -434,7 +436,7 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
   extern "C" __global__ void __launch_bounds__(THREADS) cca_mix_backward_taps_##suffix(                                         \
       const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position, T* d_packed,   \
       float* du, int steps, int heads, int kv_heads, int dim) {                                                                 \
-    backward_taps<T>(dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0});              \
+    backward_taps<T>(dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0, 0});              \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_taps_##suffix)
 

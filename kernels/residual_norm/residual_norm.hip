@@ -74,7 +74,7 @@ DEVICE void forward(const T* output, const float* residual, const T* s1, const T
       }
       store(stream + start + at[turn], s, count[turn], whole);
     }
-    float inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
+    float inverse = rsqrtf(block_sum<THREADS>(squares, scratch) / width + eps);
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
       quad y;
@@ -126,8 +126,8 @@ DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, 
         }
       }
     }
-    float inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
-    float mean = block_sum(along, scratch) * inverse / width;
+    float inverse = rsqrtf(block_sum<THREADS>(squares, scratch) / width + eps);
+    float mean = block_sum<THREADS>(along, scratch) * inverse / width;
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
       int at = (turn * THREADS + threadIdx.x) * PER, count = width - at;
