@@ -17,8 +17,10 @@ typedef unsigned long size_t;
   struct type {                                                                          \
     __declspec(property(get = get_x)) unsigned x;                                        \
     __declspec(property(get = get_y)) unsigned y;                                        \
+    __declspec(property(get = get_z)) unsigned z;                                        \
     static __device__ __forceinline__ unsigned get_x() { return builtin##_x(); }         \
     static __device__ __forceinline__ unsigned get_y() { return builtin##_y(); }         \
+    static __device__ __forceinline__ unsigned get_z() { return builtin##_z(); }         \
   };
 MZ_REGISTER(mz_thread, __builtin_amdgcn_workitem_id)
 MZ_REGISTER(mz_block, __builtin_amdgcn_workgroup_id)
@@ -26,8 +28,10 @@ MZ_REGISTER(mz_block_size, __builtin_amdgcn_workgroup_size)
 struct mz_grid_size {
   __declspec(property(get = get_x)) unsigned x;
   __declspec(property(get = get_y)) unsigned y;
+  __declspec(property(get = get_z)) unsigned z;
   static __device__ __forceinline__ unsigned get_x() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
   static __device__ __forceinline__ unsigned get_y() { return __builtin_amdgcn_grid_size_y() / __builtin_amdgcn_workgroup_size_y(); }
+  static __device__ __forceinline__ unsigned get_z() { return __builtin_amdgcn_grid_size_z() / __builtin_amdgcn_workgroup_size_z(); }
 };
 static __device__ const mz_thread threadIdx{};
 static __device__ const mz_block blockIdx{};

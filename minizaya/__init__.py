@@ -22,6 +22,7 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "markovian_rsa": "infer.rsa:markovian_rsa",
     "hub": "scale.hub",
     "rl": "rl",
+    "hip": "hip",
     "laws": "laws",
     "zoo": "zoo",
 }

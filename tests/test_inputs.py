@@ -58,7 +58,7 @@ def test_unknown_preset_lists_the_known_ones():
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend must be 'fast' or 'reference', got 'cuda'"):
+    with pytest.raises(ValueError, match="backend must be 'fast', 'reference' or 'hip', got 'cuda'"):
         mz.Zaya(mz.ZayaConfig(**CONFIG), backend="cuda")
 
 

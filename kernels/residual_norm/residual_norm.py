@@ -26,34 +26,35 @@ def supports(output: Tensor, residual: Tensor, *vectors) -> str | None:
     return f"rows of {output.shape[-1]} channels, over {WIDEST}" if output.shape[-1] > WIDEST else None
 
 
-def launch(run, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight, eps: float) -> tuple[Tensor, Tensor]:
-    """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`."""
+def launch(run, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight, eps: float,
+           blocks: int = BLOCKS) -> tuple[Tensor, Tensor]:
+    """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`. blocks: at most this many."""
     rows, width = output.shape
     stream, normed = torch.empty_like(residual), torch.empty_like(output)
-    grid, each = shares(rows)
+    grid, each = shares(rows, blocks)
     run("residual_norm", f"residual_norm_{DTYPES[output.dtype]}", grid, BLOCK,
         [output, residual, s1, b1, s2, b2, weight, stream, normed, rows, width, each, float(eps)])
     return stream, normed
 
 
 def launch_backward(run, d_stream: Tensor, d_normed: Tensor, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight,
-                    eps: float) -> tuple[Tensor, ...]:
+                    eps: float, blocks: int = BLOCKS) -> tuple[Tensor, ...]:
     """The gradients of output, residual, s1, b1, s2, b2 and weight."""
     rows, width = output.shape
     d_output, d_residual = torch.empty_like(output), torch.empty_like(residual)
-    grid, each = shares(rows)
+    grid, each = shares(rows, blocks)
     sums = torch.empty(*grid, 4, width, dtype=torch.float32, device=output.device)
     run("residual_norm", f"residual_norm_backward_{DTYPES[output.dtype]}", grid, BLOCK,
         [d_stream, d_normed, output, residual, s1, b1, s2, b2, weight, d_output, d_residual, sums, rows, width, each,
          float(eps)])
     total, with_output, with_residual, with_unit = sums.sum(0)     # a few hundred partial sums: torch adds them
     vectors = with_output, total * s1.float(), with_residual, total * s2.float(), with_unit
-    return d_output, d_residual, *(v.to(weight.dtype) for v in vectors)
+    return d_output, d_residual, *(v.to(weight.dtype, copy=True) for v in vectors)
 
 
-def shares(rows: int) -> tuple[tuple[int], int]:
+def shares(rows: int, blocks: int) -> tuple[tuple[int], int]:
     """How many blocks, and how many rows each of them takes."""
-    each = max(1, -(-rows // BLOCKS))
+    each = max(1, -(-rows // blocks))
     return (-(-rows // each),), each
 
 

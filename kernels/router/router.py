@@ -94,3 +94,8 @@ def work(kernel: str, tokens: int = 16384, width: int = 2048, size: int = 256, c
     activations = tokens * ((width + 2 * size + choices + 1) * bytes_each + 8)     # x, below, state, probs, gate; route
     vectors = 5 * size * bytes_each + 8 * choices
     return activations + products * bytes_each + vectors, 2 * tokens * products
+
+
+def dynamic_lds(kernel: str) -> int:
+    """Bytes of LDS that a launch of `kernel` asks for beside what its code declares."""
+    return LDS[torch.bfloat16 if kernel.endswith("bf16") else torch.float32]

@@ -94,6 +94,7 @@ class Place:
     masks: dict[bool, Tensor | None]   # bool, broadcastable to (b, 1, t, s); None: plain causal
     position: Tensor | None            # int (b, t), place in the token's own document; None: one document a row
     valid: Tensor | None               # bool (b, t), False is padding; None: no padding
+    regular: bool = False              # True: the masks say no more than causal order, window and documents
 
 
 def locate(config, batch: int, steps: int, past: int, dtype: torch.dtype, device,
@@ -122,4 +123,4 @@ def locate(config, batch: int, steps: int, past: int, dtype: torch.dtype, device
         theta = config.rope_theta_sliding if sliding else config.rope_theta
         frequencies = rope_frequencies(config.rotary_dim, theta, device)
         angles[sliding] = rope_angles(queries if position is None else position, frequencies, dtype)
-    return Place(angles, masks, position, None if valid is None else valid[:, past:])
+    return Place(angles, masks, position, None if valid is None else valid[:, past:], valid is None)

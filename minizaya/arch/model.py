@@ -31,7 +31,8 @@ class Zaya(nn.Module):
 
     Args:
         config: sizes and switches. backend: "fast" (grouped experts, tapped convolutions, fused attention) or
-            "reference" (the teaching text, slow); equal within rounding.
+            "reference" (the teaching text, slow), or "hip" (the kernels of `kernels/`, on a CPU by fibers, which is for
+            learning, not for speed); equal within rounding.
     Raises:
         ValueError: unknown backend.
 
@@ -40,8 +41,11 @@ class Zaya(nn.Module):
 
     def __init__(self, config: ZayaConfig, backend: str = "fast"):
         super().__init__()
-        if backend not in ("fast", "reference"):
-            raise ValueError(f"backend must be 'fast' or 'reference', got {backend!r}")
+        if backend not in ("fast", "reference", "hip"):
+            raise ValueError(f"backend must be 'fast', 'reference' or 'hip', got {backend!r}")
+        block = Block
+        if backend == "hip":
+            from ..hip.layers import HipBlock as block  # here, not above: who does not use kernels need not have them
         self.config = config
         self.recompute = False  # activation checkpointing: keep each layer's input only, and run it again for its gradient
         # padding_idx: looking up the pad token sends no gradient to its row
@@ -49,7 +53,7 @@ class Zaya(nn.Module):
         self.embed_scale = nn.Parameter(torch.ones(config.hidden_size))
         self.embed_bias = nn.Parameter(torch.zeros(config.hidden_size))
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(Block(config, layer, backend == "fast") for layer in layers)
+        self.layers = nn.ModuleList(block(config, layer, backend != "reference") for layer in layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         if config.tie_word_embeddings:

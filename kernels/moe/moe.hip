@@ -1,0 +1,139 @@
+// moe: every token through its one expert, in three launches.
+//
+//   moe_group    order, starts = tokens sorted by expert                    stable; skipped tokens last
+//   moe_hidden   h = silu(x gate^T) * (x up^T)          rows of x gathered through `order`, h left in grouped order
+//   moe_output   out[token] = (h down^T) * gate         rows scattered back to their tokens; zeros for skipped tokens
+//
+// Nothing comes back to the host: how many tokens an expert has, each block reads from `starts`. Groups are cut into
+// tiles of 64 tokens, so that a tile meets one expert's weights only. Roundings to T stand where PyTorch's are.
+#include "gpu.h"
+#include "gemm.h"
+
+constexpr int THREADS = GEMM_THREADS, EACH = 4;
+
+DEVICE int group_of(long long route, int experts) { return route >= 0 && route < experts ? (int)route : experts; }
+
+// The sum of `value` over the threads before this one. `all`: the sum over the block.
+DEVICE int sum_before(int value, int* totals, int& all) {
+  int sum = value, wave = threadIdx.x / WAVE;
+#pragma unroll
+  for (int by = 1; by < WAVE; by *= 2) {
+    int other = __shfl_up(sum, by);
+    if ((int)threadIdx.x % WAVE >= by) sum += other;
+  }
+  if (threadIdx.x % WAVE == WAVE - 1) totals[wave] = sum;
+  __syncthreads();
+  int earlier = all = 0;
+  for (int w = 0; w < THREADS / WAVE; w++) {
+    if (w < wave) earlier += totals[w];
+    all += totals[w];
+  }
+  __syncthreads();   // everyone has read the totals: the next sum may overwrite them
+  return earlier + sum - value;
+}
+
+// Block g lists the tokens of group g, experts first, then the skipped ones. It finds its own place in the order by
+// counting the tokens of earlier groups, so that no block waits for another, and the order never depends on timing.
+extern "C" __global__ void __launch_bounds__(THREADS) moe_group(const long long* routes, int* order, int* starts, int n,
+                                                                int experts) {
+  __shared__ int totals[THREADS / 32];
+  int group = blockIdx.x, earlier = 0, at;
+  for (int token = threadIdx.x; token < n; token += THREADS) earlier += group_of(routes[token], experts) < group;
+  sum_before(earlier, totals, at);
+  if (threadIdx.x == 0) starts[group] = at;
+  for (int first = 0; first < n; first += THREADS * EACH) {
+    int token = first + threadIdx.x * EACH, count = 0, all;
+    bool mine[EACH];
+#pragma unroll
+    for (int j = 0; j < EACH; j++) count += mine[j] = token + j < n && group_of(routes[token + j], experts) == group;
+    int place = at + sum_before(count, totals, all);
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+      if (mine[j]) order[place++] = token + j;
+    at += all;
+  }
+}
+LAUNCHABLE(moe_group)
+
+struct Range { int group, first, last; };
+
+// The group that tile `number` belongs to, and its places in the order; group -1: past the last tile.
+DEVICE Range tile_of(int number, const int* starts, int n, int experts) {
+  for (int group = 0; group <= experts; group++) {
+    int first = starts[group], last = group < experts ? starts[group + 1] : n, tiles = (last - first + TILE - 1) / TILE;
+    if (number < tiles) return {group, first + number * TILE, last};
+    number -= tiles;
+  }
+  return {-1, 0, 0};
+}
+
+// 64 tokens by 64 hidden numbers. Each team holds gate and up of the same 32 x 32, so SwiGLU needs no exchange.
+template <class T>
+DEVICE void hidden(Strip<T>* strips, const T* x, const T* gate_up, const int* order, const int* starts, T* h, int n, int width,
+                   int inner, int experts) {
+  Range tile = tile_of(blockIdx.y, starts, n, experts);
+  if (tile.group < 0 || tile.group == experts) return;
+  int place = at_most(tile.first + threadIdx.x / 4, tile.last - 1);
+  int column = at_most(blockIdx.x * TILE + threadIdx.x / 4, inner - 1);
+  const T *token = x + (size_t)order[place] * width, *weights = gate_up + (size_t)tile.group * 2 * inner * width;
+  const T* rows[2] = {weights + (size_t)column * width, weights + (size_t)(inner + column) * width};
+  f32x16 acc[2] = {mfma_zero(), mfma_zero()};
+  multiply<T, 2>(strips, token, rows, width, whole_pieces(x, width) && whole_pieces(gate_up, width), acc);
+  column = blockIdx.x * TILE + tile_column();
+#pragma unroll
+  for (int r = 0; r < 16; r++) {
+    place = tile.first + tile_row(r);
+    if (place < tile.last && column < inner)
+      h[(size_t)place * inner + column] = from_float<T>(rounded<T>(silu(rounded<T>(acc[0][r]))) * rounded<T>(acc[1][r]));
+  }
+}
+
+// 64 tokens by 128 channels: two tiles side by side share the rows of h.
+template <class T>
+DEVICE void output(Strip<T>* strips, const T* h, const T* down, const float* gates, const int* order, const int* starts, T* out,
+                   int n, int width, int inner, int experts) {
+  Range tile = tile_of(blockIdx.y, starts, n, experts);
+  if (tile.group < 0) return;
+  int place, column;
+  bool skipped = tile.group == experts;
+  f32x16 acc[2] = {mfma_zero(), mfma_zero()};
+  if (!skipped) {
+    const T *mine = h + (size_t)at_most(tile.first + threadIdx.x / 4, tile.last - 1) * inner, *rows[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      column = at_most((blockIdx.x * 2 + half) * TILE + threadIdx.x / 4, width - 1);
+      rows[half] = down + ((size_t)tile.group * width + column) * inner;
+    }
+    multiply<T, 2>(strips, mine, rows, inner, whole_pieces(h, inner) && whole_pieces(down, inner), acc);
+  }
+#pragma unroll
+  for (int r = 0; r < 16; r++) {
+    place = tile.first + tile_row(r);
+    if (place >= tile.last) continue;
+    int token = order[place];
+    float gate = gates[token];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      column = (blockIdx.x * 2 + half) * TILE + tile_column();
+      if (column < width) out[(size_t)token * width + column] = from_float<T>(skipped ? 0.f : rounded<T>(acc[half][r]) * gate);
+    }
+  }
+}
+
+#define MOE(T, suffix)                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(THREADS) moe_hidden_##suffix(                                               \
+      const T* x, const T* gate_up, const int* order, const int* starts, T* h, int n, int width, int inner, int experts) { \
+    __shared__ __align__(16) Strip<T> strips[3];                                                                           \
+    hidden<T>(strips, x, gate_up, order, starts, h, n, width, inner, experts);                                             \
+  }                                                                                                                        \
+  LAUNCHABLE(moe_hidden_##suffix)                                                                                          \
+  extern "C" __global__ void __launch_bounds__(THREADS) moe_output_##suffix(                                               \
+      const T* h, const T* down, const float* gates, const int* order, const int* starts, T* out, int n, int width,        \
+      int inner, int experts) {                                                                                            \
+    __shared__ __align__(16) Strip<T> strips[3];                                                                           \
+    output<T>(strips, h, down, gates, order, starts, out, n, width, inner, experts);                                       \
+  }                                                                                                                        \
+  LAUNCHABLE(moe_output_##suffix)
+
+MOE(float, f32)
+MOE(bf16, bf16)
