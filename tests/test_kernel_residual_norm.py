@@ -76,7 +76,7 @@ def test_moves_little_more_than_it_must(dtype):
     args = module.example(dtype)
     for call in (module.launch, lambda run, *a, **k: module.launch_backward(run, args[1], args[0], *a, **k)):
         with traced() as trace:
-            call(trace.launcher, *args, blocks=3)
+            call(trace.launcher, *args, **module.TRACED)
         if call is module.launch:
             assert trace.moved <= 1.1 * trace.least, (trace.moved, trace.least)
     assert module.shares(16384, module.BLOCKS)[1] >= 22

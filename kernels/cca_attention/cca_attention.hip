@@ -55,13 +55,14 @@ DEVICE int document_start(const int* documents, int position) {
 // 32 keys and values from `first` on, as they lie and turned over; zeros past the last key and the last channel.
 // WHOLE: they come in whole fours, so nothing needs to be packed number by number.
 template <bool WHOLE, class T, int WIDE>
-DEVICE void fill(Tile<T, WIDE>& tile, const T* k, const T* v, const int* documents, int first, int keys, int stride, int width) {
-  for (int piece = threadIdx.x; piece < KEYS * WIDE / 4; piece += blockDim.x) {
+DEVICE void fill(Tile<T, WIDE>& tile, const T* k, const T* v, const int* documents, int first, int keys, int stride, int width,
+                 int threads) {
+  for (int piece = threadIdx.x; piece < KEYS * WIDE / 4; piece += threads) {
     int key = piece / (WIDE / 4), channel = piece % (WIDE / 4) * 4;
     int left = first + key < keys ? width - channel : 0;
     *(vec<T, 4>*)&tile.key[key][channel] = four(k + (size_t)(first + key) * stride + channel, left, WHOLE);
   }
-  for (int piece = threadIdx.x; piece < KEYS * WIDE / 16; piece += blockDim.x) {   // 4 keys by 4 channels each
+  for (int piece = threadIdx.x; piece < KEYS * WIDE / 16; piece += threads) {   // 4 keys by 4 channels each
     int key = piece % (KEYS / 4) * 4, channel = piece / (KEYS / 4) * 4;
     vec<T, 4> row[4], turned;
 #pragma unroll
@@ -82,11 +83,12 @@ DEVICE void fill(Tile<T, WIDE>& tile, const T* k, const T* v, const int* documen
 
 template <class T, int WIDE>
 DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, const int* documents, T* out, float* partial,
-                   float* stats, int queries, int keys, int heads, int kv_heads, int width, int window, int parts, float scale) {
+                   float* stats, int queries, int keys, int heads, int kv_heads, int width, int window, int parts, int tiles, int threads,
+                   float scale) {
   int lane = threadIdx.x % 64, group = heads / kv_heads, past = keys - queries, stride = kv_heads * width;
   int kv = blockIdx.y % kv_heads, batch = blockIdx.y / kv_heads, part = blockIdx.x % parts;
-  int block = (gridDim.x - 1 - blockIdx.x) / parts;   // the last positions first: they have the most keys
-  int first_row = block * (blockDim.x / 2), last_row = first_row + (int)blockDim.x / 2 - 1;
+  int block = (tiles * parts - 1 - (int)blockIdx.x) / parts;   // the last positions first: they have the most keys
+  int first_row = block * (threads / 2), last_row = first_row + threads / 2 - 1;
   if (last_row >= queries * group) last_row = queries * group - 1;
   int row = first_row + threadIdx.x / 64 * 32 + lane % 32, position = past + row / group, document = 0;
   bool there = row <= last_row, whole = fours(q, width) && fours(k, width) && fours(v, width) && fours(out, width);
@@ -120,8 +122,8 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
   float top = LOWEST, total = 0.f;   // total: of this lane's own keys
   for (int first = begin; first < end; first += KEYS) {
     __syncthreads();   // everyone has done with the keys before
-    if (whole) fill<true>(tile, k, v, documents, first, keys, stride, width);
-    else fill<false>(tile, k, v, documents, first, keys, stride, width);
+    if (whole) fill<true>(tile, k, v, documents, first, keys, stride, width, threads);
+    else fill<false>(tile, k, v, documents, first, keys, stride, width, threads);
     __syncthreads();   // they are there
     f32x16 score = mfma_zero();
 #pragma unroll
@@ -185,7 +187,7 @@ template <class T> DEVICE void merge(const float* partial, const float* stats, T
   size_t row = blockIdx.x;
   float top = LOWEST;
   for (int part = 0; part < parts; part++) top = fmaxf(top, stats[(row * parts + part) * 2]);
-  for (int channel = threadIdx.x; channel < width; channel += blockDim.x) {
+  for (int channel = threadIdx.x; channel < width; channel += 64) {
     float sum = 0.f, total = 0.f;
     for (int part = 0; part < parts; part++) {
       float weight = expf(stats[(row * parts + part) * 2] - top);
@@ -199,9 +201,10 @@ template <class T> DEVICE void merge(const float* partial, const float* stats, T
 #define ATTENTION(T, suffix, WIDE)                                                                                            \
   extern "C" __global__ void __launch_bounds__(THREADS) cca_attention_##WIDE##_##suffix(                                      \
       const T* q, const T* k, const T* v, const int* documents, T* out, float* partial, float* stats, int queries, int keys,  \
-      int heads, int kv_heads, int width, int window, int parts, float scale) {                                               \
+      int heads, int kv_heads, int width, int window, int parts, int tiles, int threads, float scale) {                       \
     __shared__ __align__(16) Tile<T, WIDE> tile;                                                                              \
-    attend<T, WIDE>(tile, q, k, v, documents, out, partial, stats, queries, keys, heads, kv_heads, width, window, parts, scale); \
+    attend<T, WIDE>(tile, q, k, v, documents, out, partial, stats, queries, keys, heads, kv_heads, width, window, parts, tiles, \
+                    threads, scale);                                                                                          \
   }                                                                                                                           \
   LAUNCHABLE(cca_attention_##WIDE##_##suffix)
 #define MERGE(T, suffix)                                                                                      \

@@ -59,7 +59,7 @@ def launch(run, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None
         partial, stats = (torch.empty(b, t, h, parts, n, dtype=torch.float32, device=q.device) for n in (d, 2))
     wide = next(wide for wide in (32, 64, 128) if d <= wide)
     run("cca_attention", f"cca_attention_{wide}_{DTYPES[q.dtype]}", (tiles * parts, b * j), block,
-        [q, k, v, documents, out, partial, stats, t, s, h, j, d, window, parts, d ** -0.5])
+        [q, k, v, documents, out, partial, stats, t, s, h, j, d, window, parts, tiles, block, d ** -0.5])
     if parts > 1:
         run("cca_attention", f"cca_attention_merge_{DTYPES[q.dtype]}", (b * t * h,), 64,
             [partial, stats, out, d, parts])

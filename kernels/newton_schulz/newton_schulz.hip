@@ -10,16 +10,16 @@
 
 constexpr int THREADS = GEMM_THREADS, SIDE = 32;
 
-// Each block adds up the squares of its share of one matrix: sums (batch, gridDim.x).
-template <class T> DEVICE void squares(const T* matrix, float* sums, float* scratch, int size) {
+// Each block adds up the squares of its share of one matrix: sums (batch, shares).
+template <class T> DEVICE void squares(const T* matrix, float* sums, float* scratch, int size, int shares) {
   matrix += (size_t)blockIdx.y * size;
   float sum = 0.f;
-  for (int i = blockIdx.x * THREADS + threadIdx.x; i < size; i += gridDim.x * THREADS) {
+  for (int i = blockIdx.x * THREADS + threadIdx.x; i < size; i += shares * THREADS) {
     float x = to_float(matrix[i]);
     sum += x * x;
   }
-  sum = block_sum(sum, scratch);
-  if (threadIdx.x == 0) sums[blockIdx.y * gridDim.x + blockIdx.x] = sum;
+  sum = block_sum<THREADS>(sum, scratch);
+  if (threadIdx.x == 0) sums[blockIdx.y * shares + blockIdx.x] = sum;
 }
 
 // out = matrix / max(norm, eps), and turned over. A block does 32 x 32 numbers, so that both ways are written in runs.
@@ -81,9 +81,10 @@ DEVICE void product(Strip<T>* strips, const T* a, const T* b, const T* before, T
 }
 
 #define NEWTON_SCHULZ(T, suffix)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS) newton_schulz_squares_##suffix(const T* matrix, float* sums, int size) { \
+  extern "C" __global__ void __launch_bounds__(THREADS) newton_schulz_squares_##suffix(const T* matrix, float* sums, int size,   \
+                                                                                       int shares) {                           \
     __shared__ float scratch[THREADS / 32];                                                                                   \
-    squares<T>(matrix, sums, scratch, size);                                                                                  \
+    squares<T>(matrix, sums, scratch, size, shares);                                                                          \
   }                                                                                                                           \
   LAUNCHABLE(newton_schulz_squares_##suffix)                                                                                  \
   extern "C" __global__ void __launch_bounds__(THREADS) newton_schulz_scale_##suffix(                                         \

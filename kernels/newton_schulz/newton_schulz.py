@@ -53,7 +53,7 @@ def scaled(run, x: Tensor) -> tuple[Tensor, Tensor]:
     e, m, n = x.shape
     shares = min(MOST_SHARES, -(-m * n // (16 * BLOCK)))
     sums = torch.empty(e, shares, dtype=torch.float32, device=x.device)
-    run("newton_schulz", f"newton_schulz_squares_{DTYPES[x.dtype]}", (shares, e), BLOCK, [x, sums, m * n])
+    run("newton_schulz", f"newton_schulz_squares_{DTYPES[x.dtype]}", (shares, e), BLOCK, [x, sums, m * n, shares])
     out, turned = torch.empty_like(x), x.new_empty(e, n, m)
     run("newton_schulz", f"newton_schulz_scale_{DTYPES[x.dtype]}", (-(-m // SIDE) * -(-n // SIDE), e), BLOCK,
         [x, sums, out, turned, m, n, shares, muon.EPS])

@@ -9,6 +9,7 @@ from torch import Tensor
 from minizaya.arch.residual import merge, rms_norm
 
 BLOCK, WIDEST, BLOCKS = 256, 2048, 608          # 608 = two blocks for each of MI300X's 304 compute units
+TRACED = dict(blocks=3)      # for the example's 64 rows: about as many rows a block as at full size
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 

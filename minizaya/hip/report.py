@@ -158,7 +158,8 @@ def trace(args) -> int:
     documents = []
     for name in [args.name] if args.name else names():
         with traced() as found:
-            kernel(name).launch(found.launcher, *kernel(name).example(torch.bfloat16))
+            module = kernel(name)
+            module.launch(found.launcher, *module.example(torch.bfloat16), **getattr(module, "TRACED", {}))
         documents.append(dict(name=name, asked=found.asked, moved=found.moved, least=found.least,
                               conflicts=round(found.conflicts(), 3), tensors=found.table()))
         if args.figure:
