@@ -19,21 +19,22 @@ import traceback
 from pathlib import Path
 
 LOST = 75      # exit code of a rank that has done nothing wrong, but lost the others
+WELL = (0, 130)  # done, or stopped by Ctrl-C
 GRACE = 1.0    # seconds between the first exit and the verdict: the culprit and those who miss it may leave in any order
 
 
 class RankFailed(RuntimeError):
-    """A rank ended before its work was done. `rank`, and the message names it too."""
+    """A rank ended before its work was done. `rank`, which the message names too, and its exit code, if it has one."""
 
-    def __init__(self, rank: int, message: str):
+    def __init__(self, rank: int, message: str, code: int | None = None):
         super().__init__(message)
-        self.rank = rank
+        self.rank, self.code = rank, code
 
 
 def lost_peer(error: BaseException) -> bool:
     """Is this what a rank sees when another one has gone, and no fault of its own?"""
     from torch import distributed as dist
-    words = ("gloo", "nccl", "connection closed by peer", "connection reset")
+    words = ("gloo/transport", "nccl error", "connection closed by peer", "connection reset", "timed out")
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words))
 
@@ -54,7 +55,8 @@ def launch(command: list[str], ranks: int, folder: Path, port: int, quiet: bool 
         with open(folder / f"rank-{rank}.log", "wb") as log:
             out = {} if rank == 0 and not quiet else dict(stdout=log, stderr=subprocess.STDOUT)
             env = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, **out))
+            # a session of their own: Ctrl-C reaches the launcher alone, which hands it on
+            processes.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, **out))
     return processes
 
 
@@ -71,28 +73,30 @@ def wait(processes: list[subprocess.Popen], folder: Path, limit: float | None = 
     """
     began = time.monotonic()
     try:
-        while any(process.poll() is None for process in processes):
-            if any(process.poll() for process in processes):
-                break
+        while any(process.poll() is None for process in processes) and not ill(processes):
             if limit is not None and time.monotonic() - began > limit:
                 raise TimeoutError(f"the job was not done after {limit:g} seconds")
             time.sleep(0.05)
-        if any(process.poll() for process in processes):
+        if ill(processes):
             time.sleep(GRACE)
-            codes = [process.poll() for process in processes]
-            raise verdict(codes, folder)
+            raise verdict([process.poll() for process in processes], folder)
     finally:
         end(processes)
+
+
+def ill(processes: list[subprocess.Popen]) -> bool:
+    """Has any of them ended badly?"""
+    return any(process.poll() not in (None, *WELL) for process in processes)
 
 
 def verdict(codes: list[int | None], folder: Path) -> RankFailed:
     """Whose fault it is, given the exit codes: None still runs, negative is a signal, LOST lost the others."""
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
-            return RankFailed(rank, f"rank {rank} was ended by {signal.Signals(-code).name}")
+            return RankFailed(rank, f"rank {rank} was ended by {signal.Signals(-code).name}", code)
     for rank, code in enumerate(codes):
-        if code not in (None, 0, LOST):
-            return RankFailed(rank, f"rank {rank} failed: {last_words(folder / f'rank-{rank}.log', code)}")
+        if code not in (None, *WELL, LOST):
+            return RankFailed(rank, f"rank {rank} failed: {last_words(folder / f'rank-{rank}.log', code)}", code)
     silent = [rank for rank, code in enumerate(codes) if code is None]
     rank = (silent or [codes.index(LOST)])[0]
     return RankFailed(rank, f"rank {rank} did not answer the others in time")

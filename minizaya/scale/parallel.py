@@ -144,7 +144,8 @@ def parallelize(model: Zaya, grid: Grid) -> Zaya:
     fully_shard(model, mesh=grid.world)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)   # a sum, not an average
+            module.set_gradient_divide_factor(1.0)           # a sum, not an average
+            module.set_force_sum_reduction_for_comms(True)   # gloo has no scaled sum
     return model
 
 
