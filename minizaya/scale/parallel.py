@@ -6,17 +6,17 @@
     ep   expert parallel    rows are dealt out; experts too, and tokens travel to them (`expert_parallel`)
     cp   context parallel   each row is cut in `cp` chunks (`context_parallel`)
 
-All states are sharded in every layout: what is not an expert over all ranks, an expert over the ranks that have its like.
-A rank gathers a layer's weights when it gets there and lets them go behind it.
+All states are sharded in every layout: an expert over the ranks that have the same ones, the rest over all ranks. A rank
+gathers a layer's weights when it gets there and lets them go behind it.
 
 Three rules make the layouts equal:
-1. the loss is a sum over tokens divided by the *global* number of scored tokens, and gradients are summed, not averaged.
-   The mean of the ranks' means would weigh a token more where its rank has few;
+1. the loss is a sum over tokens divided by the *global* number of scored tokens, and gradients are summed. The mean of
+   the ranks' means would weigh a token more where its rank has few;
 2. the load that the balancer sees is the global batch's (`parallel_trainer`);
 3. the gradient's norm is that of the whole gradient, for clipping.
 
-trap: FSDP averages gradients over its ranks unless told otherwise. Experts are sharded over fewer ranks than the rest, so
-an average would also divide them by another number.
+trap: FSDP averages gradients over its ranks unless told otherwise. Experts are sharded over fewer ranks than the rest,
+so an average would also divide them by another number.
 
 Started by torchrun (`python -m minizaya parallel` starts itself): gloo on CPUs, NCCL or RCCL on GPUs.
 Source: FSDP2 is `torch.distributed.fsdp.fully_shard`; ZeRO-3 (arXiv 1910.02054) is its idea.
@@ -40,10 +40,10 @@ from .context_parallel import ContextCache, chunk_lengths
 from .expert_parallel import ExpertParallel, slice_of
 
 NO_TENSOR_PARALLEL = (
-    "tp is not supported, with a reason: tensor parallelism gives each rank some heads, and CCA has 2 KV heads, so 2 ranks "
-    "at most, with the grouped convolution, the mean path and the value shift (head 0 is present, head 1 is past) cut "
-    "between them; an all-reduce of the whole stream after every layer half would carry more than K and V do. Use cp for "
-    "long rows, ep for experts, dp for the rest")
+    "tp is not supported, with a reason: tensor parallelism gives each rank some heads, and CCA has 2 KV heads, so 2 "
+    "ranks at most, with the mean path and the value shift (head 0 is present, head 1 is past) cut between them; and it "
+    "adds up the whole stream over the ranks after every half layer, to split matrices that are narrow already. Use cp "
+    "for long rows, ep for experts, dp for the rest")
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Grid:
     """This process's place in a layout, and the groups it talks to. `join` first.
 
     Attributes: rank, of all; rows, its number among the dp * ep ranks that read different rows (cp neighbours read the
-    same); device; ep and cp, process groups; world and replicas, the meshes over which the dense weights and the experts are
-    sharded. Neighbours in ep are neighbours in rank, since they talk most: on one node.
+    same); device; ep and cp, process groups; world and replicas, the meshes over which the dense weights and the
+    experts are sharded. Neighbours in ep are neighbours in rank, since they talk most: on one node.
     Raises ValueError when the job has another number of ranks than the layout.
     """
 
@@ -115,7 +115,7 @@ class Grid:
 def join(timeout: float = 20.0) -> None:
     """Joins the job that torchrun or `launch` made: RANK, WORLD_SIZE and so on are in the environment.
 
-    timeout: seconds after which a rank gives up waiting for the others; more than the longest work between two meetings.
+    timeout: seconds that a rank waits for the others; more than the longest work between two meetings.
     """
     ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
     gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", ranks))

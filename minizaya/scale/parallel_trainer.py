@@ -28,7 +28,8 @@ def adamw(model, recipe: Recipe):
     for name, p in model.named_parameters():
         decay = recipe.weight_decay if decays(name, p) else 0.0
         groups.setdefault((decay, ".experts." in name), dict(params=[], weight_decay=decay))["params"].append(p)
-    return torch.optim.AdamW(list(groups.values()), lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=1e-8, fused=True)
+    betas = recipe.beta1, recipe.beta2
+    return torch.optim.AdamW(list(groups.values()), lr=recipe.lr, betas=betas, eps=1e-8, fused=True)
 
 
 class ParallelTrainer:
@@ -39,7 +40,7 @@ class ParallelTrainer:
         recipe, batches, run, keep, resume: as in `Trainer`. `batches` gives the *global* micro-batches of a step, the
             same on all ranks: the position in the data is the step, in any layout.
     Raises:
-        ValueError: as `Trainer`, and for Muon: its Newton-Schulz iteration needs whole matrices, a rank has rows of them.
+        ValueError: as `Trainer`, and for Muon: its Newton-Schulz iteration needs whole matrices, a rank has rows.
     """
 
     def __init__(self, model, recipe: Recipe, batches: Callable[[int], list[Batch]], grid: Grid,
@@ -61,7 +62,7 @@ class ParallelTrainer:
             self.open_run(resume)
 
     def train_step(self, stop: bool = False) -> dict:
-        """One step, the same on all ranks. Returns the log record. Sets `self.stop` if any rank was called with stop."""
+        """One step, the same on all ranks. Returns the log record; `self.stop` is then set if any rank asked for it."""
         began, recipe, model, grid = time.perf_counter(), self.recipe, self.model, self.grid
         whole = self.batches(self.step)
         parts = [split_batch(batch, grid) for batch in whole]
@@ -71,17 +72,16 @@ class ParallelTrainer:
         for part in parts if grid.cp_rank == 0 else ():
             targets[part.name] += int((part.targets != IGNORE).sum())
         scored = grid.sum(torch.tensor([targets[name] for name in names], dtype=torch.float64))
-        tokens, routes = 0, []
+        tokens = 0
         model.train()
         for part in parts:
             out, mine = forward(model, part, grid)
-            total = F.cross_entropy(out.logits.flatten(0, 1), mine.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+            total = F.cross_entropy(out.logits.flatten(0, 1), mine.targets.flatten(), ignore_index=IGNORE,
+                                    reduction="sum")
             (total / scored.sum()).backward()
             losses[part.name] += total.item()
             visits = visits + balance.counts(out.routes, model.config.num_experts, mine.valid)
             tokens += mine.inputs.numel() if mine.valid is None else int(mine.valid.sum())
-            routes.append((out.routes, mine.valid))
-        self.routes = routes
 
         norm = clip(model, recipe.clip, grid)
         sums = grid.sum(torch.tensor([*(losses[name] for name in names), tokens, stop], dtype=torch.float64)).cpu()
@@ -114,8 +114,8 @@ class ParallelTrainer:
         Ctrl-C on any rank stops all of them after the same step. Returns True when the recipe is done.
         """
         last = min(self.recipe.steps, until or self.recipe.steps)
-        hidden = not bar or self.grid.rank > 0
-        with interrupts() as asked, tqdm(total=last, initial=self.step, desc="train", unit="step", disable=hidden) as line:
+        line = tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar or self.grid.rank > 0)
+        with interrupts() as asked, line:
             while self.step < last and not self.stop:
                 record = self.train_step(bool(asked))
                 self.log(record)

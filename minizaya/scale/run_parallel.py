@@ -91,14 +91,15 @@ def work(args, layout: Layout) -> int:
             print(json.dumps({"done": done, "run": str(args.out), "layout": str(layout), "ranks": layout.ranks,
                               "sent_in_one_step": sent, **last}))
         else:
-            print(f"step {last['step']}: loss {last['loss']:.3f} (nats a token); run folder {args.out}", file=sys.stderr)
+            where = f"(nats a token); run folder {args.out}"
+            print(f"step {last['step']}: loss {last['loss']:.3f} {where}", file=sys.stderr)
     dist.barrier()
     dist.destroy_process_group()
     return 0 if done else 130
 
 
 def measure(trainer: ParallelTrainer) -> dict[str, list[int]]:
-    """Takes one step and says what was sent in it: kind -> bytes by sending rank. Kinds that nobody used are left out."""
+    """Takes one step and says what was sent in it: kind -> bytes by sending rank, for the kinds that were used."""
     with Traffic() as traffic:
         trainer.log(trainer.train_step())
     ranks = dist.get_world_size()
@@ -127,8 +128,8 @@ def main() -> int:
         code = launch.LOST
         if "MINIZAYA_LAUNCHED" not in os.environ:
             time.sleep(PATIENCE)   # torchrun ends us, and prints which rank it was. If nobody does, say what is known
-            print(f"minizaya parallel: rank {os.environ['RANK']} lost another rank, and so the job; {state_of(args.out)}",
-                  file=sys.stderr)
+            me = os.environ["RANK"]
+            print(f"minizaya parallel: rank {me} lost another rank; {state_of(args.out)}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)   # at once: the way out of a broken group can hang
 

@@ -1,7 +1,7 @@
 """Checkpoints that every rank writes its part of, and that any other layout can read.
 
     checkpoint-00000500/
-        part-00000-of-00004.safetensors   rows of weights ("model/NAME") and moments ("optimizer/NAME/exp_avg") of rank 0
+        part-00000-of-00004.safetensors   rank 0's rows of weights ("model/NAME") and moments ("optimizer/NAME/exp_avg")
         ...
         run.json                          the step, the config, and for each tensor its shape and who holds which rows
 
@@ -46,17 +46,20 @@ def rows_of(name: str, count: int, layout: Layout, rank: int) -> tuple[int, int]
 
 def sharded(model, optimizer) -> dict[str, Tensor]:
     """Everything that is cut, by name: weights, and moments once there are any. DTensors."""
-    state = {f"model/{name}": p for name, p in model.named_parameters()}
-    for name, p in model.named_parameters():
-        state |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state.get(p, {}).items() if value.dim()}
-    return state
+    memory = moments(model, optimizer).items()
+    return {f"model/{name}": p for name, p in model.named_parameters()} | {n: value for n, value in memory if value.dim()}
+
+
+def moments(model, optimizer) -> dict[str, Tensor]:
+    """The optimizer's memory by name: "optimizer/norm.weight/exp_avg". Empty before the first step."""
+    return {f"optimizer/{name}/{key}": value for name, p in model.named_parameters()
+            for key, value in optimizer.state.get(p, {}).items()}
 
 
 def replicated(model, optimizer, balancer) -> dict[str, Tensor]:
     """Everything that is the same on all ranks, by name."""
     state = {f"model/{name}": buffer for name, buffer in model.named_buffers()}
-    for name, p in model.named_parameters():
-        state |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state.get(p, {}).items() if not value.dim()}
+    state |= {name: value for name, value in moments(model, optimizer).items() if not value.dim()}
     return state | {f"balancer/{name}": value for name, value in balancer.state_dict().items()}
 
 
@@ -74,7 +77,13 @@ def save(run: str | Path, step: int, model, optimizer, balancer, info: dict, gri
     final, aside = run / f"checkpoint-{step:08d}", run / f"writing-{step:08d}"
     if final.exists():
         raise ValueError(f"{final} is already there; resume it or choose another folder")
-    together(grid, lambda: grid.rank == 0 and (shutil.rmtree(aside, ignore_errors=True), aside.mkdir(parents=True)), run)
+
+    def prepare() -> None:
+        for left in run.glob("writing-*"):  # what a killed run may have left
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir(parents=True)
+
+    together(grid, lambda: grid.rank == 0 and prepare(), run)
     cut, whole = sharded(model, optimizer), replicated(model, optimizer, balancer)
     mine = {name: value.to_local() for name, value in cut.items()}
     held = {name: value for name, value in mine.items() if len(value)} | (whole if grid.rank == 0 else {})
@@ -107,7 +116,7 @@ def save(run: str | Path, step: int, model, optimizer, balancer, info: dict, gri
 
 
 def together(grid: Grid, work, run: Path) -> None:
-    """Runs `work()` on every rank and waits for all. An OSError of one becomes an OSError of all, or they would wait."""
+    """Runs `work()` on every rank and waits for all. An OSError of one is one of all: they would wait for ever."""
     error = None
     try:
         work()
@@ -156,8 +165,8 @@ class Parts:
         for name, (shape, dtype) in names.items():
             given = tensors[name]
             if given["shape"] != list(shape) or given["dtype"] != str(dtype):
-                raise ValueError(f"{self.folder} does not fit the model: {name!r} is {given['dtype']} {given['shape']}, "
-                                 f"the model wants {dtype} {list(shape)}")
+                raise ValueError(f"{self.folder} does not fit the model: {name!r} is {given['dtype']} "
+                                 f"{given['shape']}, the model wants {dtype} {list(shape)}")
 
     def whole(self, name: str) -> Tensor:
         """A replicated tensor, or a cut one put together again."""
@@ -202,7 +211,8 @@ def load(checkpoint: str | Path, model, optimizer, balancer, grid: Grid) -> dict
         raise ValueError(f"{checkpoint} was made with another model config")
     if any(name.startswith("optimizer/") for name in parts.info["tensors"]):
         for p in model.parameters():
-            optimizer.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            zero = torch.zeros_like
+            optimizer.state[p] = {"step": torch.zeros(()), "exp_avg": zero(p), "exp_avg_sq": zero(p)}
     cut, whole = sharded(model, optimizer), replicated(model, optimizer, balancer)
     counts = {name: len(value) * (layout.ep if ".experts." in name else 1) for name, value in cut.items()}
     parts.expect({name: ((counts[name], *value.shape[1:]), value.dtype) for name, value in cut.items()}
@@ -214,7 +224,7 @@ def load(checkpoint: str | Path, model, optimizer, balancer, grid: Grid) -> dict
     for name, value in whole.items():
         if not name.startswith("balancer/"):
             value.copy_(parts.whole(name))
-    balancer.load_state_dict({name.partition("/")[2]: parts.whole(name) for name in whole if name.startswith("balancer/")})
+    balancer.load_state_dict({name: parts.whole(f"balancer/{name}") for name in balancer.state_dict()})
     return parts.info
 
 
@@ -223,8 +233,7 @@ def read_model(folder: str | Path) -> Zaya:
     """The whole model of a run's newest checkpoint, or of one checkpoint's folder, in this one process."""
     parts = Parts(latest(folder) or folder)
     model = Zaya(ZayaConfig(**parts.info["config"]))
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
     model.to(getattr(torch, parts.info["tensors"]["model/embed.weight"]["dtype"].removeprefix("torch.")))
-    for name, value in state.items():
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
         value.copy_(parts.whole(f"model/{name}"))
     return model

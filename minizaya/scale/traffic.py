@@ -4,16 +4,16 @@
     traffic.sent       kind -> list of bytes that this rank sends to each rank, its own place being zero
 
 What a rank sends in an all-to-all or point to point is in the call itself. For the other collectives it depends on the
-algorithm; counted here is the usual ring, in which each of n ranks passes (n - 1) / n of the whole to the next (twice for
-an all-reduce).
+algorithm; counted here is the usual ring, in which each of n ranks passes (n - 1) / n of the whole to the next (twice
+that for an all-reduce).
 """
 
 import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-KINDS = {"alltoall_base_": "experts, all-to-all", "send": "halo, point to point", "allgather_": "keys and values, gather",
-         "reduce_scatter_": "keys and values, gradient", "_allgather_base_": "weights, gather",
+KINDS = {"alltoall_base_": "experts, all-to-all", "send": "halo, point to point",
+         "allgather_": "keys and values, gather", "reduce_scatter_": "keys and values, gradient", "_allgather_base_": "weights, gather",
          "_reduce_scatter_base_": "weights, gradient", "allreduce_": "sums"}
 
 
