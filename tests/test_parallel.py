@@ -273,8 +273,10 @@ def test_the_command_survives_a_kill(tmp_path, starter):
     assert time.monotonic() - began < 30
     assert job.returncode == 1
     if starter == "torchrun":
-        assert said.count("Root Cause") == 1 and "rank      : 1" in said and "Signal 9 (SIGKILL)" in said
-        assert "NO_OTHER_FAILURES" in said and "minizaya parallel" not in said and "[rank0]: Traceback" not in said
+        # torchrun's own report; the rank that is left says nothing
+        _, cause = said.split("Root Cause")
+        assert "rank      : 1" in cause and "Signal 9 (SIGKILL)" in cause
+        assert "minizaya parallel" not in said and "[rank0]" not in said
     else:
         (line,) = [line for line in said.splitlines() if line.startswith("minizaya")]
         assert "rank 1 was ended by SIGKILL" in line and str(latest(folder)) in line and "--resume" in line

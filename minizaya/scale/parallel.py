@@ -6,8 +6,8 @@
     ep   expert parallel    rows are dealt out; experts too, and tokens travel to them (`expert_parallel`)
     cp   context parallel   each row is cut in `cp` chunks (`context_parallel`)
 
-All states are sharded in every layout: an expert over the ranks that have the same ones, the rest over all ranks. A rank
-gathers a layer's weights when it gets there and lets them go behind it.
+All states are sharded in every layout: an expert over the ranks that have the same ones, the rest over all ranks. A
+rank gathers a layer's weights when it gets there and lets them go behind it.
 
 Three rules make the layouts equal:
 1. the loss is a sum over tokens divided by the *global* number of scored tokens, and gradients are summed. The mean of
@@ -41,7 +41,7 @@ from .expert_parallel import ExpertParallel, slice_of
 
 NO_TENSOR_PARALLEL = (
     "tp is not supported, with a reason: tensor parallelism gives each rank some heads, and CCA has 2 KV heads, so 2 "
-    "ranks at most, with the mean path and the value shift (head 0 is present, head 1 is past) cut between them; and it "
+    "ranks at most, with mean path and value shift (head 0 is present, head 1 is past) cut between them; and it "
     "adds up the whole stream over the ranks after every half layer, to split matrices that are narrow already. Use cp "
     "for long rows, ep for experts, dp for the rest")
 

@@ -46,8 +46,8 @@ def rows_of(name: str, count: int, layout: Layout, rank: int) -> tuple[int, int]
 
 def sharded(model, optimizer) -> dict[str, Tensor]:
     """Everything that is cut, by name: weights, and moments once there are any. DTensors."""
-    memory = moments(model, optimizer).items()
-    return {f"model/{name}": p for name, p in model.named_parameters()} | {n: value for n, value in memory if value.dim()}
+    state = {f"model/{name}": p for name, p in model.named_parameters()}
+    return state | {name: value for name, value in moments(model, optimizer).items() if value.dim()}
 
 
 def moments(model, optimizer) -> dict[str, Tensor]:

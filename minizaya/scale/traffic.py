@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KINDS = {"alltoall_base_": "experts, all-to-all", "send": "halo, point to point",
-         "allgather_": "keys and values, gather", "reduce_scatter_": "keys and values, gradient", "_allgather_base_": "weights, gather",
+         "allgather_": "keys and values, gather", "reduce_scatter_": "keys and values, gradient",
+         "_allgather_base_": "weights, gather",
          "_reduce_scatter_base_": "weights, gradient", "allreduce_": "sums"}
 
 
