@@ -23,6 +23,7 @@ GENERATE, SAMPLE = "infer/generate.py", "infer/sample.py"
 PACK, MUON = "data/pack.py", "train/muon.py"
 CHAT, TRIM = "data/chat.py", "data/trim.py"
 RL_ADVANTAGE, RL_LOSS, RL_REWARD = "rl/advantage.py", "rl/loss.py", "rl/reward.py"
+EXPERT_PARALLEL, CONTEXT_PARALLEL = "scale/expert_parallel.py", "scale/context_parallel.py"
 RL_CANARY, RL_CURRICULUM, RL_REPLAY, RL_MISMATCH = "rl/canary.py", "rl/curriculum.py", "rl/replay.py", "rl/mismatch.py"
 
 MUTANTS = [
@@ -455,6 +456,21 @@ MUTANTS = [
     (RL_CURRICULUM, "math.exp(value - top)", "math.exp(value)", "400 answers underflow", ["rl.belief"]),
     (RL_REPLAY, "torch.where(routes < 0, BYTE, routes)", "routes.clamp_min(0)", "unrecorded is not expert 0", ["rl.routes_as_bytes"]),
     (RL_MISMATCH, "(gap.expm1() - gap).mean()", "((-gap).expm1() + gap).mean()", "KL of the generator, not of the trainer", ["rl.k3"]),
+    # ---- several processes; more in test_parallel.py
+    (EXPERT_PARALLEL, "[:num_experts].view(ranks, -1)", "[:num_experts].view(-1, ranks).T",
+     "a rank keeps experts in a row", ["parallel.all_to_all_splits"]),
+    (EXPERT_PARALLEL, "expert.flatten().repeat_interleave(counts.flatten())", "counts.flatten().repeat_interleave(counts.flatten())",
+     "sorted by expert", ["parallel.by_expert"]),
+    (EXPERT_PARALLEL, "counts.flatten()), stable=True)", "counts.flatten()), descending=True, stable=True)",
+     "the first expert first", ["parallel.by_expert"]),
+    (EXPERT_PARALLEL, "    tokens = visits.sum(0)\n    return tokens[:, :-1] / tokens.sum(-1, keepdim=True)",
+     "    return (visits[..., :-1] / visits.sum(-1, keepdim=True)).mean(0)", "a token counts the same on every rank",
+     ["parallel.global_load"]),
+    (EXPERT_PARALLEL, "rank * size + min(rank, longer)", "rank * size", "the longer shares push the others", ["parallel.shares"]),
+    (CONTEXT_PARALLEL, "max(starts[source], start - lag)", "max(starts[source], start - lag + 1)",
+     "a halo of all `lag` tokens", ["parallel.halo_plan"]),
+    (CONTEXT_PARALLEL, "for source in range(target):", "for source in range(max(0, target - 1), target):",
+     "a chunk shorter than the halo sends on nothing: the rank before it must", ["parallel.halo_plan"]),
 ]
 
 

@@ -90,7 +90,7 @@ BUGS = [
      "isinstance(module, ExpertParallel) or module.set_gradient_divide_factor(1.0)", "dp2"),
     ("a mean of the ranks' means", TRAINER, "(total / scored.sum()).backward()",
      "(total / (mine.targets != IGNORE).sum() / grid.layout.ranks).backward()", "dp2"),
-    ("local balance statistics", TRAINER, "visits = grid.sum(visits).cpu()", "visits = visits.cpu()", "dp2"),
+    ("local balance statistics", TRAINER, "global_load(grid.sum(visits)[None])", "global_load(visits[None])", "dp2"),
     ("each rank clips by its own norm", ALL, "norm = float(grid.sum(squares).sqrt())", "norm = float(squares.sqrt())", "dp2"),
 ]
 

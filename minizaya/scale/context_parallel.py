@@ -11,8 +11,8 @@ So a rank's past is a `Cache` that is fetched from its neighbours instead of mem
 Everything carries its gradient back: the halo's to the neighbour it came from, the keys' and values' to the rank that
 made them, summed over the ranks that looked (reduce-scatter).
 
-Source: the CCA paper (arXiv 2510.04476) on attention; gathering K and V is Llama 3's context parallelism
-(arXiv 2407.21783, section 3.3.2).
+Source: ZAYA1-8B report: gathered K and V, 2 ranks at 32K tokens and 8 at 131K, boundaries sent point to point; the CCA
+paper (arXiv 2510.04476), section V: latents are what is sent. Llama 3 (arXiv 2407.21783) gathers K and V, too.
 """
 
 import torch

@@ -29,6 +29,24 @@ def send_counts(routes: Tensor, num_experts: int, ranks: int) -> Tensor:
     return torch.bincount(routes, minlength=num_experts + 1)[:num_experts].view(ranks, -1)
 
 
+def send_matrix(routes: list[Tensor], num_experts: int) -> Tensor:
+    """Who sends how many tokens to whom: int64 (ranks, ranks), [source, target], its own included.
+
+    routes: of each rank's tokens, int64 (n,) each, 0..E; the ranks may hold any number of them.
+    """
+    return torch.stack([send_counts(own, num_experts, len(routes)).sum(1) for own in routes])
+
+
+def global_load(visits: Tensor) -> Tensor:
+    """The load of the global batch, which the balancer must see: float32 (layers, E).
+
+    visits: int64 (ranks, layers, E + 1), each rank's tokens by route, the skip route last (`balance.counts`).
+    trap: the mean of the ranks' loads is another number where they hold different numbers of tokens.
+    """
+    tokens = visits.sum(0)
+    return tokens[:, :-1] / tokens.sum(-1, keepdim=True)
+
+
 class AllToAll(torch.autograd.Function):
     """Rows to their ranks: x (sum of `sent`, D) -> (sum of `got`, D). The gradient goes the same way back."""
 

@@ -19,6 +19,7 @@ from ..train.loop import Recipe, interrupts
 from ..train.optim import decays, learning_rate
 from ..train.sources import IGNORE, Batch
 from . import sharded_checkpoint
+from .expert_parallel import global_load
 from .parallel import Grid, clip, forward, parallelize, split_batch
 
 
@@ -96,8 +97,7 @@ class ParallelTrainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         # trap: the load of the global batch. A rank's own rows are a small sample, and biases must not differ by rank
-        visits = grid.sum(visits).cpu()
-        load = visits[:, :-1] / visits.sum(-1, keepdim=True)
+        load = global_load(grid.sum(visits)[None]).cpu()
         balance.set_biases(model, self.balancer.update(load))
 
         self.step, self.tokens, self.stop = self.step + 1, self.tokens + int(sums[-2]), bool(sums[-1])
