@@ -5,7 +5,7 @@ import torch
 
 from ..scale.context_parallel import chunk_lengths, halo_plan
 from ..studies import recorded
-from .style import BLACK, BLUE, COLOR, EXPERTS, GREY, ORANGE, WIDTH, styled
+from .style import BLACK, COLOR, EXPERTS, GREY, ORANGE, WIDTH, styled
 
 
 def matrix(axis, table, title: str, largest: float) -> None:
@@ -49,8 +49,8 @@ def who_sends(record: dict | None = None):
               if run["what"] == "sent" and run["layout"] == "ep4"}
     largest = max(max(map(max, table)) for table in tables.values())
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 2.7), width_ratios=(1, 1, 1.25))
-    matrix(left, tables["balanced"], "ep4, even load", largest)
-    matrix(middle, tables["skewed"], "ep4, 70% to expert 0", largest)
+    matrix(left, tables["balanced"], "ep4, even load (KiB)", largest)
+    matrix(middle, tables["skewed"], "70% to expert 0", largest)
     left.set_ylabel("from rank")
     halo_arrows(right, 14, 4, 2)
     return figure
@@ -66,7 +66,7 @@ def borders(record: dict | None = None):
     lengths = chunk_lengths(len(broken["keys"]), 4)
     starts = torch.tensor(lengths).cumsum(0)[:-1]
     for axis, (name, title) in zip(axes, titles.items()):
-        axis.bar(range(len(broken[name])), broken[name], color=[COLOR["broken"] if x > 1e-9 else BLUE for x in broken[name]])
+        axis.bar(range(len(broken[name])), broken[name], color=COLOR["broken"])
         for start in starts.tolist():
             axis.axvline(start - 0.5, color=ORANGE, linewidth=1, linestyle="--")
         axis.set(title=title, xlabel="token")

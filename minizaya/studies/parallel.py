@@ -53,7 +53,7 @@ def compare(layouts: list[str]) -> list[dict]:
 
 
 def pinned_routes(load: str) -> torch.Tensor:
-    """int64 (rows, tokens, layers): even over the experts, or the share `skew` to expert 0 and the rest over the others."""
+    """int64 (rows, tokens, layers): even over the experts; or the share `skew` to expert 0, the others even."""
     cfg = ZayaConfig.preset(SETTING["preset"])
     shape = SETTING["rows"], SETTING["tokens"], cfg.num_hidden_layers
     count = torch.Size(shape).numel()
@@ -96,7 +96,7 @@ class NoHalo(context_parallel.ContextCache):
 
 
 def without_halo(layout: str, halo: bool) -> dict[str, list[float]]:
-    """Errors of this rank's chunk against one process, by token: of the first layer's keys and values, and of the logits.
+    """Errors of this rank's chunk against one process, by token: "keys" (and values) of the first layer, "logits".
 
     halo: False leaves the halo and the shifted value out.
     """
