@@ -303,6 +303,22 @@ def test_the_command_survives_a_kill(tmp_path, starter):
         assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
 
 
+def test_the_command_stops_at_ctrl_c(tmp_path):
+    """All ranks after the same step, with a checkpoint of it."""
+    folder, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    flags = ["9000" if word == "9" else word for word in FLAGS]
+    job = subprocess.Popen([sys.executable, "-m", "minizaya", "parallel", *flags, "--out", str(folder)], env=env,
+                           stderr=subprocess.PIPE, text=True)
+    log = folder / "log.jsonl"
+    while job.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= 3):
+        time.sleep(0.02)
+    job.send_signal(signal.SIGINT)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 130 and "Traceback" not in said
+    assert sharded_checkpoint.read_info(latest(folder))["step"] == len(log.read_text().splitlines())
+
+
 # ---- refused ---------------------------------------------------------------------------------------------------------
 
 

@@ -115,13 +115,21 @@ class Grid:
 def join(timeout: float = 20.0) -> None:
     """Joins the job that torchrun or `launch` made: RANK, WORLD_SIZE and so on are in the environment.
 
-    timeout: seconds that a rank waits for the others; more than the longest work between two meetings.
+    timeout: seconds that a rank waits for the others; more than the longest work between two meetings. Only for the
+    first meeting is there more time: importing torch from a slow disk may take a minute.
     """
-    ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
+    rank, ranks, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"   # torchrun's agent keeps the meeting place
+    patience = timedelta(seconds=120)
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=rank == 0 and not elsewhere, timeout=patience))
+    store.set(f"here/{rank}", "")
+    store.wait([f"here/{other}" for other in range(ranks)], patience)
     gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     if gpu:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout))
+    dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks,
+                            timeout=timedelta(seconds=timeout))
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -132,6 +140,7 @@ def parallelize(model: Zaya, grid: Grid) -> Zaya:
 
     Names stay. Each parameter is afterwards a DTensor that holds this rank's rows (axis 0) of what it was; experts
     hold rows of their rank's experts. Make the optimizer afterwards. Raises ValueError as `ExpertParallel` does.
+    trap: before this call every rank has the whole model in its memory.
     """
     # the model adds to no output of a layer in place, which is what this warning is about
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
