@@ -5,6 +5,8 @@ routes with it. The batches are made to be awkward: rows that do not divide by t
 lengths, padding, packed documents, experts that get nearly everything and experts that get nothing.
 """
 
+from functools import cache
+
 import torch
 import torch.distributed as dist
 
@@ -74,6 +76,17 @@ def record(trainer) -> dict:
     return kept
 
 
+@cache
+def in_one_process(steps: int, load: str, seed: int, dtype: str) -> tuple[Trainer, dict]:
+    """The trainer after `steps` steps alone, and what `record` kept."""
+    recipe = Recipe(steps=steps, lr=0.02, warmup=2, balance_lr=0.05)
+    trainer = Trainer(tiny_model(load, seed, dtype), recipe, lambda step: tiny_batches(step, seed))
+    kept = record(trainer)
+    for _ in range(steps):
+        kept["step"]()
+    return trainer, kept
+
+
 def differences(layout: str, steps: int = 5, load: str = "skewed", seed: int = 0, dtype: str = "float64") -> dict:
     """Called by all ranks: the largest difference to one process over `steps` optimizer steps with balancer updates.
 
@@ -81,18 +94,16 @@ def differences(layout: str, steps: int = 5, load: str = "skewed", seed: int = 0
     "tokens", how many each expert got in the first step, by layer.
     """
     grid = Grid(Layout.parse(layout))
-    recipe = Recipe(steps=steps, lr=0.02, warmup=2, balance_lr=0.05)
-    alone = Trainer(tiny_model(load, seed, dtype), recipe, lambda step: tiny_batches(step, seed))
-    shared = ParallelTrainer(tiny_model(load, seed, dtype), recipe, lambda step: tiny_batches(step, seed), grid)
-    wanted, got = record(alone), record(shared)
+    alone, wanted = in_one_process(steps, load, seed, dtype)
+    shared = ParallelTrainer(tiny_model(load, seed, dtype), alone.recipe, alone.batches, grid)
+    got = record(shared)
     worst = dict.fromkeys(("loss", "gradients", "weights", "biases", "routes"), 0.0)
     for step in range(steps):
-        wanted["step"]()
         got["step"]()
-        worst["loss"] = max(worst["loss"], abs(wanted["loss"][-1] - got["loss"][-1]))
-        for name, gradient in wanted["gradients"][-1].items():
+        worst["loss"] = max(worst["loss"], abs(wanted["loss"][step] - got["loss"][step]))
+        for name, gradient in wanted["gradients"][step].items():
             start, stop = rows_of(name, len(gradient), grid.layout, grid.rank)
-            worst["gradients"] = max(worst["gradients"], apart(got["gradients"][-1][name], gradient[start:stop]))
+            worst["gradients"] = max(worst["gradients"], apart(got["gradients"][step][name], gradient[start:stop]))
         for batch, all_routes, own in zip(tiny_batches(step, seed), wanted["routes"][step], got["routes"][step]):
             mine = all_routes[slice_of(len(all_routes), grid.rows, grid.layout.dp * grid.layout.ep)]
             chunk = slice_of(mine.shape[1], grid.cp_rank, grid.layout.cp)

@@ -121,8 +121,9 @@ def join(timeout: float = 20.0) -> None:
     rank, ranks, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"   # torchrun's agent keeps the meeting place
     patience = timedelta(seconds=120)
-    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=rank == 0 and not elsewhere, timeout=patience))
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=patience,
+                          is_master=rank == 0 and not elsewhere)
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     store.set(f"here/{rank}", "")
     store.wait([f"here/{other}" for other in range(ranks)], patience)
     gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
