@@ -72,6 +72,8 @@ BUGS = [
     ("the halo's gradient is dropped", CP, "out[:, place] += piece ", "pass  ", "cp2"),
     ("a halo one token too short", CP, "max(starts[source], start - lag)", "max(starts[source], start - lag + (lag > 1))", "cp2"),
     ("no value from the rank before", CP, "return past, before[:, 0]", "return past, 0 * before[:, 0]", "cp2"),
+    ("a document's first token takes the value of another rank's", "arch/cca.py", "before, place.position, nobody)",
+     "before, place.position)", "cp2"),
     ("the halo crosses a document border", CP, "past = past * (self.own[:, :1] >= reach)[..., None]", "pass", "cp2"),
     ("attention crosses a document border", CP, "same & causal_mask(", "(same | True) & causal_mask(", "cp2"),
     ("a document's positions start anew on each rank", CP, "rope_angles(self.own, ", "rope_angles(self.own - self.own[:, :1], ", "cp2"),
