@@ -36,7 +36,8 @@ def planted(folders):
 def train(runs, steps, until=None, save_every=0, die=None):
     """Trains the tiny model, for each (folder, layout), and goes on where there is a checkpoint.
 
-    die: [rank, "save" or "step" or "hang", step]: that rank kills itself, or stops answering, there.
+    die: [rank, "save" or "step" or "hang", step]: after that step the rank kills itself, in the next save or at once, or
+    stops answering.
     """
     from minizaya.scale import equality, sharded_checkpoint
     from minizaya.scale.parallel import Grid, Layout
@@ -44,13 +45,17 @@ def train(runs, steps, until=None, save_every=0, die=None):
     from minizaya.train.loop import Recipe
     rank, how, when = die or (None, None, None)
 
+    def leave():
+        Path(runs[0][0], "left").touch()   # its time is when
+        os.kill(os.getpid(), signal.SIGSTOP if how == "hang" else signal.SIGKILL)
+
     def at(record):
         if dist.get_rank() == rank and record["step"] == when:
             if how == "save":
                 write = sharded_checkpoint.write
-                sharded_checkpoint.write = lambda *args: (write(*args), os.kill(os.getpid(), signal.SIGKILL))
+                sharded_checkpoint.write = lambda *args: (write(*args), leave())
             else:
-                os.kill(os.getpid(), signal.SIGKILL if how == "step" else signal.SIGSTOP)
+                leave()
 
     logs = []
     for folder, layout in runs:
