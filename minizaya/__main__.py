@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": ("minizaya.doctor", "what this machine has, and what each lesson needs"),
     "demo": ("minizaya.train.demo", "train nano here and show what it learned"),
     "train": ("minizaya.train.run_train", "train a model, or go on training it"),
+    "parallel": ("minizaya.scale.run_parallel", "train on several processes: data, expert, context parallel"),
     "stages": ("minizaya.train.run_stages", "train a reasoner through all stages"),
     "cascade": ("minizaya.rl.run_cascade", "reinforcement learning in four stages, from a shipped reasoner"),
     "solve": ("minizaya.solve", "put held-out problems to a model"),

@@ -23,6 +23,7 @@ GENERATE, SAMPLE = "infer/generate.py", "infer/sample.py"
 PACK, MUON = "data/pack.py", "train/muon.py"
 CHAT, TRIM = "data/chat.py", "data/trim.py"
 RL_ADVANTAGE, RL_LOSS, RL_REWARD = "rl/advantage.py", "rl/loss.py", "rl/reward.py"
+EXPERT_PARALLEL, CONTEXT_PARALLEL = "scale/expert_parallel.py", "scale/context_parallel.py"
 RL_CANARY, RL_CURRICULUM, RL_REPLAY, RL_MISMATCH = "rl/canary.py", "rl/curriculum.py", "rl/replay.py", "rl/mismatch.py"
 
 MUTANTS = [
@@ -50,8 +51,8 @@ MUTANTS = [
      "the empty place comes first", ["cca.value_shift"]),
     (CCA, "before = torch.zeros_like(then[:, :1]) if before is None", "before = then[:, :1] if before is None",
      "the first token has nothing before it", ["cca.value_shift"]),
-    (CCA, "late = torch.where((position > 0)[..., None], late, before)",
-     "late = torch.where((position >= 0)[..., None], late, before)", "values leak over a document border",
+    (CCA, "late = torch.where((position > 0)[..., None], late, before",
+     "late = torch.where((position >= 0)[..., None], late, before", "values leak over a document border",
      ["cca.value_shift_documents"]),
     (CCA, "return torch.cat([now, late], dim=-1)", "return torch.cat([late, now], dim=-1)",
      "the present half comes first", ["cca.value_shift"]),
@@ -227,13 +228,12 @@ MUTANTS = [
     # ---- biases, epsilons, starting values: rare switches
     (ATTENTION, "wide = at_least_float32(dtype)", "wide = dtype", "angles are made in float32", ["cca.rope_half"]),
     (CACHE, "old = torch.ones(", "old = torch.zeros(", "a past without flags was real", ["decoding.padded_chunks"]),
-    (CCA, "if before is None and cfg.attention_bias:", "if cfg.attention_bias:",
+    (CCA, "before = nobody if before is None else before", "before = nobody",
      "the cached delayed value comes before the bias", ["decoding.chunks"]),
-    (CCA, "if before is None and cfg.attention_bias:", "if False:", "no token projects to the bias", ["cca.layer"]),
+    (CCA, "if cfg.attention_bias:", "if False:", "no token projects to the bias", ["cca.layer"]),
     (CCA, "self.down_proj.bias[-then.shape[-1]:]", "self.down_proj.bias[:then.shape[-1]]",
      "the delayed half is the last", ["cca.layer"]),
-    (CCA, "late = torch.where((position > 0)[..., None], late, before)",
-     "late = torch.where((position > 0)[..., None], late, 0.0)", "a document starts with the bias, too",
+    (CCA, "late, before if nobody is None else nobody[:, None])", "late, 0.0)", "a document starts with the bias, too",
      ["model.documents"]),
     (CCA, "self.up_proj = nn.Linear(config.query_size, config.hidden_size, bias=bias)",
      "self.up_proj = nn.Linear(config.query_size, config.hidden_size, bias=False)", "attention_bias has two biases",
@@ -455,6 +455,21 @@ MUTANTS = [
     (RL_CURRICULUM, "math.exp(value - top)", "math.exp(value)", "400 answers underflow", ["rl.belief"]),
     (RL_REPLAY, "torch.where(routes < 0, BYTE, routes)", "routes.clamp_min(0)", "unrecorded is not expert 0", ["rl.routes_as_bytes"]),
     (RL_MISMATCH, "(gap.expm1() - gap).mean()", "((-gap).expm1() + gap).mean()", "KL of the generator, not of the trainer", ["rl.k3"]),
+    # ---- several processes; more in test_parallel.py
+    (EXPERT_PARALLEL, "[:num_experts].view(ranks, -1)", "[:num_experts].view(-1, ranks).T",
+     "a rank keeps experts in a row", ["parallel.all_to_all_splits"]),
+    (EXPERT_PARALLEL, "expert.flatten().repeat_interleave(counts.flatten())", "counts.flatten().repeat_interleave(counts.flatten())",
+     "sorted by expert", ["parallel.by_expert"]),
+    (EXPERT_PARALLEL, "counts.flatten()), stable=True)", "counts.flatten()), descending=True, stable=True)",
+     "the first expert first", ["parallel.by_expert"]),
+    (EXPERT_PARALLEL, "    tokens = visits.sum(0)\n    return tokens[:, :-1] / tokens.sum(-1, keepdim=True)",
+     "    return (visits[..., :-1] / visits.sum(-1, keepdim=True)).mean(0)", "a token counts the same on every rank",
+     ["parallel.global_load"]),
+    (EXPERT_PARALLEL, "rank * size + min(rank, longer)", "rank * size", "the longer shares push the others", ["parallel.shares"]),
+    (CONTEXT_PARALLEL, "max(starts[source], start - lag)", "max(starts[source], start - lag + 1)",
+     "a halo of all `lag` tokens", ["parallel.halo_plan"]),
+    (CONTEXT_PARALLEL, "for source in range(target):", "for source in range(max(0, target - 1), target):",
+     "a chunk shorter than the halo sends on nothing: the rank before it must", ["parallel.halo_plan"]),
 ]
 
 

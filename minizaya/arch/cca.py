@@ -93,17 +93,19 @@ def qk_mean(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return mean_q, mean_k
 
 
-def value_shift(now: Tensor, then: Tensor, before: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+def value_shift(now: Tensor, then: Tensor, before: Tensor | None = None, position: Tensor | None = None,
+                nobody: Tensor | None = None) -> Tensor:
     """[now_t ; then_{t-1}]: the second half of the channels arrives one token late.
 
     now, then: (b, t, c / 2). before: (b, c / 2), `then` of the token before the first; None: zeros.
     position: int (b, t), place in the token's own document; a document's first token has nobody before it.
+    nobody: (b, c / 2), what such a token gets; None: `before`, as where no row goes on from an earlier chunk.
     Returns (b, t, c). With two KV heads, head 0 is all present and head 1 is all past.
     """
     before = torch.zeros_like(then[:, :1]) if before is None else before[:, None]
     late = torch.cat([before, then[:, :-1]], dim=1)
     if position is not None:
-        late = torch.where((position > 0)[..., None], late, before)
+        late = torch.where((position > 0)[..., None], late, before if nobody is None else nobody[:, None])
     return torch.cat([now, late], dim=-1)
 
 
@@ -152,8 +154,10 @@ class CCA(nn.Module):
         past, before = z.new_zeros(len(x), cfg.conv_lag, z.shape[-1]), None
         if cache is not None:
             past, before = cache.exchange(self.layer, z, then)
-        if before is None and cfg.attention_bias:  # "no token" is x = 0, whose projection is the bias
-            before = self.down_proj.bias[-then.shape[-1]:].expand(len(x), -1)
+        nobody = then.new_zeros(len(x), then.shape[-1])
+        if cfg.attention_bias:  # "no token" is x = 0, whose projection is the bias
+            nobody = self.down_proj.bias[-then.shape[-1]:].expand(len(x), -1)
+        before = nobody if before is None else before
 
         packed = torch.cat([past, z], dim=1) if cfg.conv_lag else z
         if self.fast or place.position is not None:
@@ -169,7 +173,9 @@ class CCA(nn.Module):
         q, k = qk_norm(q, k, self.temperature)
         q, k = rope(q, place.angles[self.sliding]), rope(k, place.angles[self.sliding])
 
-        v = value_shift(now, then, before, place.position) if cfg.value_shift else torch.cat([now, then], dim=-1)
+        v = torch.cat([now, then], dim=-1)
+        if cfg.value_shift:
+            v = value_shift(now, then, before, place.position, nobody)
         return q, k, rearrange(v, "b t (j d) -> b t j d", d=cfg.head_dim)
 
     def heads(self, packed: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,33 +37,18 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Returns 0 when the run is done, 130 when Ctrl-C stopped it (it can go on with --resume)."""
-    tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
-    train_text, held_out_text = text.split(args.text_file.read_text("utf-8") if args.text_file else text.english())
-    sources, evaluate = [], None
+    tokenizer, train_text, held_out_text = material(args)
+    batches, evaluate = mixture(*sources(args, tokenizer, train_text)), None
+    model = fresh_model(args, tokenizer)
     if args.text_rows:
-        train_ids = tokenizer.encode(train_text)
-        held_out = torch.tensor(train_ids[-1:] + tokenizer.encode(held_out_text))
-        sources.append(text_source(train_ids, args.text_rows, args.seq, args.seed))
-    if args.task_rows:
-        sources.append(task_source(args.task, args.difficulty, tokenizer, args.task_rows, args.seed))
-    if not sources:
-        raise ValueError("nothing to learn: --text-rows and --task-rows are both 0")
-
-    torch.manual_seed(args.seed)
-    model = Zaya(ZayaConfig.preset(args.preset, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
-                                   bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
-    if args.text_rows:
+        held_out = torch.tensor(tokenizer.encode(train_text[-1:] + held_out_text))
         window = max(2, args.seq - args.seq % 2)  # even, and not longer than the rows of training
 
         def evaluate() -> dict:
             return {"text": held_out_loss(model, held_out, window)}
 
     recipe = Recipe(steps=args.steps, lr=args.lr, seed=args.seed, optimizer=args.optimizer)
-    # what else decides the losses: a resumed run must ask for the same
-    data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq,
-            "text_characters": len(train_text)}
-    trainer = Trainer(model, recipe, mixture(*sources), args.out, {"tokenizer": tokenizer.to_dict(), "data": data},
-                      args.resume)
+    trainer = Trainer(model, recipe, batches, args.out, kept(args, tokenizer, train_text), args.resume)
     done = trainer.train(evaluate, eval_every=args.save_every, save_every=args.save_every,
                          watch=LivePicture(args.out / "loss.png"))
     if not trainer.records:
@@ -75,3 +60,38 @@ def run(args) -> int:
         held = f", held-out text {last['eval']['text']:.3f}" if "text" in last.get("eval", {}) else ""
         print(f"step {last['step']}: loss {last['loss']:.3f}{held} (nats a token); run folder {args.out}", file=sys.stderr)
     return 0 if done else 130
+
+
+# ---- what the command `parallel` needs too -----------------------------------------------------------------------------
+
+
+def material(args) -> tuple[CharTokenizer, str, str]:
+    """The tokenizer, the text to learn and the text held out."""
+    whole = args.text_file.read_text("utf-8") if args.text_file else text.english()
+    return CharTokenizer(text.ALPHABET, unknown="unk"), *text.split(whole)
+
+
+def sources(args, tokenizer, train_text: str) -> list:
+    """The sources that the flags ask for. Raises ValueError when there is none."""
+    found = []
+    if args.text_rows:
+        found.append(text_source(tokenizer.encode(train_text), args.text_rows, args.seq, args.seed))
+    if args.task_rows:
+        found.append(task_source(args.task, args.difficulty, tokenizer, args.task_rows, args.seed))
+    if not found:
+        raise ValueError("nothing to learn: --text-rows and --task-rows are both 0")
+    return found
+
+
+def fresh_model(args, tokenizer) -> Zaya:
+    """The preset with the tokenizer's vocabulary, drawn from the seed."""
+    torch.manual_seed(args.seed)
+    return Zaya(ZayaConfig.preset(args.preset, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
+                                  bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
+
+
+def kept(args, tokenizer, train_text: str) -> dict:
+    """What else decides the losses: a resumed run must ask for the same."""
+    data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq,
+            "text_characters": len(train_text)}
+    return {"tokenizer": tokenizer.to_dict(), "data": data}

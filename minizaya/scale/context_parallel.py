@@ -1,0 +1,174 @@
+"""Context parallelism for CCA: each rank holds one stretch of every sequence.
+
+What a rank needs from the others is what a decoder keeps in its cache: the keys and values of the tokens before its
+own, the `conv_lag` columns before its first (the convolutions' halo), and the last token's delayed half of the value.
+So a rank's past is a `Cache` that is fetched from its neighbours instead of memory, and the model runs unchanged.
+
+    rank 0: t0 t1 t2 t3    rank 1: t4 t5 t6    rank 2: t7 t8 t9
+                 └──┴─── halo ───┘  ...              point to point, to the next rank
+    K and V of all          all-gather              2 KV heads of d: an eighth of E each at 8B
+
+Everything carries its gradient back: the halo's to the neighbour it came from, the keys' and values' to the rank that
+made them, summed over the ranks that looked (reduce-scatter).
+
+Source: ZAYA1-8B report: gathered K and V, 2 ranks at 32K tokens and 8 at 131K, boundaries sent point to point; the CCA
+paper (arXiv 2510.04476), section V: latents are what is sent. Llama 3 (arXiv 2407.21783) gathers K and V, too.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..arch.attention import Place, causal_mask, document_starts, rope_angles, rope_frequencies
+from ..arch.cache import Cache
+from ..config import ZayaConfig
+from .expert_parallel import slice_of
+
+
+def chunk_lengths(steps: int, ranks: int) -> list[int]:
+    """Tokens of each rank's chunk. Raises ValueError where a rank would get none."""
+    if steps < ranks:
+        raise ValueError(f"cp must not exceed the tokens of a row, got cp {ranks} and {steps} tokens")
+    return [s.stop - s.start for s in (slice_of(steps, rank, ranks) for rank in range(ranks))]
+
+
+def halo_plan(lengths: list[int], lag: int) -> list[tuple[int, int, int, int]]:
+    """Who sends which tokens to whom, so that each rank has the `lag` tokens before its chunk.
+
+    Returns (source, target, first, last + 1), positions in the whole sequence, in one order for all ranks. A halo
+    longer than the neighbour's chunk comes from several ranks.
+    """
+    starts = [sum(lengths[:rank]) for rank in range(len(lengths))]
+    plan = []
+    for target, start in enumerate(starts):
+        for source in range(target):
+            first, stop = max(starts[source], start - lag), starts[source] + lengths[source]
+            if first < stop:
+                plan.append((source, target, first, stop))
+    return plan
+
+
+def swap(pieces: list[tuple[int, int, Tensor | None]], group) -> None:
+    """Sends and receives all pieces (source, target, contiguous tensor), ranks counted in `group`; waits for them."""
+    me = dist.get_rank(group)
+    calls = [dist.P2POp(dist.isend if source == me else dist.irecv, piece, group=group,
+                        group_peer=target if source == me else source)
+             for source, target, piece in pieces if me in (source, target)]
+    for request in dist.batch_isend_irecv(calls) if calls else ():
+        request.wait()
+
+
+class Halo(torch.autograd.Function):
+    """x (b, t, c), this rank's chunk -> (b, lag, c), the tokens before it; zeros before the start of the sequence."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lengths: list[int], lag: int, group) -> Tensor:
+        ctx.lengths, ctx.lag, ctx.group = lengths, lag, group
+        me = dist.get_rank(group)
+        start = sum(lengths[:me])
+        halo = x.new_zeros(len(x), lag, x.shape[2])
+        pieces, places = [], []
+        for source, target, first, stop in halo_plan(lengths, lag):
+            if source == me:
+                pieces.append((source, target, x[:, first - start: stop - start].contiguous()))
+            elif target == me:
+                pieces.append((source, target, x.new_empty(len(x), stop - first, x.shape[2])))
+                places.append((slice(first - start + lag, stop - start + lag), pieces[-1][2]))
+        swap(pieces, group)
+        for place, piece in places:
+            halo[:, place] = piece
+        return halo
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        lengths, lag, me = ctx.lengths, ctx.lag, dist.get_rank(ctx.group)
+        start = sum(lengths[:me])
+        out = gradient.new_zeros(len(gradient), lengths[me], gradient.shape[2])
+        pieces, places = [], []
+        for source, target, first, stop in halo_plan(lengths, lag):  # the same plan, every arrow turned round
+            if target == me:
+                pieces.append((target, source, gradient[:, first - start + lag: stop - start + lag].contiguous()))
+            elif source == me:
+                pieces.append((target, source, gradient.new_empty(len(gradient), stop - first, gradient.shape[2])))
+                places.append((slice(first - start, stop - start), pieces[-1][2]))
+        swap(pieces, ctx.group)
+        for place, piece in places:
+            out[:, place] += piece   # a token may be in several halos
+        return out, None, None, None
+
+
+class GatherSequence(torch.autograd.Function):
+    """x (b, t, ...), this rank's chunk -> (b, sum of lengths, ...), the chunks of all ranks in order."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lengths: list[int], group) -> Tensor:
+        ctx.lengths, ctx.group = lengths, group
+        longest = max(lengths)
+        padded = x.new_zeros(len(x), longest, *x.shape[2:])  # trap: collectives want equal sizes on all ranks
+        padded[:, : x.shape[1]] = x
+        chunks = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(chunks, padded, group=group)
+        return torch.cat([chunk[:, :length] for chunk, length in zip(chunks, lengths)], dim=1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        longest = max(ctx.lengths)
+        parts = [part.new_zeros(len(part), longest, *part.shape[2:]) for part in gradient.split(ctx.lengths, dim=1)]
+        for padded, part in zip(parts, gradient.split(ctx.lengths, dim=1)):
+            padded[:, : part.shape[1]] = part
+        mine = torch.empty_like(parts[0])
+        dist.reduce_scatter(mine, parts, group=ctx.group)    # the sum over all ranks that looked at my keys
+        return mine[:, : ctx.lengths[dist.get_rank(ctx.group)]], None, None
+
+
+class ContextCache(Cache):
+    """The past of one chunk, fetched from the ranks that hold it. For one forward pass (with its backward pass).
+
+    Args:
+        config: the model's. batch: rows. lengths: `chunk_lengths`. group: the process group of the chunks, in order.
+        doc_ids: int (b, sum of lengths), the documents of the *whole* rows, or None. Handed over here and not to the
+            model, since a document may begin on another rank.
+    Raises:
+        ValueError: `attention_bias`, which no released model has: nobody would then be the bias, not zero.
+    """
+
+    def __init__(self, config: ZayaConfig, batch: int, lengths: list[int], group, dtype: torch.dtype, device=None,
+                 doc_ids: Tensor | None = None):
+        if config.attention_bias:
+            raise ValueError("cp does not work with attention_bias, which no released model has; use dp or ep")
+        super().__init__(config, batch, dtype, device)
+        self.lengths, self.group, self.doc_ids = lengths, group, doc_ids
+        me = dist.get_rank(group)
+        self.length = self.start = sum(lengths[:me])         # tokens before mine: what `locate` calls the past
+        self.stop = self.start + lengths[me]
+        self.own = None                                      # int (b, t), places in their documents, if there are any
+
+    def exchange(self, layer: int, z: Tensor, then: Tensor) -> tuple[Tensor, Tensor]:
+        """The `conv_lag` columns before z and the value before `then`, from the ranks before this one."""
+        lag = self.config.conv_lag
+        past, before = Halo.apply(z, self.lengths, lag, self.group), Halo.apply(then, self.lengths, 1, self.group)
+        if self.own is not None:  # what lies before the first token's document is not its past
+            reach = torch.arange(lag, 0, -1, device=z.device)
+            past = past * (self.own[:, :1] >= reach)[..., None]
+        return past, before[:, 0]
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens up to this rank's last, (b, s, j, d)."""
+        both = GatherSequence.apply(torch.cat([k, v], dim=-1), self.lengths, self.group)
+        return both[:, : self.stop].split(k.shape[-1], dim=-1)
+
+    def placed(self, place: Place) -> Place:
+        """With documents: positions count from each document's start, wherever that is, and no key crosses a border."""
+        if self.doc_ids is None:
+            return place
+        document, position = document_starts(self.doc_ids)
+        mine, keys = slice(self.start, self.stop), torch.arange(self.stop, device=position.device)
+        self.own = position[:, mine]
+        same = document[:, None, mine, None] == document[:, None, None, : self.stop]
+        cfg, masks, angles = self.config, {}, {}
+        for sliding in place.masks:
+            masks[sliding] = same & causal_mask(keys[mine], keys, cfg.sliding_window if sliding else None)
+            theta = cfg.rope_theta_sliding if sliding else cfg.rope_theta
+            frequencies = rope_frequencies(cfg.rotary_dim, theta, position.device)
+            angles[sliding] = rope_angles(self.own, frequencies, place.angles[sliding][0].dtype)
+        return Place(angles, masks, self.own, place.valid)

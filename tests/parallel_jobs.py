@@ -1,0 +1,98 @@
+"""What the ranks of test_parallel.py do: `run_job` imports these functions in processes of their own."""
+
+import importlib
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+
+def equal(cases):
+    """The differences of each (layout, load, dtype) to one process."""
+    from minizaya.scale import equality
+    return [equality.differences(layout, load=load, dtype=dtype) for layout, load, dtype in cases]
+
+
+def planted(folders):
+    """As `equal`, once for each copy of the package with a bug: [folder, layout]; three steps."""
+    found = []
+    for folder, layout in folders:
+        for name in [name for name in sys.modules if re.match(r"minizaya(\.|$)", name)]:
+            del sys.modules[name]
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
+        try:
+            equality = importlib.import_module("minizaya.scale.equality")
+            assert Path(equality.__file__).is_relative_to(folder)
+            found.append(equality.differences(layout, steps=3))
+        finally:
+            sys.path.remove(folder)
+    return found
+
+
+def train(runs, steps, until=None, save_every=0, die=None):
+    """Trains the tiny model, for each (folder, layout), and goes on where there is a checkpoint.
+
+    die: [rank, "save" or "step" or "hang", step]: after that step the rank kills itself, in the next save or at once, or
+    stops answering.
+    """
+    from minizaya.scale import equality, sharded_checkpoint
+    from minizaya.scale.parallel import Grid, Layout
+    from minizaya.scale.parallel_trainer import ParallelTrainer
+    from minizaya.train.loop import Recipe
+    rank, how, when = die or (None, None, None)
+
+    def leave():
+        Path(runs[0][0], "left").touch()   # its time is when
+        os.kill(os.getpid(), signal.SIGSTOP if how == "hang" else signal.SIGKILL)
+
+    def at(record):
+        if dist.get_rank() == rank and record["step"] == when:
+            if how == "save":
+                write = sharded_checkpoint.write
+                sharded_checkpoint.write = lambda *args: (write(*args), leave())
+            else:
+                leave()
+
+    logs = []
+    for folder, layout in runs:
+        trainer = ParallelTrainer(equality.tiny_model(), Recipe(steps=steps, lr=0.02, warmup=2, balance_lr=0.05),
+                                  equality.tiny_batches, Grid(Layout.parse(layout)), folder, resume=True)
+        trainer.train(save_every=save_every, until=until, bar=False, watch=at)
+        logs.append([record["loss"] for record in trainer.records])
+    return logs
+
+
+def refusals():
+    """The messages of what must be refused, and the checkpoint errors of one rank."""
+    from minizaya.scale import equality
+    from minizaya.scale.parallel import Grid, Layout, forward, parallelize
+    from minizaya.scale.parallel_trainer import ParallelTrainer
+    from minizaya.train.loop import Recipe
+    from minizaya.train.sources import Batch
+    import torch
+    said = []
+    ep, cp = Grid(Layout(ep=2)), Grid(Layout(cp=2))
+    row = torch.ones(1, 1, dtype=torch.int64)
+    tries = [lambda: Grid(Layout(dp=3)),
+             lambda: parallelize(equality.tiny_model(num_experts=3, load=None), ep),
+             lambda: ParallelTrainer(equality.tiny_model(), Recipe(steps=1, optimizer="muon"), equality.tiny_batches, ep),
+             lambda: forward(equality.tiny_model(), Batch("row", row, row), cp),
+             lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", row.expand(1, 4), row), cp)]
+    for attempt in tries:
+        try:
+            attempt()
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def whisper():
+    """One rank raises."""
+    if dist.get_rank() == 1:
+        raise RuntimeError("the disk of rank one is on fire")
+    dist.barrier()
