@@ -129,6 +129,13 @@ class Trace:
         return rows
 
 
+def pieces(addresses: Tensor, size: int) -> int:
+    """How many 64-byte pieces one wave instruction moves. addresses: int64 (lanes,), the first byte of each lane; size: bytes
+    a lane."""
+    ends = torch.stack([addresses // PIECE, (addresses + size - 1) // PIECE])     # at most 16 bytes: two pieces at most
+    return int(ends.unique().numel())
+
+
 def touched(offset: Tensor, size: Tensor) -> int:
     """How many different bytes the accesses [offset, offset + size) touch."""
     if not len(offset):

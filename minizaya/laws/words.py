@@ -8,7 +8,7 @@ from ..config import ZayaConfig
 
 WORDS = {"b": "sequence", "t": "token", "s": "key", "h": "head", "j": "KV head", "d": "channel", "c": "channel",
          "e": "expert", "n": "token", "l": "layer", "v": "vocabulary entry", "r": "router channel", "k": "step",
-         "o": "row", "p": "pick", "g": "group", "a": "answer", "m": "guess", "w": "rank"}
+         "o": "row", "p": "pick", "g": "group", "a": "answer", "m": "guess", "w": "rank", "x": "lane", "y": "row"}
 LONGEST = 24   # numbers; a longer tensor is named by its shape
 
 

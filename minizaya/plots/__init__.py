@@ -4,7 +4,7 @@ FIGURES maps a file name, without ".png", to a function without arguments that r
 """
 
 from . import balance, cca, decoding, markovian_rsa, mini_zaya, moe, reasoning_data, residual, rl_cascade, rl_spine, router
-from . import parallel, router_replay, training
+from . import hip_kernels, parallel, router_replay, training
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {
@@ -21,5 +21,6 @@ FIGURES = {
     "11_rl_spine": rl_spine.what_counts,
     "12_rl_cascade": rl_cascade.gain,
     "13_router_replay": router_replay.three_panels,
+    "14_hip_kernels": hip_kernels.climb,
     "15_parallel": parallel.who_sends,
 }

@@ -1,0 +1,87 @@
+"""Pictures of lesson 14: which lanes touch which bytes, what a launch moves, LDS banks, and the ladder."""
+
+import matplotlib.pyplot as plt
+import torch
+
+from ..hip import ladder
+from ..hip.trace import BANKS, PIECE
+from .style import BLUE, GREEN, GREY, ORANGE, WIDTH, styled
+
+BARS = {"asked": BLUE, "moved": ORANGE, "least": GREEN}
+
+
+def first_instruction(trace, tensor: int):
+    """The accesses of the first wave instruction on a tensor, as a `Trace`."""
+    part = trace.where(tensor=tensor)
+    return part.where(instruction=int(part.column("instruction")[0]), block=int(part.column("block")[0]), turn=0)
+
+
+def draw_lanes(axis, trace, tensor: int, span: int | None = None) -> None:
+    """Lanes up, bytes to the right; a grey band for each 64-byte piece that travels."""
+    part = first_instruction(trace, tensor)
+    lanes, offsets, size = part.column("thread") % trace.wave, part.column("offset"), part.column("bytes")
+    offsets = offsets - int(offsets.min()) // PIECE * PIECE
+    moved = torch.cat([offsets // PIECE, (offsets + size - 1) // PIECE]).unique().tolist()
+    shown = span or max((max(moved) + 1) * PIECE, 4 * PIECE)
+    for piece in moved:
+        if piece * PIECE < shown:
+            axis.axvspan(piece * PIECE, (piece + 1) * PIECE, color=GREY, alpha=0.3, linewidth=0)
+    width = torch.clamp(size.float(), min=shown / 160)      # wide enough to be seen
+    axis.barh(lanes.tolist(), width.tolist(), left=offsets.tolist(), height=1.0, color=BLUE)
+    axis.set(xlim=(0, shown), ylim=(-1, trace.wave), xlabel="byte")
+    axis.text(0.02, 0.97, f"{len(moved)} pieces", transform=axis.transAxes, va="top", fontsize=9.5)
+
+
+@styled
+def traffic(trace, tensor: int | None = None):
+    """Left: one wave instruction on a tensor (by default the one with the most waste). Right: bytes of all tensors.
+
+    trace: of `minizaya.hip.trace.traced`, one launch or several; tensors are numbered as the kernel's arguments.
+    """
+    table = trace.table()
+    worst = max(table, key=lambda row: row["moved"] - row["least"]) if tensor is None else next(r for r in table if r["tensor"] == tensor)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
+    draw_lanes(left, trace, worst["tensor"])
+    left.set(title=f"tensor {worst['tensor']}, one instruction", ylabel="lane")
+    for shift, (name, color) in zip((0.27, 0, -0.27), BARS.items()):
+        right.barh([i + shift for i in range(len(table))], [row[name] for row in table], height=0.27, color=color, label=name)
+    right.set(xscale="log", xlabel="bytes", yticks=range(len(table)), title="all tensors",
+              yticklabels=[f"{row['tensor']}: {'x'.join(map(str, row['shape']))}" for row in table])
+    right.invert_yaxis()
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=3)
+    return figure
+
+
+@styled
+def banks(traces: dict):
+    """How many rows each of the 32 LDS banks must serve for one instruction of the first 32 lanes. traces: title -> Trace."""
+    figure, axes = plt.subplots(1, len(traces), figsize=(WIDTH, 2.6), sharey=True, squeeze=False)
+    for axis, (title, trace) in zip(axes[0], traces.items()):
+        part = trace.lds
+        part = part.where(instruction=int(part.column("instruction")[0]), block=0, turn=0)
+        words = part.column("offset")[part.column("thread") < 32] // 4
+        axis.bar(range(BANKS), torch.bincount(words % BANKS, minlength=BANKS).tolist(), color=BLUE)
+        axis.set(title=title, xlabel="bank", xlim=(-1, BANKS))
+    axes[0][0].set_ylabel("rows to serve, one after another")
+    return figure
+
+
+@styled
+def climb():
+    """The ladder: one instruction of v0, v1 and v3, and what each step moves, against the least there is to move."""
+    figure, axes = plt.subplot_mosaic([["v0", "v1", "v3"], ["bars", "bars", "bars"]], figsize=(WIDTH, 5.4))
+    for step, title in (("v0", "v0: a thread a row"), ("v1", "v1: neighbours"), ("v3", "v3: 16 bytes a lane")):
+        draw_lanes(axes[step], ladder.trace(step), 0, span=1280)
+        axes[step].set(title=title, xticks=[0, 512, 1024])
+    axes["v0"].set_ylabel("lane")
+    figures = {step: ladder.measure(step) for step in ladder.STEPS}
+    bars, least = axes["bars"], figures["v0"]["least"]
+    bars.barh(range(5), [f["moved"] / 1e6 for f in figures.values()], color=ORANGE, height=0.6)
+    bars.axvline(least / 1e6, color=GREEN)
+    bars.text(least / 1e6, -0.62, "the least", color=GREEN, ha="center", fontsize=9.5)
+    for i, f in enumerate(figures.values()):
+        registers = "" if f["vgpr"] is None else f", {f['vgpr']} registers"
+        bars.text(f["moved"] / 1e6 * 1.04, i, f"{f['ratio']:.2f} times{registers}, {f['instructions']} instructions", va="center", fontsize=9.5)
+    bars.set(xscale="log", xlim=(0.8, 120), yticks=range(5), yticklabels=list(figures), xlabel="megabytes moved, 128 rows of 512 channels")
+    bars.invert_yaxis()
+    return figure
