@@ -66,14 +66,16 @@ DEVICE float wave_max(float value) {
   return value;
 }
 
-// The sum over all threads of a block of at most 1024, the same in every thread. `scratch` is LDS, one float a wave.
-// It ends with a barrier, so that the next sum may use the same scratch.
-DEVICE float block_sum(float value, float* scratch) {
+// The sum over the THREADS threads of a block, the same in every thread. `scratch` is LDS, a float for each wave. It ends
+// with a barrier, so that the next sum may use the same scratch. The number of threads is a constant of ours: blockDim would
+// be read from memory.
+template <int THREADS> DEVICE float block_sum(float value, float* scratch) {
   value = wave_sum(value);
   if (threadIdx.x % WAVE == 0) scratch[threadIdx.x / WAVE] = value;
   __syncthreads();
   float total = 0.f;
-  for (unsigned wave = 0; wave < (blockDim.x + WAVE - 1) / WAVE; wave++) total += scratch[wave];
+#pragma unroll
+  for (int wave = 0; wave < THREADS / WAVE; wave++) total += scratch[wave];
   __syncthreads();
   return total;
 }

@@ -110,6 +110,9 @@ void note(uintptr_t address, size_t bytes, Kind kind, void* return_address) {
   for (int i = 0; i < 2 && !range; i++)
     if (within(address, (void*)lds[i].start, lds[i].bytes)) range = &lds[i], number = i ? DYNAMIC : STATIC;
   if (!range) {
+    // trap: the compiler drops `section` from a static inside a template, so such LDS would go unchecked
+    if (kind != READ && address >= library_start && address < library_end && !within(address, &fibers::block, sizeof(void*)))
+      return complain("LDS inside a template function; declare it in the kernel and hand it over:", instruction, 0);
     if (!ours(address)) outside(address, bytes, kind, instruction);
     return;
   }

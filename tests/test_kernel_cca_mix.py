@@ -116,8 +116,8 @@ BUGS = [
     ("keys[r] += (queries[r] / group + own_keys[r]) / 2.f;", "keys[r] += (queries[r] + own_keys[r]) / 2.f;", "sum instead of mean"),
     ("y * to_float(in.cosine[angle]) + (c < half ? -other : other)", "y * to_float(in.cosine[angle]) + (c < half ? other : -other)", "turned backwards"),
     ("bool starts = token == 0 || (in.position && in.position[at] == 0);", "bool starts = token == 0;", "values cross a border"),
-    ("now[j] = lds_dy[row][o + j];\n", "now[j] = lds_dy[row + 1][o + j];\n", "backward: the next token's gradient"),
-    ("joined[i] ? tap0 * lds_du[i + 1][c] : 0.f", "tap0 * lds_du[i + 1][c]", "backward: gradient over a border"),
+    ("now[j] = lds.dy[row][o + j];\n", "now[j] = lds.dy[row + 1][o + j];\n", "backward: the next token's gradient"),
+    ("lds.joined[i] ? tap0 * lds.du[i + 1][c] : 0.f", "tap0 * lds.du[i + 1][c]", "backward: gradient over a border"),
     ("constexpr int ADVANCE = ROWS - 1;", "constexpr int ADVANCE = ROWS;", "backward: no halo"),
 ]
 

@@ -88,7 +88,7 @@ BUGS = [
      "int first = blockIdx.x * rows_each, last = first + rows_each;\n  for (int row = first; row < last; row++) {\n    size_t start = (size_t)row * width;\n    quad x[TURNS];",
      "rows past the end"),
     ("rounded<T>(rounded<T>(o[j] + out_bias[turn][j]) * out_scale[turn][j])", "rounded<T>(o[j] * out_scale[turn][j] + out_bias[turn][j])", "scale before bias"),
-    ("block_sum(squares, scratch) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; turn++) {\n      quad y;",
+    ("block_sum<THREADS>(squares, scratch) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; turn++) {\n      quad y;",
      "wave_sum(squares) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; turn++) {\n      quad y;", "each wave its own mean"),
     ("unit * mean", "mean", "backward: not along the row"),
     ("* 4 + k) * width + at", "* 4 + 3 - k) * width + at", "backward: sums in the wrong places"),

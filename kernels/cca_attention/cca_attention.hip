@@ -103,8 +103,8 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
   // the first key that the first row may see, the last that the last row may; between them this part's share
   int begin = 0, end = past + last_row / group + 1, lowest = past + first_row / group;
   if (window && lowest - window + 1 > 0) begin = lowest - window + 1;
+  documents += documents ? (size_t)batch * keys : 0;   // not inside the `if`: the pointer would lose its address space
   if (documents) {
-    documents += (size_t)batch * keys;
     if (there) document = documents[position];
     int start = document_start(documents, lowest);
     if (start > begin) begin = start;

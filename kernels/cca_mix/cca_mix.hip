@@ -19,6 +19,7 @@ constexpr int TURNED = WIDEST + 1;     // stride of the float tile in which rows
 struct Shape {
   int steps, heads, kv_heads, dim, rotary;      // t, h, j, d, and how many channels of a head RoPE turns
   int angle_rows;                               // rows of angles between two sequences; 0: all share them
+  int batches;                                  // b; only where the backward pass needs it
 };
 
 template <class T> struct Inputs {
@@ -294,8 +295,7 @@ DEVICE f32x16 own_values(Head<T>& lds, const Inputs<T>& in, const Shape& s, int 
 }
 
 template <bool WHOLE, class T>
-DEVICE void backward_heads(Head<T>& lds, const Inputs<T>& in, const Shape& s, const Gradients<T>& out) {
-  __shared__ float scratch[THREADS / 32];
+DEVICE void backward_heads(Head<T>& lds, float* scratch, const Inputs<T>& in, const Shape& s, const Gradients<T>& out) {
   int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
   int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
   mark_starts(lds, in, s, batch, first);
@@ -331,8 +331,8 @@ DEVICE void backward_heads(Head<T>& lds, const Inputs<T>& in, const Shape& s, co
     d_temperature += key ? d_scale : 0.f;
     store_head(lds, out.dy, d, s, batch, first, head);
   }
-  d_temperature = block_sum(d_temperature, scratch);
-  if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * gridDim.z + batch] = d_temperature;
+  d_temperature = block_sum<THREADS>(d_temperature, scratch);
+  if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * s.batches + batch] = d_temperature;
 }
 
 // du_t = W1^T dy_t + W0^T dy_{t+1}, then dz_t = w1 du_t + w0 du_{t+1} + what came by the mean path; terms of token t + 1 only
@@ -349,26 +349,29 @@ template <class T> DEVICE float through_mean(const T* row, const Shape& s, int h
   return of_queries / 2.f + of_key;
 }
 
+template <class T> struct Taps {
+  T dy[ROWS + 1][Tile<T>::STRIDE];
+  float du[ROWS][TURNED];
+  int joined[ROWS];                             // 1: the next token exists and belongs to the same document
+};
+
 template <class T>
-DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position,
+DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position,
                           T* d_packed, float* du, const Shape& s) {
-  __shared__ T lds_dy[ROWS + 1][Tile<T>::STRIDE];
-  __shared__ float lds_du[ROWS][TURNED];
-  __shared__ int joined[ROWS];                  // 1: the next token exists and belongs to the same document
   constexpr int K = Mfma<T>::K, PER = Mfma<T>::PER;
   int head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ADVANCE, channels = (s.heads + s.kv_heads) * s.dim;
   int c = threadIdx.x % WIDEST, channel = head * s.dim;
   for (int row = threadIdx.x / WIDEST; row <= ROWS; row += THREADS / WIDEST) {
     bool here = c < s.dim && first + row < s.steps;
-    lds_dy[row][c] = here ? dy[((size_t)batch * s.steps + first + row) * channels + channel + c] : from_float<T>(0.f);
+    lds.dy[row][c] = here ? dy[((size_t)batch * s.steps + first + row) * channels + channel + c] : from_float<T>(0.f);
   }
   if (threadIdx.x < ROWS) {
     int next = first + threadIdx.x + 1;
-    joined[threadIdx.x] = next < s.steps && !(position && position[(size_t)batch * s.steps + next] == 0);
+    lds.joined[threadIdx.x] = next < s.steps && !(position && position[(size_t)batch * s.steps + next] == 0);
   }
   __syncthreads();
   int lane = threadIdx.x % 64, row = lane % 32, column = threadIdx.x / 64 * 32 + lane % 32;
-  bool exists = column < s.dim, together = joined[row];
+  bool exists = column < s.dim, together = lds.joined[row];
   const T* weight = grouped + ((size_t)channel * s.dim + (exists ? column : 0)) * 2;
   f32x16 acc = mfma_zero();
   for (int k = 0; k < s.dim; k += K) {
@@ -380,14 +383,14 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
       const T* taps = weight + (size_t)(here ? o + j : 0) * s.dim * 2;
       w0[j] = here ? taps[0] : from_float<T>(0.f);
       w1[j] = here ? taps[1] : from_float<T>(0.f);
-      now[j] = lds_dy[row][o + j];
-      next[j] = together ? lds_dy[row + 1][o + j] : from_float<T>(0.f);
+      now[j] = lds.dy[row][o + j];
+      next[j] = together ? lds.dy[row + 1][o + j] : from_float<T>(0.f);
     }
     acc = mfma(now, w1, acc);
     acc = mfma(next, w0, acc);
   }
 #pragma unroll
-  for (int r = 0; r < 16; r++) lds_du[mfma_row(r, lane)][column] = acc[r];
+  for (int r = 0; r < 16; r++) lds.du[mfma_row(r, lane)][column] = acc[r];
   __syncthreads();
   if (c >= s.dim) return;
   int half = s.kv_heads * s.dim / 2, width = channels + 2 * half, value = channel + c;    // which of the 2 * half values
@@ -395,15 +398,15 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
     size_t token = (size_t)batch * s.steps + first + i;
     T d = from_float<T>(0.f);                   // the first half of the values went to this token, the second to the next
     if (value < half) d = d_v[token * 2 * half + value];
-    else if (joined[i]) d = d_v[(token + 1) * 2 * half + value];
+    else if (lds.joined[i]) d = d_v[(token + 1) * 2 * half + value];
     d_packed[token * width + channels + value] = d;
   }
   float tap0 = to_float(depthwise[(channel + c) * 2]), tap1 = to_float(depthwise[(channel + c) * 2 + 1]);
   for (int i = threadIdx.x / WIDEST; i < ADVANCE && first + i < s.steps; i += THREADS / WIDEST) {
     size_t token = (size_t)batch * s.steps + first + i, at = token * channels + channel + c;
-    float mine = lds_du[i][c];
+    float mine = lds.du[i][c];
     du[at] = mine;
-    float dz = tap1 * mine + (joined[i] ? tap0 * lds_du[i + 1][c] : 0.f) + through_mean(dy + token * channels, s, head, c);
+    float dz = tap1 * mine + (lds.joined[i] ? tap0 * lds.du[i + 1][c] : 0.f) + through_mean(dy + token * channels, s, head, c);
     d_packed[token * width + channel + c] = from_float<T>(dz);
   }
 }
@@ -414,7 +417,7 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* past, const T* before, T* q, T* k,    \
       T* v, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                                          \
     Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before}; \
-    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows};                                                                \
+    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows, 0};                                                             \
     __shared__ Head<T> lds;                                                                                                     \
     if (dim % 8 == 0) mix<true>(lds, in, s, q, k, v);                                                                           \
     else mix<false>(lds, in, s, q, k, v);                                                                                       \
@@ -423,18 +426,21 @@ DEVICE void backward_taps(const T* dy, const T* d_v, const T* depthwise, const T
   extern "C" __global__ void __launch_bounds__(THREADS) cca_mix_backward_heads_##suffix(                                        \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* d_q, const T* d_k, T* dy,             \
-      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                          \
+      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows,     \
+      int batches) {                                                                                                            \
     Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, nullptr, nullptr}; \
     Gradients<T> out = {d_q, d_k, dy, d_temperature};                                                                           \
-    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows};                                                                \
+    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows, batches};                                                       \
     __shared__ Head<T> lds;                                                                                                     \
-    backward_heads<false>(lds, in, s, out);                                                                                     \
+    __shared__ float scratch[THREADS / 32];                                                                                     \
+    backward_heads<false>(lds, scratch, in, s, out);                                                                            \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_heads_##suffix)                                                                                   \
   extern "C" __global__ void __launch_bounds__(THREADS) cca_mix_backward_taps_##suffix(                                         \
       const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position, T* d_packed,   \
       float* du, int steps, int heads, int kv_heads, int dim) {                                                                 \
-    backward_taps<T>(dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0});              \
+    __shared__ Taps<T> lds;                                                                                                     \
+    backward_taps<T>(lds, dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0, 0});              \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_taps_##suffix)
 

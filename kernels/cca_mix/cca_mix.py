@@ -116,7 +116,7 @@ def launch_backward(run, d_q, d_k, d_v, packed, depthwise, depthwise_bias, group
     d_temperature = torch.empty(tiles, kv_heads, batch, dtype=torch.float32, device=packed.device)
     run("cca_mix", f"cca_mix_backward_heads_{suffix}", (tiles, kv_heads, batch), BLOCK,
         [packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, d_q, d_k, dy,
-         d_temperature, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0])
+         d_temperature, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0, batch])
     run("cca_mix", f"cca_mix_backward_taps_{suffix}", (-(-steps // (ROWS - 1)), heads + kv_heads, batch), BLOCK,
         [dy, d_v, depthwise, grouped, position, d_packed, du, steps, heads, kv_heads, dim])
     weights = weight_gradients(dy.float(), du, packed[..., :channels].float(), depthwise.float(), depthwise_bias.float(),

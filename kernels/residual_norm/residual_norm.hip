@@ -42,8 +42,7 @@ template <class T> DEVICE float rounded(float x) { return to_float(from_float<T>
 
 template <class T>
 DEVICE void forward(const T* output, const float* residual, const T* s1, const T* b1, const T* s2, const T* b2, const T* weight,
-                    float* stream, T* normed, int rows, int width, int rows_each, float eps) {
-  __shared__ float scratch[THREADS / 32];
+                    float* stream, T* normed, int rows, int width, int rows_each, float eps, float* scratch) {
   bool whole = width % PER == 0;
   quad out_scale[TURNS], out_bias[TURNS], res_scale[TURNS], res_bias[TURNS], gain[TURNS];
   int at[TURNS], count[TURNS];
@@ -74,7 +73,7 @@ DEVICE void forward(const T* output, const float* residual, const T* s1, const T
       }
       store(stream + start + at[turn], s, count[turn], whole);
     }
-    float inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
+    float inverse = rsqrtf(block_sum<THREADS>(squares, scratch) / width + eps);
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
       quad y;
@@ -91,8 +90,7 @@ DEVICE void forward(const T* output, const float* residual, const T* s1, const T
 template <class T>
 DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, const float* residual, const T* s1, const T* b1,
                      const T* s2, const T* b2, const T* weight, T* d_output, float* d_residual, float* sums, int rows,
-                     int width, int rows_each, float eps) {
-  __shared__ float scratch[THREADS / 32];
+                     int width, int rows_each, float eps, float* scratch) {
   bool whole = width % PER == 0;
   quad total[4][TURNS];
 #pragma unroll
@@ -126,8 +124,8 @@ DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, 
         }
       }
     }
-    float inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
-    float mean = block_sum(along, scratch) * inverse / width;
+    float inverse = rsqrtf(block_sum<THREADS>(squares, scratch) / width + eps);
+    float mean = block_sum<THREADS>(along, scratch) * inverse / width;
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
       int at = (turn * THREADS + threadIdx.x) * PER, count = width - at;
@@ -161,14 +159,16 @@ DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, 
   extern "C" __global__ void __launch_bounds__(THREADS) residual_norm_##suffix(                                                   \
       const T* output, const float* residual, const T* s1, const T* b1, const T* s2, const T* b2, const T* weight, float* stream, \
       T* normed, int rows, int width, int rows_each, float eps) {                                                                 \
-    forward<T>(output, residual, s1, b1, s2, b2, weight, stream, normed, rows, width, rows_each, eps);                            \
+    __shared__ float scratch[THREADS / 32];                                                                                       \
+    forward<T>(output, residual, s1, b1, s2, b2, weight, stream, normed, rows, width, rows_each, eps, scratch);                   \
   }                                                                                                                               \
   LAUNCHABLE(residual_norm_##suffix)                                                                                              \
   extern "C" __global__ void __launch_bounds__(THREADS) residual_norm_backward_##suffix(                                          \
       const float* d_stream, const T* d_normed, const T* output, const float* residual, const T* s1, const T* b1, const T* s2,    \
       const T* b2, const T* weight, T* d_output, float* d_residual, float* sums, int rows, int width, int rows_each, float eps) { \
+    __shared__ float scratch[THREADS / 32];                                                                                       \
     backward<T>(d_stream, d_normed, output, residual, s1, b1, s2, b2, weight, d_output, d_residual, sums, rows, width, rows_each, \
-                eps);                                                                                                             \
+                eps, scratch);                                                                                                    \
   }                                                                                                                               \
   LAUNCHABLE(residual_norm_backward_##suffix)
 
