@@ -30,9 +30,9 @@ def compare(launch, layers, experts, steps=12, seed=0, **settings):
         assert_close(bias[:, :-1], truth.bias, f"bias after step {step}")
         assert_close(mean, truth.mean, f"mean after step {step}")
         assert_close(square, truth.square, f"square after step {step}")
-        # moments and biases are small numbers, so relative differences count too
+        # these are small numbers, so relative differences count too, beside what the largest one's rounding leaves
         for mine, right in ((bias[:, :-1], truth.bias), (mean, truth.mean), (square, truth.square)):
-            assert torch.allclose(mine, right, rtol=1e-4, atol=1e-9), f"step {step}"
+            assert torch.allclose(mine, right, rtol=1e-4, atol=1e-6 * float(right.abs().max())), f"step {step}"
         assert bool((bias[:, -1] == -1).all()), "the skip route's bias moved"
 
 
@@ -42,7 +42,7 @@ def test_it_is_the_class(way):
         run(way, lambda launcher: compare(lambda *a, **k: balance.launch(launcher, *a, **k), layers, experts))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(layers=st.integers(1, 6), experts=st.integers(1, 70), seed=st.integers(0, 999), lr=st.sampled_from([1e-3, 0.1]),
        betas=st.sampled_from([(0.9, 0.999), (0.0, 0.0), (0.5, 0.95)]), weight_decay=st.sampled_from([0.0, 0.1]))
 def test_any_setting(layers, experts, seed, lr, betas, weight_decay):

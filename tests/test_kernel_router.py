@@ -193,6 +193,24 @@ def test_a_layer_of_the_model():
         assert_close(mine, right.flatten(0, 1), name)
 
 
+@both_types
+def test_every_activation_moves_once(dtype):
+    """In 64-byte pieces. x, below, state, probs, routes and gates; weights come from the cache, once a block."""
+    from minizaya.hip.trace import traced
+
+    args = router.example(dtype, "cpu", 128, 192, 64, 17)
+    with traced() as trace:
+        router.launch(trace.launcher, *args)
+    activations = [row for row in trace.table() if row["shape"][0] == 128]
+    assert len(activations) == 6
+    assert all(row["asked"] == row["least"] for row in activations)
+    assert sum(row["moved"] for row in activations) <= 1.1 * sum(row["least"] for row in activations)
+    weights = [row for row in trace.table() if len(row["shape"]) == 2 and row["shape"][0] in (17, 64)]
+    blocks = 128 // router.TOKENS[dtype]
+    assert len(weights) == 4 and all(row["asked"] <= 2 * blocks * row["least"] for row in weights)
+    assert trace.conflicts() < 1.5, trace.conflicts()
+
+
 def test_supports_says_why_not():
     args = arguments(torch.float32, (2, 8, 4, 2))
     assert router.supports(*args) is None

@@ -1,15 +1,20 @@
 // route_tape: which experts each token visited, written down while decoding, and read back to visit them again.
 //
-//   tape    bytes (slots, capacity, layers): 0..E a route, 255 not recorded
-//   record  tape[slot[i], position[i], :] = routes[i, :]          routes (n, layers), -1: not recorded
-//   replay  routes[i, :] = tape[slot[i], position[i], :], 255 as -1
+//   tape    bytes (slots, capacity, pitch): 0..E a route, 255 not recorded; a row holds `layers` of them, and room
+//   record  tape[slot[i], position[i], :layers] = routes[i, :]          routes (n, layers), -1: not recorded
+//   replay  routes[i, :] = tape[slot[i], position[i], :layers], 255 as -1
 //
 // Layers are the innermost axis, and a launch takes all layers of its tokens at once: a token's 40 bytes lie together, where
-// one launch a layer would write single bytes, each into a 64-byte line of its own. A row outside the tape (slot -1 for
-// padding) is not recorded, and replays as -1.
+// one launch a layer would write single bytes, each into a 64-byte line of its own. With a pitch of 64 no row lies on two
+// lines. A row outside the tape (slot -1 for padding) is not recorded, and replays as -1.
 #include "gpu.h"
 
-constexpr int THREADS = 256, TOKENS = 64, QUAD = 4;   // a block takes 64 tokens, a thread 4 layers at a time
+constexpr int THREADS = 256, TOKENS = 64;     // a block takes 64 tokens
+
+// Ids that a thread takes at a time: 16 bytes of int64, 8 of int16. Lanes side by side then read bytes side by side.
+template <class T> constexpr int SOME = sizeof(T) == 8 ? 2 : 4;
+template <class T> using ids = vec<T, SOME<T>>;
+template <class T> using bytes = vec<unsigned char, SOME<T>>;
 
 // Where each token's row starts, in LDS; every slot and position is read once. -1: outside the tape.
 DEVICE void find_rows(long long* row, const int* slot, const int* position, int first, int tokens, int slots, int capacity) {
@@ -23,67 +28,77 @@ DEVICE void find_rows(long long* row, const int* slot, const int* position, int 
 DEVICE unsigned char to_byte(long long route) { return route < 0 || route > 254 ? 255 : (unsigned char)route; }
 DEVICE long long from_byte(unsigned char byte) { return byte == 255 ? -1 : byte; }
 
-template <class I> DEVICE void record(const I* routes, const int* slot, const int* position, unsigned char* tape, int tokens,
-                                      int layers, int slots, int capacity, long long* row) {
+// Calls each(token, layer) for every token of the block and every `step` layers of it. A wave takes whole tokens, as many as it
+// has lanes for: a row that two waves share would be two accesses to its line.
+template <class Each> DEVICE void walk(int here, int layers, int step, Each each) {
+  int parts = layers / step, at_once = WAVE / parts > 0 ? WAVE / parts : 1;
+  int wave = threadIdx.x / WAVE, lane = threadIdx.x % WAVE;
+  if (lane / parts >= at_once) return;
+  for (int token = wave * at_once + lane / parts; token < here; token += THREADS / WAVE * at_once)
+    for (int part = lane % parts; part < parts; part += WAVE) each(token, part * step);
+}
+
+template <class T> DEVICE void record(const T* routes, const int* slot, const int* position, unsigned char* tape, int tokens,
+                                      int layers, int pitch, int slots, int capacity, long long* row) {
   int first = blockIdx.x * TOKENS, here = tokens - first < TOKENS ? tokens - first : TOKENS;
   find_rows(row, slot, position, first, tokens, slots, capacity);
-  bool whole = layers % QUAD == 0 && (size_t)routes % 16 == 0 && (size_t)tape % QUAD == 0;
-  int each = whole ? QUAD : 1, per_token = layers / each;
-  for (int i = threadIdx.x; i < here * per_token; i += THREADS) {
-    int token = i / per_token, layer = i % per_token * each;
-    if (row[token] < 0) continue;
-    const I* from = routes + (size_t)(first + token) * layers + layer;
-    unsigned char* to = tape + row[token] * layers + layer;
+  bool whole = (layers | pitch) % SOME<T> == 0 && (size_t)routes % 16 == 0 && (size_t)tape % SOME<T> == 0;
+  walk(here, layers, whole ? SOME<T> : 1, [&](int token, int layer) {
+    if (row[token] < 0) return;
+    const T* from = routes + (size_t)(first + token) * layers + layer;
+    unsigned char* to = tape + row[token] * pitch + layer;
     if (whole) {
-      vec<I, QUAD> some = *(const vec<I, QUAD>*)from;
-      vec<unsigned char, QUAD> bytes;
+      ids<T> some = *(const ids<T>*)from;
+      bytes<T> packed;
 #pragma unroll
-      for (int j = 0; j < QUAD; j++) bytes[j] = to_byte(some[j]);
-      *(vec<unsigned char, QUAD>*)to = bytes;
+      for (int j = 0; j < SOME<T>; j++) packed[j] = to_byte(some[j]);
+      *(bytes<T>*)to = packed;
     } else {
       *to = to_byte(*from);
     }
-  }
+  });
 }
 
-template <class I> DEVICE void replay(const unsigned char* tape, const int* slot, const int* position, I* routes, int tokens,
-                                      int layers, int slots, int capacity, long long* row) {
+template <class T> DEVICE void replay(const unsigned char* tape, const int* slot, const int* position, T* routes, int tokens,
+                                      int layers, int pitch, int slots, int capacity, long long* row) {
   int first = blockIdx.x * TOKENS, here = tokens - first < TOKENS ? tokens - first : TOKENS;
   find_rows(row, slot, position, first, tokens, slots, capacity);
-  bool whole = layers % QUAD == 0 && (size_t)routes % 16 == 0 && (size_t)tape % QUAD == 0;
-  int each = whole ? QUAD : 1, per_token = layers / each;
-  for (int i = threadIdx.x; i < here * per_token; i += THREADS) {
-    int token = i / per_token, layer = i % per_token * each;
-    const unsigned char* from = tape + row[token] * layers + layer;
-    I* to = routes + (size_t)(first + token) * layers + layer;
+  bool whole = (layers | pitch) % SOME<T> == 0 && (size_t)routes % 16 == 0 && (size_t)tape % SOME<T> == 0;
+  walk(here, layers, whole ? SOME<T> : 1, [&](int token, int layer) {
+    const unsigned char* from = tape + row[token] * pitch + layer;
+    T* to = routes + (size_t)(first + token) * layers + layer;
     if (whole) {
-      vec<unsigned char, QUAD> bytes = {{255, 255, 255, 255}};
-      if (row[token] >= 0) bytes = *(const vec<unsigned char, QUAD>*)from;
-      vec<I, QUAD> some;
+      bytes<T> packed;
 #pragma unroll
-      for (int j = 0; j < QUAD; j++) some[j] = (I)from_byte(bytes[j]);
-      *(vec<I, QUAD>*)to = some;
+      for (int j = 0; j < SOME<T>; j++) packed[j] = 255;
+      if (row[token] >= 0) packed = *(const bytes<T>*)from;
+      ids<T> some;
+#pragma unroll
+      for (int j = 0; j < SOME<T>; j++) some[j] = (T)from_byte(packed[j]);
+      *(ids<T>*)to = some;
     } else {
-      *to = (I)from_byte(row[token] >= 0 ? *from : 255);
+      *to = (T)from_byte(row[token] >= 0 ? *from : 255);
     }
-  }
+  });
 }
 
-#define ROUTE_TAPE(I, suffix)                                                                                              \
+#define ROUTE_TAPE(T, suffix)                                                                                              \
   extern "C" __global__ void __launch_bounds__(THREADS) route_tape_record_##suffix(                                        \
-      const I* routes, const int* slot, const int* position, unsigned char* tape, int tokens, int layers, int slots,       \
-      int capacity) {                                                                                                      \
+      const T* routes, const int* slot, const int* position, unsigned char* tape, int tokens, int layers, int pitch,       \
+      int slots, int capacity) {                                                                                           \
     __shared__ long long row[TOKENS];                                                                                      \
-    record<I>(routes, slot, position, tape, tokens, layers, slots, capacity, row);                                         \
+    record<T>(routes, slot, position, tape, tokens, layers, pitch, slots, capacity, row);                                  \
   }                                                                                                                        \
   LAUNCHABLE(route_tape_record_##suffix)                                                                                   \
   extern "C" __global__ void __launch_bounds__(THREADS) route_tape_replay_##suffix(                                        \
-      const unsigned char* tape, const int* slot, const int* position, I* routes, int tokens, int layers, int slots,       \
-      int capacity) {                                                                                                      \
+      const unsigned char* tape, const int* slot, const int* position, T* routes, int tokens, int layers, int pitch,       \
+      int slots, int capacity) {                                                                                           \
     __shared__ long long row[TOKENS];                                                                                      \
-    replay<I>(tape, slot, position, routes, tokens, layers, slots, capacity, row);                                         \
+    replay<T>(tape, slot, position, routes, tokens, layers, pitch, slots, capacity, row);                                  \
   }                                                                                                                        \
   LAUNCHABLE(route_tape_replay_##suffix)
 
-ROUTE_TAPE(long long, i64)
-ROUTE_TAPE(short, i16)
+typedef long long id64;
+typedef short id16;
+ROUTE_TAPE(id64, i64)
+ROUTE_TAPE(id16, i16)

@@ -8,13 +8,13 @@
 // bounds[b + 1], at most TILE + 1 of them. They go to LDS, and each position finds its own by halving.
 #include "gpu.h"
 
-constexpr int THREADS = 256, TURNS = 4, TILE = THREADS * TURNS;
+constexpr int THREADS = 256, TURNS = 2, TILE = THREADS * TURNS;
 
 // begin and end on the line of positions, shift to the buffer, number of the document
 typedef vec<int, 4> span;
 
-template <class I>
-DEVICE void gather(const I* tokens, const span* spans, const int* bounds, I* out, long long* doc_ids, int positions, I pad,
+template <class T>
+DEVICE void gather(const T* tokens, const span* spans, const int* bounds, T* out, long long* doc_ids, int positions, T pad,
                    span* mine, int* range) {
   int tile = blockIdx.x;
   if (threadIdx.x < 2) range[threadIdx.x] = bounds[tile + threadIdx.x];     // once, not by every thread
@@ -33,21 +33,22 @@ DEVICE void gather(const I* tokens, const span* spans, const int* bounds, I* out
       else high = middle;
     }
     bool found = low > 0 && position < mine[low - 1][1];
-    I value = pad;
+    T value = pad;
     if (found) value = tokens[position + mine[low - 1][2]];
     out[position] = value;
     if (doc_ids) doc_ids[position] = found ? mine[low - 1][3] : -1;
   }
 }
 
-#define SPAN_GATHER(I, suffix)                                                                                             \
+#define SPAN_GATHER(T, suffix)                                                                                             \
   extern "C" __global__ void __launch_bounds__(THREADS) span_gather_##suffix(                                              \
-      const I* tokens, const span* spans, const int* bounds, I* out, long long* doc_ids, int positions, int pad) {         \
+      const T* tokens, const span* spans, const int* bounds, T* out, long long* doc_ids, int positions, int pad) {         \
     __shared__ span mine[TILE + 1];                                                                                        \
     __shared__ int range[2];                                                                                               \
-    gather<I>(tokens, spans, bounds, out, doc_ids, positions, pad, mine, range);                                           \
+    gather<T>(tokens, spans, bounds, out, doc_ids, positions, pad, mine, range);                                           \
   }                                                                                                                        \
   LAUNCHABLE(span_gather_##suffix)
 
-SPAN_GATHER(long long, i64)
+typedef long long id64;
+SPAN_GATHER(id64, i64)
 SPAN_GATHER(int, i32)

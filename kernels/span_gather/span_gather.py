@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minizaya.data.pack import pack
 
-BLOCK, TILE, MOST = 256, 1024, 2 ** 31 - 1
+BLOCK, TILE, MOST = 256, 512, 2 ** 31 - 1
 DTYPES = {torch.int64: "i64", torch.int32: "i32", torch.float32: "i32"}     # four bytes are four bytes
 
 
@@ -99,12 +99,12 @@ def packed_spans(lengths: list[int], bins: list[list[int]]) -> Tensor:
 
 
 def example(dtype: torch.dtype = torch.int64, device: str = "cpu") -> tuple:
-    """Arguments of `launch`: 20 documents packed into rows of 500."""
+    """Arguments of `launch`: 12 documents packed into rows of 1024."""
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(20, 400, (20,), generator=draw).tolist()
-    bins = pack(lengths, 500)
+    lengths = torch.randint(100, 1000, (12,), generator=draw).tolist()
+    bins = pack(lengths, 1024)
     tokens = torch.randint(0, 1000, (sum(lengths),), generator=draw).to(dtype if dtype in DTYPES else torch.int64)
-    return tokens.to(device), packed_spans(lengths, bins).to(device), len(bins), 500, 0
+    return tokens.to(device), packed_spans(lengths, bins).to(device), len(bins), 1024, 0
 
 
 def work(kernel: str, tokens: int = 16384, length: int = 512) -> tuple[int, int]:
