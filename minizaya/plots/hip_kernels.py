@@ -11,9 +11,11 @@ BARS = {"asked": BLUE, "moved": ORANGE, "least": GREEN}
 
 
 def first_instruction(trace, tensor: int):
-    """The accesses of the first wave instruction on a tensor, as a `Trace`."""
+    """The accesses of the first wave's first instruction on a tensor, as a `Trace`."""
     part = trace.where(tensor=tensor)
-    return part.where(instruction=int(part.column("instruction")[0]), block=int(part.column("block")[0]), turn=0)
+    part = part.where(instruction=int(part.column("instruction")[0]), block=int(part.column("block")[0]), turn=0)
+    part.events = part.events[part.column("thread") < trace.wave]
+    return part
 
 
 def draw_lanes(axis, trace, tensor: int, span: int | None = None) -> None:
@@ -29,7 +31,7 @@ def draw_lanes(axis, trace, tensor: int, span: int | None = None) -> None:
     width = torch.clamp(size.float(), min=shown / 160)      # wide enough to be seen
     axis.barh(lanes.tolist(), width.tolist(), left=offsets.tolist(), height=1.0, color=BLUE)
     axis.set(xlim=(0, shown), ylim=(-1, trace.wave), xlabel="byte")
-    axis.text(0.02, 0.97, f"{len(moved)} pieces", transform=axis.transAxes, va="top", fontsize=9.5)
+    axis.text(0.03, 0.97, f"{len(moved)} pieces for\n{int(size.sum())} bytes", transform=axis.transAxes, va="top", fontsize=9.5)
 
 
 @styled
@@ -71,8 +73,9 @@ def climb():
     """The ladder: one instruction of v0, v1 and v3, and what each step moves, against the least there is to move."""
     figure, axes = plt.subplot_mosaic([["v0", "v1", "v3"], ["bars", "bars", "bars"]], figsize=(WIDTH, 5.4))
     for step, title in (("v0", "v0: a thread a row"), ("v1", "v1: neighbours"), ("v3", "v3: 16 bytes a lane")):
-        draw_lanes(axes[step], ladder.trace(step), 0, span=1280)
-        axes[step].set(title=title, xticks=[0, 512, 1024])
+        span = 64 * 4 * ladder.WIDTH if step == "v0" else 1024
+        draw_lanes(axes[step], ladder.trace(step), 0, span)
+        axes[step].set(title=title, xticks=[0, span // 2, span])
     axes["v0"].set_ylabel("lane")
     figures = {step: ladder.measure(step) for step in ladder.STEPS}
     bars, least = axes["bars"], figures["v0"]["least"]
@@ -82,6 +85,6 @@ def climb():
     for i, f in enumerate(figures.values()):
         registers = "" if f["vgpr"] is None else f", {f['vgpr']} registers"
         bars.text(f["moved"] / 1e6 * 1.04, i, f"{f['ratio']:.2f} times{registers}, {f['instructions']} instructions", va="center", fontsize=9.5)
-    bars.set(xscale="log", xlim=(0.8, 120), yticks=range(5), yticklabels=list(figures), xlabel="megabytes moved, 128 rows of 512 channels")
+    bars.set(xscale="log", xlim=(0.8, 400), yticks=range(5), yticklabels=list(figures), xlabel="megabytes moved, 128 rows of 512 channels")
     bars.invert_yaxis()
     return figure
