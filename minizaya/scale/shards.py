@@ -223,21 +223,10 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
             check_sum(folder / file, wanted)
     files = {file: open_shard(folder / file) for file in sorted(set(where.values()))}
     found = {name: file for file, opened in files.items() for name in opened.keys()}
-    for name, file in where.items():
-        if found.get(name) != file:
-            raise ValueError(f"{INDEX} says that {name!r} lies in {file}, but it does not")
-    layout = layout_of(set(found))
     with torch.device("meta"):
         model = Zaya(config)
     state = model_state(model)
-    wanted = {piece.name: (ours, piece) for ours, tensor in state.items()
-              for piece in pieces(ours, tuple(tensor.shape), config, layout)}
-    tied = {"lm_head.weight", "head.weight"} if config.tie_word_embeddings else set()
-    odd = sorted((set(found) - tied) ^ set(wanted))
-    if odd:
-        missing = odd[0] in wanted
-        raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
-                         f"{odd[0]!r}, which is {'missing' if missing else 'unknown'}")
+    layout = check_names(folder, config, where, found, {name: tuple(tensor.shape) for name, tensor in state.items()})
     dtype = dtype or read_dtype(files[found[next(p.name for p in pieces("embed.weight", tuple(state["embed.weight"].shape),
                                                                        config, layout))]], config, layout, state)
     filled = {}
@@ -258,6 +247,25 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
     if config.tie_word_embeddings:
         model.head.weight = model.embed.weight
     return model.eval()
+
+
+def check_names(folder: Path, config: ZayaConfig, where: dict[str, str], found: dict[str, str], shapes: dict) -> str:
+    """The layout, when the files hold the tensors that the index says (`where`) and that the model wants (`shapes`).
+
+    found: tensor -> file, as it is. Raises ValueError naming the first tensor that is missing or unknown.
+    """
+    for name, file in where.items():
+        if found.get(name) != file:
+            raise ValueError(f"{INDEX} says that {name!r} lies in {file}, but it does not")
+    layout = layout_of(set(found))
+    wanted = {piece.name for ours, shape in shapes.items() for piece in pieces(ours, shape, config, layout)}
+    tied = {"lm_head.weight", "head.weight"} if config.tie_word_embeddings else set()
+    odd = sorted((set(found) - tied) ^ wanted)
+    if odd:
+        missing = odd[0] in wanted
+        raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
+                         f"{odd[0]!r}, which is {'missing' if missing else 'unknown'}")
+    return layout
 
 
 def read_dtype(opened, config: ZayaConfig, layout: str, state: dict) -> torch.dtype:
