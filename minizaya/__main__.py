@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": ("minizaya.sample", "let a trained model answer"),
     "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
     "plan": ("minizaya.scale.account", "parameters, memory and arithmetic of a preset"),
+    "materialize": ("minizaya.scale.materialize", "a checkpoint folder of random weights, of any preset"),
     "lessons": ("minizaya.lessons", "check the exercises of the lessons"),
 }
 

@@ -7,6 +7,7 @@ written, when there is none: the file still has it. So a process may map more th
 import json
 import mmap
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +18,20 @@ from ..train.checkpoint import model_state
 from . import shards
 
 DTYPES = {text: dtype for dtype, text in shards.TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A matrix in a mapped file. view: the matrix. whole, first: the map, and where in it the matrix begins."""
+
+    view: Tensor
+    whole: mmap.mmap
+    first: int
+
+    def soon(self) -> None:
+        """Asks the system to read all of it, in the background: page faults would fetch a few kilobytes at a time."""
+        start = self.first - self.first % mmap.PAGESIZE
+        self.whole.madvise(mmap.MADV_WILLNEED, start, self.first + self.view.nbytes - start)
 
 
 class Mapped:
@@ -77,29 +92,18 @@ class Mapped:
             piece.of(out).copy_(self.views[piece.name])
         return out
 
-    def expert(self, name: str, expert: int) -> Tensor:
-        """A view of one expert's matrix in a stack."""
-        if len(self.parts[name]) == 1:
-            return self.views[self.parts[name][0].name][expert]
-        return self.views[self.parts[name][expert].name]
+    def expert(self, name: str, expert: int) -> "Page":
+        """One expert's matrix in a stack."""
+        piece = self.parts[name][expert if len(self.parts[name]) > 1 else 0]
+        whole, first, _ = self.spans[piece.name]
+        view = self.views[piece.name]
+        if not piece.expert:
+            view = view[expert]
+            first += expert * view.nbytes
+        return Page(view, whole, first)
 
     def dtype(self, name: str) -> torch.dtype:
         return self.views[self.parts[name][0].name].dtype
-
-    def soon(self, view: Tensor) -> None:
-        """Asks the system to read what `view` covers, all of it, in the background.
-
-        Without it a matrix would come in as page faults, a few kilobytes at a time.
-        """
-        address = view.data_ptr()
-        for name in self.owners(address):
-            whole, start, _ = self.spans[name]
-            first = start + address - self.views[name].data_ptr()
-            first -= first % mmap.PAGESIZE
-            whole.madvise(mmap.MADV_WILLNEED, first, min(view.nbytes + mmap.PAGESIZE, len(whole) - first))
-
-    def owners(self, address: int) -> list[str]:
-        return [name for name, view in self.views.items() if view.data_ptr() <= address < view.data_ptr() + view.nbytes]
 
     def verify(self) -> list[str]:
         """Checks each shard's SHA-256 where the index has them, and returns the files that had one. Reads everything.
