@@ -2,10 +2,10 @@
 
 Of each layer's sixteen experts a token visits one, so fifteen sixteenths of the weights need not be in memory for it. Here
 no large matrix is loaded at all: each stays in its file, mapped, and is read when it is multiplied with. The system keeps
-what it can in memory. Small tensors (norms, convolutions, routers, scales) are loaded and converted.
+what it can in memory. Small tensors are loaded and converted.
 
-    kept in memory    small tensors, the KV cache, and with int8=True the experts visited so far, a byte a weight
-    mapped            embedding and head, CCA's projections, experts: as they are on disk, dropped when memory is short
+    kept in memory    norms, convolutions, scales, biases; the KV cache; with int8=True the experts visited so far
+    mapped            embedding and head, projections, routers, experts: as they are on disk, dropped when memory is short
 
 A prefill is grouped by expert, layer by layer: each expert that any of the tokens visits is read once for all of them.
 
@@ -23,8 +23,9 @@ from ..arch.model import Zaya
 from .mapped import Mapped
 from .matmul import matmul, quantise
 
-MAPPED = ("embed.weight", "head.weight", "attention.down_proj.weight", "attention.up_proj.weight", "experts.gate_up_proj",
-          "experts.down_proj")
+LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
+          "router.mlp.out_proj", "router.out_proj")  # in a layer; the last one is that of the ablation router="linear"
+MAPPED = ("embed.weight", "head.weight", "experts.gate_up_proj", "experts.down_proj", *(f"{name}.weight" for name in LINEAR))
 ACTIVATIONS = (torch.float32, torch.bfloat16, torch.float64)
 
 
@@ -126,10 +127,13 @@ class PagedZaya(Zaya):
         self.head = PagedLinear(mapped.rows("embed.weight" if config.tie_word_embeddings else "head.weight"),
                                 small.pop("head.bias", None))
         for layer, block in enumerate(self.layers):
-            for name in ("down_proj", "up_proj"):
-                paged = linear(f"layers.{layer}.attention.{name}")
-                setattr(block.attention, name, paged)
+            for name in LINEAR:
+                if f"layers.{layer}.{name}.weight" in mapped.shapes:
+                    block.set_submodule(name, linear(f"layers.{layer}.{name}"))
             block.experts = PagedExperts(mapped, layer, int8)
+            grouped = f"layers.{layer}.attention.conv_grouped.weight"
+            if grouped in small:  # outputs innermost in memory: `convolve_taps` then copies runs, not single numbers
+                small[grouped] = small[grouped].permute(2, 1, 0).contiguous().permute(2, 1, 0)
         self.load_state_dict(small, assign=True)
         self.requires_grad_(False)
         self.eval()
