@@ -11,6 +11,7 @@
 
 namespace {
 
+constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
 constexpr int N = 16;  // floats in a vector; the compiler cuts it where the machine's registers are narrower
 typedef float Floats __attribute__((vector_size(4 * N)));
 typedef uint32_t Words __attribute__((vector_size(4 * N)));
@@ -82,6 +83,7 @@ void rows(const float* x, long n, long k, const Weight* w, const float* scale, f
 template <class Weight>
 void multiply(const float* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride, int threads) {
     constexpr int R = 8;
+    if (m * k <= SMALL) threads = 1;
     if (n == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (long r = 0; r < m; ++r) single(x, k, w + r * k, scale ? scale + r : nullptr, y + r);

@@ -108,7 +108,9 @@ def library() -> ctypes.CDLL | None:
     command = compiler_command()
     if command is None:
         return None
-    flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
+    # torch's own switch, to see an older CPU on this one
+    machine = "x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "native"
+    flags = ["-O3", f"-march={machine}", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
     # another machine may share this home folder: its name holds what this CPU can do
     cpu = next((line for line in cpu_lines() if line.startswith(("flags", "Features"))), platform.machine())
     key = hashlib.sha256("\n".join([*command, *flags, cpu, SOURCE.read_text()]).encode()).hexdigest()[:16]
