@@ -1,7 +1,7 @@
 """`python -m minizaya materialize PRESET DIR`: a checkpoint folder of random weights, to try a size without a download.
 
     python -m minizaya materialize zaya1-8b /tmp/zaya8b        # 17.7 GB, a few minutes
-    python -m minizaya sample --weights /tmp/zaya8b --prompt-ids 2,9259
+    python -m minizaya sample --weights /tmp/zaya8b --prompt "Hello" --max-new-tokens 20
 
 Tensor by tensor: each is drawn, written and dropped, so the peak lies near the largest one (the embedding, 1.07 GB at 8B).
 Written aside and renamed, so the folder is whole or not there.
@@ -16,7 +16,10 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,6 +30,7 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train.checkpoint import model_state
 from . import shards
+from .weights import home
 
 SPARE = 2**29  # bytes that a disk should keep free beside the folder
 
@@ -75,9 +79,17 @@ def materialize(config: ZayaConfig, folder: str | Path, seed: int = 0, layout: s
         return shards.write_folder(folder, config, kinds, make, layout, dtype, shard_bytes, bar.update)
 
 
+@contextmanager
+def temporary(config: ZayaConfig, **settings) -> Iterator[Path]:
+    """A folder as `materialize` makes it, for a `with` block; afterwards it is gone."""
+    with tempfile.TemporaryDirectory() as around:
+        yield materialize(config, Path(around) / "weights", **settings)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", help="nano, micro, mini, ablation-1.8b or zaya1-8b")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where it goes: a folder that is new or empty")
+    parser.add_argument("folder", type=Path, metavar="DIR", nargs="?",
+                        help="where it goes, a folder that is new or empty (default: the user's cache, where lesson 16 looks)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other numbers (default: %(default)s)")
     parser.add_argument("--layout", choices=shards.LAYOUTS, default="minizaya", help="names and cuts (default: %(default)s)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(default: %(default)s)")
@@ -91,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"layers must be at least 1, got {args.layers}")
     config = ZayaConfig.preset(args.preset, **({"num_hidden_layers": args.layers} if args.layers else {}))
     start = time.perf_counter()
-    folder = materialize(config, args.folder, args.seed, args.layout, getattr(torch, args.dtype), progress=True)
+    folder = materialize(config, args.folder or home(args.preset), args.seed, args.layout, getattr(torch, args.dtype), progress=True)
     facts = {"folder": str(folder), "bytes": sum(path.stat().st_size for path in folder.iterdir()),
              "seconds": time.perf_counter() - start}
     print(json.dumps(facts) if args.json else

@@ -7,6 +7,7 @@ cannot read as its number, so that everything can be tried.
 """
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,6 +40,11 @@ class StandIn(ByteTokenizer):
             else:
                 run.append(token)
         return "".join(pieces)
+
+
+def home(preset: str) -> Path:
+    """Where a folder of this preset lives unless somebody says otherwise: in the user's cache. It need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minizaya" / preset
 
 
 def open_weights(folder: str | Path, dtype: str = "float32", int8: bool = False):
