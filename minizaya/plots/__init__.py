@@ -3,7 +3,7 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, decoding, markovian_rsa, mini_zaya, moe, reasoning_data, residual, rl_cascade, rl_spine, router
+from . import balance, cca, decoding, full_8b, markovian_rsa, mini_zaya, moe, reasoning_data, residual, rl_cascade, rl_spine, router
 from . import router_replay, training
 from .style import COLOR, EXPERTS, WIDTH, styled
 
@@ -21,4 +21,5 @@ FIGURES = {
     "11_rl_spine": rl_spine.what_counts,
     "12_rl_cascade": rl_cascade.gain,
     "13_router_replay": router_replay.three_panels,
+    "16_full_8b": full_8b.ladder,
 }

@@ -22,6 +22,7 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FEW = 128         # tokens up to which the compiled loop is the faster one (measured on two cores)
+FEW_NATIVE = 4     # the same for bfloat16 tokens, where the CPU multiplies bfloat16 itself
 TILE = 2**19      # numbers in a tile: 2 MiB of floats
 KINDS = {torch.bfloat16: "multiply_bfloat16", torch.int8: "multiply_int8", torch.float32: "multiply_float32"}
 
@@ -41,7 +42,7 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
         raise ValueError(f"x must be (n, k) and weight (m, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
     if out is None:
         out = x.new_empty(len(x), len(weight))
-    few = len(x) <= FEW and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None
+    few = len(x) <= (FEW_NATIVE if x.dtype == torch.bfloat16 and has_bfloat16() else FEW) and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None
     if few:
         narrow = x.dtype != torch.float32 or out.stride(-1) != 1
         into = torch.empty(out.shape) if narrow else out
