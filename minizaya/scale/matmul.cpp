@@ -38,12 +38,12 @@ inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&
 
 // R rows of W against T tokens, all sums in registers.
 template <int R, int T, class Weight>
-void block(const float* x, long k, const Weight* w, const float* scale, float* y, long stride) {
+void block(const float* x, long step, long k, const Weight* w, const float* scale, float* y, long stride) {
     Floats sum[R][T] = {};
     long i = 0;
     for (; i + N <= k; i += N) {
         Floats xs[T];
-        for (int t = 0; t < T; ++t) xs[t] = load(x + t * k + i);
+        for (int t = 0; t < T; ++t) xs[t] = load(x + t * step + i);
         for (int r = 0; r < R; ++r) {
             Floats ws = load(w + r * k + i);
             for (int t = 0; t < T; ++t) sum[r][t] += ws * xs[t];
@@ -53,7 +53,7 @@ void block(const float* x, long k, const Weight* w, const float* scale, float* y
         for (int t = 0; t < T; ++t) {
             float total = 0;
             for (int lane = 0; lane < N; ++lane) total += sum[r][t][lane];
-            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * x[t * k + rest];
+            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * x[t * step + rest];
             y[t * stride + r] = scale ? total * scale[r] : total;
         }
 }
@@ -74,14 +74,15 @@ void single(const float* x, long k, const Weight* w, const float* scale, float* 
 
 // R rows against all tokens, four at a time: the rows stay in the nearest cache meanwhile.
 template <int R, class Weight>
-void rows(const float* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
+void rows(const float* x, long n, long step, long k, const Weight* w, const float* scale, float* y, long stride) {
     long t = 0;
-    for (; t + 4 <= n; t += 4) block<R, 4>(x + t * k, k, w, scale, y + t * stride, stride);
-    for (; t < n; ++t) block<R, 1>(x + t * k, k, w, scale, y + t * stride, stride);
+    for (; t + 4 <= n; t += 4) block<R, 4>(x + t * step, step, k, w, scale, y + t * stride, stride);
+    for (; t < n; ++t) block<R, 1>(x + t * step, step, k, w, scale, y + t * stride, stride);
 }
 
 template <class Weight>
-void multiply(const float* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride, int threads) {
+void multiply(const float* x, long n, long step, long k, const Weight* w, const float* scale, long m, float* y, long stride,
+              int threads) {
     constexpr int R = 8;
     if (m * k <= SMALL) threads = 1;
     if (n == 1) {
@@ -92,17 +93,21 @@ void multiply(const float* x, long n, long k, const Weight* w, const float* scal
     const long blocks = m / R;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long b = 0; b < blocks; ++b)
-        rows<R>(x, n, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
-    for (long r = blocks * R; r < m; ++r) rows<1>(x, n, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
+        rows<R>(x, n, step, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
+    for (long r = blocks * R; r < m; ++r) rows<1>(x, n, step, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
 }
 
 }  // namespace
 
-// x: (n, k) floats. w: (m, k). scale: (m) floats or null. y: n rows of m floats, `stride` floats apart.
+// x: (n, groups k) floats. w: (m, k): m / groups rows for each k numbers of x. scale: (m) floats or null. y: n rows of m
+// floats, `stride` floats apart.
 #define EXPORT(NAME, WEIGHT)                                                                                          \
     extern "C" void NAME(const float* x, long n, long k, const WEIGHT* w, const float* scale, long m, float* y,       \
-                         long stride, int threads) {                                                                  \
-        multiply(x, n, k, w, scale, m, y, stride, threads);                                                           \
+                         long stride, int threads, long groups) {                                                     \
+        const long each = m / groups;                                                                                 \
+        for (long g = 0; g < groups; ++g)                                                                             \
+            multiply(x + g * k, n, groups * k, k, w + g * each * k, scale ? scale + g * each : nullptr, each,         \
+                     y + g * each, stride, threads);                                                                  \
     }
 EXPORT(multiply_bfloat16, uint16_t)
 EXPORT(multiply_int8, int8_t)

@@ -56,13 +56,16 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
     return out
 
 
-def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
-    """The loop of `matmul.cpp`. x: float32 (n, k); out: float32 (n, m); weight: a type of KINDS."""
+def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor, groups: int = 1) -> None:
+    """The loop of `matmul.cpp`. x: float32 (n, groups k); out: float32 (n, m); weight: (m, k), a type of KINDS.
+
+    groups: so many products side by side, m / groups rows for each k columns of x (a grouped convolution's).
+    """
     pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (x, weight, scale, out)]
-    n, k = x.shape
+    n, k = len(x), weight.shape[1]
     getattr(library(), KINDS[weight.dtype])(pointers[0], ctypes.c_long(n), ctypes.c_long(k), pointers[1], pointers[2],
                                             ctypes.c_long(len(weight)), pointers[3], ctypes.c_long(out.stride(0)),
-                                            ctypes.c_int(torch.get_num_threads()))
+                                            ctypes.c_int(torch.get_num_threads()), ctypes.c_long(groups))
 
 
 def tiles(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..arch.model import Zaya
 from .mapped import Mapped
-from .matmul import matmul, quantise
+from .matmul import FEW, compiled, library, matmul, quantise
 
 LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
           "router.mlp.out_proj", "router.out_proj")  # in a layer; the last one is that of the ablation router="linear"
@@ -99,6 +100,33 @@ class PagedExperts(nn.Module):
         return (out * gates.flatten()[:, None]).view_as(x)
 
 
+class PreparedConvolutions:
+    """`CCA.mix` for few tokens, by the compiled loop; the weights lie in its order already (`PagedZaya` has put them so).
+
+    Equal to it within rounding. It takes the place of the method in an attention layer; long inputs and packed documents
+    go to the method.
+    """
+
+    def __init__(self, attention):
+        self.otherwise, grouped = attention.mix, attention.conv_grouped
+        self.taps, self.first = attention.conv_depthwise.weight[:, 0].T, attention.conv_depthwise.bias
+        self.heads, self.second, self.reach = grouped.groups, grouped.bias, grouped.kernel_size[0]
+        self.weight = rearrange(grouped.weight, "c i k -> c (k i)")
+
+    def __call__(self, packed: Tensor, place) -> Tensor:
+        steps = packed.shape[1] - len(self.taps) - self.reach + 2
+        if place.position is not None or steps > 4 or packed.shape[0] * steps > FEW:
+            return self.otherwise(packed, place)
+        u, length = self.first, packed.shape[1] - len(self.taps) + 1
+        for i, tap in enumerate(self.taps):
+            u = torch.addcmul(u, packed[:, i: i + length], tap)
+        columns = [rearrange(u[:, i: i + steps], "b t (n i) -> (b t) n i", n=self.heads) for i in range(self.reach)]
+        columns = torch.cat(columns, dim=-1).flatten(1)
+        out = columns.new_empty(len(columns), len(self.weight))
+        compiled(columns, self.weight, None, out, self.heads)
+        return out.add_(self.second).view(len(packed), steps, -1)
+
+
 class PagedZaya(Zaya):
     """The model of a checkpoint folder, its large matrices left in the files.
 
@@ -131,10 +159,14 @@ class PagedZaya(Zaya):
                 if f"layers.{layer}.{name}.weight" in mapped.shapes:
                     block.set_submodule(name, linear(f"layers.{layer}.{name}"))
             block.experts = PagedExperts(mapped, layer, int8)
-            grouped = f"layers.{layer}.attention.conv_grouped.weight"
-            if grouped in small:  # outputs innermost in memory: `convolve_taps` then copies runs, not single numbers
-                small[grouped] = small[grouped].permute(2, 1, 0).contiguous().permute(2, 1, 0)
+        for name, weight in small.items():  # the order in memory that `PreparedConvolutions` wants, without a second copy
+            if "conv_" in name and weight.dim() == 3:
+                order = (2, 1, 0) if "depthwise" in name else (0, 2, 1)
+                small[name] = weight.permute(order).contiguous().permute(order)
         self.load_state_dict(small, assign=True)
+        if config.num_convs == 2 and dtype == torch.float32 and library() is not None:
+            for block in self.layers:
+                block.attention.mix = PreparedConvolutions(block.attention)
         self.requires_grad_(False)
         self.eval()
 
