@@ -191,8 +191,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    if args.pairs < 7:
-        raise ValueError(f"pairs must be at least 7 for a median worth quoting, got {args.pairs}")
+    if args.pairs < (3 if args.full else 7):
+        raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
     if args.full:
         found = bench_full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
         print(json.dumps(found) if args.json else bench_full.table(found))

@@ -61,11 +61,9 @@ def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor, group
 
     groups: so many products side by side, m / groups rows for each k columns of x (a grouped convolution's).
     """
-    pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (x, weight, scale, out)]
-    n, k = len(x), weight.shape[1]
-    getattr(library(), KINDS[weight.dtype])(pointers[0], ctypes.c_long(n), ctypes.c_long(k), pointers[1], pointers[2],
-                                            ctypes.c_long(len(weight)), pointers[3], ctypes.c_long(out.stride(0)),
-                                            ctypes.c_int(torch.get_num_threads()), ctypes.c_long(groups))
+    x_at, weight_at, scale_at, out_at = (None if t is None else t.data_ptr() for t in (x, weight, scale, out))
+    getattr(library(), KINDS[weight.dtype])(x_at, len(x), weight.shape[1], weight_at, scale_at, len(weight), out_at,
+                                            out.stride(0), torch.get_num_threads(), groups)
 
 
 def tiles(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
@@ -126,9 +124,15 @@ def library() -> ctypes.CDLL | None:
             aside = path.with_suffix(f".{os.getpid()}.writing")
             subprocess.run([*command, *flags, str(SOURCE), "-o", str(aside)], check=True, capture_output=True, timeout=120)
             os.replace(aside, path)
-        return ctypes.CDLL(str(path))
+        built = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    for name in KINDS.values():
+        function = getattr(built, name)
+        function.restype = None
+        function.argtypes = [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int, number]
+    return built
 
 
 def cpu_lines() -> list[str]:

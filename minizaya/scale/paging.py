@@ -86,14 +86,15 @@ class PagedExperts(nn.Module):
         """x: (b, t, D); routes: int64 (b, t); gates: (b, t). Returns (b, t, D); skipped tokens get zeros."""
         flat, chosen = x.flatten(0, 1), routes.flatten()
         out = torch.zeros_like(flat)
-        here = [expert for expert in chosen.unique().tolist() if expert < len(self.pages)]
+        visited = [int(chosen)] if len(chosen) == 1 else chosen.unique().tolist()
+        here = [expert for expert in visited if expert < len(self.pages)]
         for expert in here:
             if not self.visited[expert]:
                 for page in self.pages[expert]:
                     page.soon()
         for expert in here:
             self.visited[expert] += 1
-            mine = torch.where(chosen == expert)[0]
+            mine = slice(None) if len(visited) == 1 else torch.where(chosen == expert)[0]
             (gate_up, first), (down, second) = self.weights(expert)
             gate, up = matmul(flat[mine], gate_up, first).chunk(2, dim=-1)
             out[mine] = matmul(F.silu(gate) * up, down, second)
