@@ -112,7 +112,7 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
         out = prefill()
     token = out.logits[:, -1].argmax(-1, keepdim=True)
     # before the bandwidth is measured, which needs a gigabyte of its own
-    after, touched = held(), always_read(config) + model.touched_bytes()
+    after, touched = held(), always_read(config) + (0 if int8 else model.touched_bytes())
     own = model.resident_bytes() + account.kv_bytes_per_token(config, dtype) * 2 * PROMPT
 
     theirs = their_layers(config, max(2, pairs // 3)) if peer else {}

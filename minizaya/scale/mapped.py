@@ -34,6 +34,14 @@ class Page:
         self.whole.madvise(mmap.MADV_WILLNEED, start, self.first + self.view.nbytes - start)
 
 
+    def leave(self) -> None:
+        """Gives its pages back: they stay in the system's cache as long as there is room, but are not this process' any more."""
+        start = -(-self.first // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (self.first + self.view.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            self.whole.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
 class Mapped:
     """The tensors of a folder in any of the three layouts, under our names, as views of the files.
 

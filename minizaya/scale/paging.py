@@ -80,6 +80,8 @@ class PagedExperts(nn.Module):
             return [(page.view, None) for page in self.pages[expert]]
         if expert not in self.kept:
             self.kept[expert] = [quantise(page.view) for page in self.pages[expert]]
+            for page in self.pages[expert]:
+                page.leave()
         return self.kept[expert]
 
     def forward(self, x: Tensor, routes: Tensor, gates: Tensor) -> Tensor:
