@@ -14,6 +14,9 @@ a layer's share is multiplied by the number of layers. Its head and the reading 
 On a CPU with AVX-512 BF16, `transformers` multiplies bfloat16 natively. To see a CPU without it on the same machine:
 
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m minizaya bench --full DIR
+
+There torch hands no bfloat16 to oneDNN. It looks at the CPU for that and not at the switch, so oneDNN is turned off for
+`transformers`, all of whose products are bfloat16.
 """
 
 import os
@@ -80,7 +83,9 @@ def their_layers(config: ZayaConfig, pairs: int) -> dict:
         tokens, times = torch.randint(3, 512, (1, PROMPT)), {1: [], 3: []}
         with torch.inference_mode():
             for round_ in range(pairs + 1):
-                took = {layers: seconds(lambda: theirs(tokens, use_cache=True, logits_to_keep=1)) for layers, theirs in models.items()}
+                with torch.backends.mkldnn.flags(enabled=torch.backends.cpu.get_cpu_capability() != "AVX2"):
+                    took = {layers: seconds(lambda: theirs(tokens, use_cache=True, logits_to_keep=1))
+                            for layers, theirs in models.items()}
                 slow = sum(took.values()) > 4      # then a warm-up makes no difference, and once is enough
                 for layers in took if round_ or slow else ():
                     times[layers].append(took[layers])

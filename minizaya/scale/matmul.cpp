@@ -12,7 +12,11 @@
 namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
-constexpr int N = 16;  // floats in a vector; the compiler cuts it where the machine's registers are narrower
+#ifdef __AVX512F__
+constexpr int N = 16, R = 8;  // floats in a vector; rows whose sums are in registers together: R x 4 of 32
+#else
+constexpr int N = 8, R = 2;   // 16 registers
+#endif
 typedef float Floats __attribute__((vector_size(4 * N)));
 typedef uint32_t Words __attribute__((vector_size(4 * N)));
 typedef uint16_t Halves __attribute__((vector_size(2 * N)));
@@ -36,20 +40,20 @@ inline float one(float w) { return w; }
 inline float one(int8_t w) { return w; }
 inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }
 
-// R rows of W against T tokens, all sums in registers.
-template <int R, int T, class Weight>
+// Some rows of W against T tokens, all sums in registers.
+template <int ROWS, int T, class Weight>
 void block(const float* x, long step, long k, const Weight* w, const float* scale, float* y, long stride) {
-    Floats sum[R][T] = {};
+    Floats sum[ROWS][T] = {};
     long i = 0;
     for (; i + N <= k; i += N) {
         Floats xs[T];
         for (int t = 0; t < T; ++t) xs[t] = load(x + t * step + i);
-        for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < ROWS; ++r) {
             Floats ws = load(w + r * k + i);
             for (int t = 0; t < T; ++t) sum[r][t] += ws * xs[t];
         }
     }
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < ROWS; ++r)
         for (int t = 0; t < T; ++t) {
             float total = 0;
             for (int lane = 0; lane < N; ++lane) total += sum[r][t][lane];
@@ -72,18 +76,17 @@ void single(const float* x, long k, const Weight* w, const float* scale, float* 
     *y = scale ? total * *scale : total;
 }
 
-// R rows against all tokens, four at a time: the rows stay in the nearest cache meanwhile.
-template <int R, class Weight>
+// Some rows against all tokens, four at a time: the rows stay in the nearest cache meanwhile.
+template <int ROWS, class Weight>
 void rows(const float* x, long n, long step, long k, const Weight* w, const float* scale, float* y, long stride) {
     long t = 0;
-    for (; t + 4 <= n; t += 4) block<R, 4>(x + t * step, step, k, w, scale, y + t * stride, stride);
-    for (; t < n; ++t) block<R, 1>(x + t * step, step, k, w, scale, y + t * stride, stride);
+    for (; t + 4 <= n; t += 4) block<ROWS, 4>(x + t * step, step, k, w, scale, y + t * stride, stride);
+    for (; t < n; ++t) block<ROWS, 1>(x + t * step, step, k, w, scale, y + t * stride, stride);
 }
 
 template <class Weight>
 void multiply(const float* x, long n, long step, long k, const Weight* w, const float* scale, long m, float* y, long stride,
               int threads) {
-    constexpr int R = 8;
     if (m * k <= SMALL) threads = 1;
     if (n == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
