@@ -23,8 +23,9 @@ COMMANDS = {
     "serve": ("minizaya.serve", "a chat server on this machine, in the protocol of OpenAI"),
     "sample": ("minizaya.sample", "let a trained model answer"),
     "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
-    "plan": ("minizaya.scale.account", "parameters, memory and arithmetic of a preset"),
     "kernels": ("minizaya.hip.report", "the HIP kernels: registers, LDS, bytes and predicted time on MI300X"),
+    "plan": ("minizaya.scale.plan", "parameters, memory, arithmetic, time and cost of a preset"),
+    "materialize": ("minizaya.scale.materialize", "a checkpoint folder of random weights, of any preset"),
     "lessons": ("minizaya.lessons", "check the exercises of the lessons"),
 }
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from . import bench_data
+from . import bench_data, bench_full
 from .arch.model import Zaya
 from .config import ZayaConfig
 from .infer.engine import Engine, engine_generate
@@ -183,12 +183,20 @@ def add_arguments(parser) -> None:
     parser.description = "compare speed with transformers' ZAYA on the same weights, and with the machine's limits"
     parser.add_argument("--pairs", type=int, default=7, help="alternating pairs per row, at least 7 (default 7)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full", metavar="DIR", help="time a checkpoint folder paged from disk, instead")
+    parser.add_argument("--int8", action="store_true", help="with --full: experts in int8")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="with --full: of activations")
+    parser.add_argument("--no-peer", action="store_true", help="with --full: without transformers")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args) -> int:
-    if args.pairs < 7:
-        raise ValueError(f"pairs must be at least 7 for a median worth quoting, got {args.pairs}")
+    if args.pairs < (3 if args.full else 7):
+        raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
+    if args.full:
+        found = bench_full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
+        print(json.dumps(found) if args.json else bench_full.table(found))
+        return 0
     result = bench(args.pairs, seed=args.seed)
     if args.json:
         print(json.dumps(result))

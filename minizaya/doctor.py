@@ -71,13 +71,18 @@ def output(command: list[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def cpp_compiler() -> str | None:
-    """The C++ compiler that torch would use: $CXX, else c++, g++ or clang++."""
+def compiler_command() -> list[str] | None:
+    """The C++ compiler that torch would use, as the words of a command: $CXX, else c++, g++ or clang++."""
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        line = first_line([*shlex.split(name), "--version"]) if name else None
-        if line:
-            return line
+        if name and first_line([*shlex.split(name), "--version"]):
+            return shlex.split(name)
     return None
+
+
+def cpp_compiler() -> str | None:
+    """What that compiler calls itself."""
+    command = compiler_command()
+    return first_line([*command, "--version"]) if command else None
 
 
 def gfx942_compiler() -> str | None:
@@ -194,12 +199,18 @@ def report(facts: dict) -> str:
 
 
 def add_arguments(parser) -> None:
+    parser.add_argument("--weights", metavar="DIR", help="prove a folder of the released weights right, instead")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args) -> int:
-    facts = examine()
-    print(json.dumps(facts, indent=2) if args.json else report(facts))
+    if args.weights:
+        from minizaya.scale import golden  # needs torch
+
+        facts, told = golden.examine(args.weights), golden.report
+    else:
+        facts, told = examine(), report
+    print(json.dumps(facts, indent=2) if args.json else told(facts))
     return 0 if facts["ok"] else 1
 
 

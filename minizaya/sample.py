@@ -1,16 +1,30 @@
-"""`python -m minizaya sample`: a trained model continues a text."""
+"""`python -m minizaya sample`: a trained model continues a text; a released one answers a question.
+
+    python -m minizaya sample --checkpoint runs/mine --prompt "To be"
+    python -m minizaya sample --weights ZAYA1-8B --prompt "How many primes are there below 30?"
+
+With --weights the folder is paged from disk (`scale.paging`), and the prompt is a user's turn in the chat template, unless
+--raw.
+"""
 
 import argparse
 import json
 from pathlib import Path
 
+from .data import chat
 from .infer.generate import generate
+from .scale.weights import add_weight_arguments, open_weights
 from .train import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FOLDER",
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, metavar="FOLDER",
                         help="a run's folder (its newest checkpoint is taken) or one checkpoint in it")
+    source.add_argument("--weights", type=Path, metavar="DIR",
+                        help="a checkpoint folder of any size: the released weights, or what `materialize` wrote")
+    parser.add_argument("--raw", action="store_true", help="with --weights: continue the text, without the chat template")
+    add_weight_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="the budget (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
@@ -26,9 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints prompt and answer as one text, or with --json {"prompt", "answer", "tokens", "stopped"}."""
-    model, tokenizer = checkpoint.load_model(args.checkpoint)
+    if args.weights:
+        model, tokenizer = open_weights(args.weights, args.dtype, args.int8)
+    else:
+        model, tokenizer = checkpoint.load_model(args.checkpoint)
     stop = {tokenizer.eos_id, *tokenizer.encode(args.stop)}
-    tokens, = generate(model, [tokenizer.encode(args.prompt)], args.max_new_tokens, args.temperature, args.top_p,
+    if args.weights and not args.raw:
+        prompt = chat.encode([{"role": "user", "content": args.prompt}], tokenizer, reply=True).tokens
+        stop.add(tokenizer.special_ids["<|im_end|>"])
+    else:
+        prompt = [tokenizer.bos_id] * bool(args.weights) + tokenizer.encode(args.prompt)
+    tokens, = generate(model, [prompt], args.max_new_tokens, args.temperature, args.top_p,
                        args.min_p, stop, args.seed, progress=True)
     # trap: a model may have more rows than its tokenizer has tokens, and an untrained one writes them
     known = [token if token < tokenizer.vocab_size else tokenizer.unk_id for token in tokens]
@@ -37,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"prompt": args.prompt, "answer": answer, "tokens": tokens,
                           "stopped": bool(tokens) and tokens[-1] in stop}))
     else:
-        print(args.prompt + answer)
+        print(answer if args.weights and not args.raw else args.prompt + answer)
     return 0

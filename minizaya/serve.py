@@ -6,7 +6,8 @@
 Every connection has a thread, all share one engine, and what they ask is decoded together. It listens on the loopback
 interface only, unless --host says otherwise: there is no key and no encryption.
 
-The same clients talk to the real weights, served by vLLM:
+The released weights run here too, slowly, from their folder: `serve --weights DIR`. The same clients talk to vLLM, which
+serves them fast:
 
     vllm serve Zyphra/ZAYA1-8B --reasoning-parser qwen3 --tool-call-parser zaya_xml --enable-auto-tool-choice \\
         --mamba-cache-dtype float32 --dtype bfloat16          # several GPUs: -dp N -ep; there is no tensor parallelism
@@ -17,6 +18,7 @@ import json
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import torch
 
@@ -24,6 +26,7 @@ from . import zoo
 from .infer import protocol
 from .infer.protocol import ChatFormat, TaskFormat, Wrong
 from .infer.service import Busy, Service
+from .scale.weights import add_weight_arguments, open_weights
 
 LARGEST_BODY = 4 * 2**20  # bytes
 SLOW = 60                 # seconds that a client may take to send or to read
@@ -248,23 +251,33 @@ def held_back(text: str, stops: tuple[str, ...]) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano-reasoner", help="a shipped checkpoint or a run's folder (default: %(default)s)")
+    parser.add_argument("--weights", metavar="DIR",
+                        help="instead: a checkpoint folder of any size, paged from disk; answers in --format chat")
+    add_weight_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--slots", type=int, default=64, help="answers written at a time (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=None, help="answers written at a time (default: 64; 4 with --weights)")
     parser.add_argument("--size", type=int, default=1024, help="tokens of a prompt and its answer (default: %(default)s)")
-    parser.add_argument("--format", choices=("tasks", "chat"), default="tasks",
-                        help="tasks: the shipped reasoners' notation; chat: ChatML with think tags (default: %(default)s)")
+    parser.add_argument("--format", choices=("tasks", "chat"), default=None,
+                        help="tasks: the shipped reasoners' notation; chat: ChatML with think tags (default: tasks; chat with "
+                             "--weights)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until Ctrl-C. Returns 0."""
+    args.slots = (4 if args.weights else 64) if args.slots is None else args.slots
+    args.format = args.format or ("chat" if args.weights else "tasks")
     for name in ("slots", "size"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
     if not 0 <= args.port < 65536:
         raise ValueError(f"port must lie in 0..65535, got {args.port}")
     torch.set_num_threads(max(1, torch.get_num_threads()))
-    model, tokenizer = zoo.open_model(args.model)
+    if args.weights:
+        args.model = Path(args.weights).name
+        model, tokenizer = open_weights(args.weights, args.dtype, args.int8)
+    else:
+        model, tokenizer = zoo.open_model(args.model)
     form = (ChatFormat if args.format == "chat" else TaskFormat)(tokenizer)
     service = Service(model, tokenizer, args.slots, args.size)
     with Server(service, form, args.model, args.host, args.port) as server:

@@ -159,11 +159,7 @@ class CCA(nn.Module):
             nobody = self.down_proj.bias[-then.shape[-1]:].expand(len(x), -1)
         before = nobody if before is None else before
 
-        packed = torch.cat([past, z], dim=1) if cfg.conv_lag else z
-        if self.fast or place.position is not None:
-            mixed = convolve_taps(packed, self.conv_depthwise, self.conv_grouped, place.position)
-        else:
-            mixed = convolve(packed, self.conv_depthwise, self.conv_grouped)
+        mixed = self.mix(torch.cat([past, z], dim=1) if cfg.conv_lag else z, place)
 
         q0, k0 = self.heads(z)
         q, k = self.heads(mixed)
@@ -177,6 +173,12 @@ class CCA(nn.Module):
         if cfg.value_shift:
             v = value_shift(now, then, before, place.position, nobody)
         return q, k, rearrange(v, "b t (j d) -> b t j d", d=cfg.head_dim)
+
+    def mix(self, packed: Tensor, place) -> Tensor:
+        """Both convolutions over packed q and k with their past, (b, lag + t, c). Returns (b, t, c)."""
+        if self.fast or place.position is not None:
+            return convolve_taps(packed, self.conv_depthwise, self.conv_grouped, place.position)
+        return convolve(packed, self.conv_depthwise, self.conv_grouped)
 
     def heads(self, packed: Tensor) -> tuple[Tensor, Tensor]:
         """(b, t, (h + j) d) -> queries (b, t, h, d) and keys (b, t, j, d)."""

@@ -6,7 +6,7 @@
 
 # `all()` keeps this order
 from . import cca, layer, attention, router, balance, balance_memory, residual, experts, model, switches
-from . import decoding, answering, trim, pack, optim, rsa, rl, parallel, kernels
+from . import decoding, answering, trim, pack, optim, rsa, rl, kernels, parallel, scale
 from . import exercises   # after the components: small steps that only lessons ask for
 from . import lesson_residual, lesson_router
 from .core import Law, Rejected, Verdict

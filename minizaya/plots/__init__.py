@@ -3,8 +3,8 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, decoding, markovian_rsa, mini_zaya, moe, reasoning_data, residual, rl_cascade, rl_spine, router
-from . import hip_kernels, parallel, router_replay, training
+from . import balance, cca, decoding, full_8b, hip_kernels, markovian_rsa, mini_zaya, moe, parallel, reasoning_data, residual
+from . import rl_cascade, rl_spine, router, router_replay, training
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {
@@ -23,4 +23,5 @@ FIGURES = {
     "13_router_replay": router_replay.three_panels,
     "14_hip_kernels": hip_kernels.climb,
     "15_parallel": parallel.who_sends,
+    "16_full_8b": full_8b.ladder,
 }

@@ -11,7 +11,6 @@ multiply-add is two. Norms, softmax, RoPE, activations and residual merges are l
 arithmetic, and `torch.utils.flop_counter` leaves them out too.
 """
 
-import json
 import textwrap
 
 from ..config import ZayaConfig
@@ -21,8 +20,10 @@ BYTES = {"bfloat16": 2, "float32": 4}  # a number, as --dtype names it
 # Said under the table, because the papers' totals look like a different model until one knows what they leave out.
 PUBLISHED = {
     "zaya1-8b": "The papers print 8.3B (AMD paper) and 8.4B (8B model card) in all, 0.76B active. They leave out the "
-                "embedding: so counted, the released weights hold 8.303B, of which a token uses 0.7536B. We know of no "
-                "count that gives 8.4B.",
+                "embedding: so counted, the released weights hold 8.303B, of which a token uses 0.7536B; 0.76 is "
+                "that, rounded up. With the embedding it is 8.840B and 1.291B (the tied table is the head, too, and a token "
+                "multiplies with all of it). No count of ours gives 8.4B: 8.303B needs 0.1B more, which no part has. The "
+                "card's download is 17.7 GB: 2 bytes of each of 8.840B.",
 }
 
 # ---- parameters ------------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def seen_keys(config: ZayaConfig, kind: str, tokens: int, past: int) -> int:
     return pairs(past + tokens) - pairs(past)
 
 
-# ---- the command -----------------------------------------------------------------------------------------------------
+# ---- all of it -------------------------------------------------------------------------------------------------------
 
 
 def plan(preset: str, context: int = 4096, dtype: str = "bfloat16") -> dict:
@@ -223,16 +224,3 @@ def readable(count: int) -> str:
     """Bytes in the largest unit that leaves a number of at least one."""
     unit = min((max(count, 1).bit_length() - 1) // 10, 3)
     return f"{count / 1024 ** unit:>9.2f} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
-
-
-def add_arguments(parser) -> None:
-    parser.add_argument("preset", help="nano, micro, mini, ablation-1.8b or zaya1-8b")
-    parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens in a sequence (default 4096)")
-    parser.add_argument("--dtype", choices=list(BYTES), default="bfloat16", help="type of weights and cache")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def run(args) -> int:
-    figures = plan(args.preset, args.context, args.dtype)
-    print(json.dumps(figures, indent=2) if args.json else table(figures))
-    return 0

@@ -20,7 +20,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,6 +138,18 @@ def save(model: Zaya, folder: str | Path, layout: str = "minizaya", dtype: torch
     is larger. Raises ValueError for a folder that holds something, an unknown layout or type, OSError when the disk does
     not take it: nothing is left behind then.
     """
+    state = model_state(model)
+    kinds = {name: (tuple(tensor.shape), tensor.dtype if dtype is None else dtype) for name, tensor in state.items()}
+    return write_folder(folder, model.config, kinds, state.__getitem__, layout, dtype, shard_bytes)
+
+
+def write_folder(folder: str | Path, config: ZayaConfig, kinds: dict[str, tuple], make: Callable[[str], Tensor],
+                 layout: str = "minizaya", dtype: torch.dtype | None = None, shard_bytes: int = 2 * 2**30,
+                 progress: Callable[[int], object] = lambda count: None) -> Path:
+    """`save` for tensors that need not exist yet: `make(name)` is asked for each when it is written, and dropped after it.
+
+    kinds: name -> (shape, type in the file). progress: told the bytes written, piece by piece. Raises as `save` does.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder must be new or empty, got {folder}")
@@ -143,46 +157,54 @@ def save(model: Zaya, folder: str | Path, layout: str = "minizaya", dtype: torch
         raise ValueError(f"dtype must be one of {[str(t) for t in TYPES]}, got {dtype!r}")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes must be at least 1, got {shard_bytes}")
-    plan, shards, room = [], [[]], 0
-    for name, tensor in model_state(model).items():
-        for piece in pieces(name, tuple(tensor.shape), model.config, layout):
-            kept = tensor.dtype if name.endswith("balancing_bias") or dtype is None else dtype
-            shape = tuple(piece.of(tensor).shape)
-            plan.append((piece, tensor, kept, shape))
-    for entry in plan:
-        _, _, kept, shape = entry
-        size = torch.Size(shape).numel() * kept.itemsize
-        if shards[-1] and room + size > shard_bytes:
-            shards.append([])
-            room = 0
-        shards[-1].append(entry)
-        room += size
+    held: dict[str, Tensor] = {}
+
+    def of(name: str, piece: Piece) -> Tensor:  # one tensor at a time; the pieces of one follow each other
+        if name not in held:
+            held.clear()
+            held[name] = make(name)
+        progress(sizes[piece.name])
+        return piece.of(held[name])
+
+    shards, room, sizes = [[]], 0, {}
+    for name, (whole, kept) in kinds.items():
+        kept = torch.float32 if name.endswith("balancing_bias") and dtype is not None else kept
+        for piece in pieces(name, whole, config, layout):
+            shape = whole[1:] if piece.expert else (piece.stop - piece.start, *whole[1:]) if whole else ()
+            sizes[piece.name] = size = torch.Size(shape).numel() * kept.itemsize
+            if shards[-1] and room + size > shard_bytes:
+                shards.append([])
+                room = 0
+            shards[-1].append((piece, partial(of, name, piece), kept, shape))
+            room += size
     aside = folder.with_name(folder.name + ".writing")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        where, sums, total = {}, {}, 0
+        where, sums = {}, {}
         for number, entries in enumerate(shards, start=1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             sums[file] = write_shard(aside / file, entries)
             where |= {piece.name: file for piece, *_ in entries}
-            total += sum(torch.Size(shape).numel() * kept.itemsize for _, _, kept, shape in entries)
-        index = {"metadata": {"total_size": total, "layout": layout, "sha256": sums}, "weight_map": where}
+        index = {"metadata": {"total_size": sum(sizes.values()), "layout": layout, "sha256": sums}, "weight_map": where}
         replace_file(aside / INDEX, json.dumps(index, indent=1).encode())
-        replace_file(aside / CONFIG, json.dumps(config_to_json(model.config, layout, dtype), indent=1).encode())
+        replace_file(aside / CONFIG, json.dumps(config_to_json(config, layout, dtype), indent=1).encode())
         if folder.exists():
             folder.rmdir()
         os.replace(aside, folder)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too: gigabytes must not stay behind
         shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(error.errno, f"cannot write a checkpoint into {folder} ({error.strerror})") from error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write a checkpoint into {folder} ({error.strerror})") from error
+        raise
     return folder
 
 
 def write_shard(path: Path, entries: list) -> str:
     """One safetensors file, tensor by tensor: the library's own writer wants all of them at once. Returns its SHA-256.
 
-    The format: eight bytes with the header's length, the header as JSON, the numbers.
+    entries: (piece, a function that gives its tensor, type, shape). The format: eight bytes with the header's length, the
+    header as JSON, the numbers.
     """
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for piece, _, dtype, shape in entries:
@@ -196,8 +218,8 @@ def write_shard(path: Path, entries: list) -> str:
         for part in (len(text).to_bytes(8, "little"), text):
             file.write(part)
             digest.update(part)
-        for piece, tensor, dtype, _ in entries:
-            data = piece.of(tensor).detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy()
+        for _, tensor, dtype, _ in entries:
+            data = tensor().detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy()
             file.write(data)
             digest.update(data)
         file.flush()
@@ -223,21 +245,10 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
             check_sum(folder / file, wanted)
     files = {file: open_shard(folder / file) for file in sorted(set(where.values()))}
     found = {name: file for file, opened in files.items() for name in opened.keys()}
-    for name, file in where.items():
-        if found.get(name) != file:
-            raise ValueError(f"{INDEX} says that {name!r} lies in {file}, but it does not")
-    layout = layout_of(set(found))
     with torch.device("meta"):
         model = Zaya(config)
     state = model_state(model)
-    wanted = {piece.name: (ours, piece) for ours, tensor in state.items()
-              for piece in pieces(ours, tuple(tensor.shape), config, layout)}
-    tied = {"lm_head.weight", "head.weight"} if config.tie_word_embeddings else set()
-    odd = sorted((set(found) - tied) ^ set(wanted))
-    if odd:
-        missing = odd[0] in wanted
-        raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
-                         f"{odd[0]!r}, which is {'missing' if missing else 'unknown'}")
+    layout = check_names(folder, config, where, found, {name: tuple(tensor.shape) for name, tensor in state.items()})
     dtype = dtype or read_dtype(files[found[next(p.name for p in pieces("embed.weight", tuple(state["embed.weight"].shape),
                                                                        config, layout))]], config, layout, state)
     filled = {}
@@ -258,6 +269,25 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
     if config.tie_word_embeddings:
         model.head.weight = model.embed.weight
     return model.eval()
+
+
+def check_names(folder: Path, config: ZayaConfig, where: dict[str, str], found: dict[str, str], shapes: dict) -> str:
+    """The layout, when the files hold the tensors that the index says (`where`) and that the model wants (`shapes`).
+
+    found: tensor -> file, as it is. Raises ValueError naming the first tensor that is missing or unknown.
+    """
+    for name, file in where.items():
+        if found.get(name) != file:
+            raise ValueError(f"{INDEX} says that {name!r} lies in {file}, but it does not")
+    layout = layout_of(set(found))
+    wanted = {piece.name for ours, shape in shapes.items() for piece in pieces(ours, shape, config, layout)}
+    tied = {"lm_head.weight", "head.weight"} if config.tie_word_embeddings else set()
+    odd = sorted((set(found) - tied) ^ wanted)
+    if odd:
+        missing = odd[0] in wanted
+        raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
+                         f"{odd[0]!r}, which is {'missing' if missing else 'unknown'}")
+    return layout
 
 
 def read_dtype(opened, config: ZayaConfig, layout: str, state: dict) -> torch.dtype:

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 STUDIES = ("cca_ablation", "router_nano", "balance_nano", "residual_depth", "trimming", "training", "aggregation",
-           "cascade", "router_replay", "parallel")
+           "cascade", "router_replay", "parallel", "full_8b")
 RECORDED = Path(__file__).resolve().parents[2] / "lessons" / "recorded"
 
 

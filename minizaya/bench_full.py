@@ -1,0 +1,179 @@
+"""`python -m minizaya bench --full DIR`: a checkpoint folder paged from disk, against this machine and `transformers`.
+
+What is measured, all in one run, in turns, so that a machine that slows down slows both:
+
+    load       seconds from the folder to a model that answers
+    decode     one token after another, warm: bytes of the weights that a token needs / seconds, over the bandwidth with
+               which the machine reads a quarter of a gigabyte of floats at that moment
+    prefill    128 tokens: ours, whole, against `transformers` in bfloat16
+    memory     the most that the process held: its own, and pages of the files
+
+trap: `transformers` is not run whole. Two small models of full width, with one layer and with three, are timed in turns, and
+a layer's share is multiplied by the number of layers. Its head and the reading from disk are left out, in its favour.
+
+On a CPU with AVX-512 BF16, `transformers` multiplies bfloat16 natively. To see a CPU without it on the same machine:
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m minizaya bench --full DIR
+
+There torch hands no bfloat16 to oneDNN. It looks at the CPU for that and not at the switch, so oneDNN is turned off for
+`transformers`, all of whose products are bfloat16.
+"""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .config import ZayaConfig
+from .scale import account
+from .scale.paging import PagedZaya
+
+PROMPT = 128
+
+
+def held() -> dict[str, int]:
+    """Bytes that this process holds now, its own ("own") and of files ("mapped"), and the most it ever held ("peak").
+
+    Empty where the system does not say (it is Linux' /proc).
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    except OSError:
+        return {}
+    return {name: int(lines[field].split()[0]) * 1024 for name, field in
+            (("own", "RssAnon"), ("mapped", "RssFile"), ("peak", "VmHWM")) if field in lines}
+
+
+def seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def always_read(config: ZayaConfig, itemsize: int = 2) -> int:
+    """Bytes of weights that every token needs, as they lie on disk, experts left out; a tied table once."""
+    parts = account.parameters(config)
+    dense = sum(parts.values()) - parts["experts"]
+    return itemsize * (dense if config.tie_word_embeddings else dense - parts["embedding"])
+
+
+def their_layers(config: ZayaConfig, pairs: int) -> dict:
+    """Seconds that a layer of `transformers` takes for 128 tokens in bfloat16, by the way its experts are run; medians."""
+    import transformers
+
+    from .scale import hub
+
+    transformers.logging.set_verbosity_error()
+    found = {}
+    for path in ("eager", "grouped_mm"):
+        models = {}
+        for layers in (1, 3):
+            small = ZayaConfig(**config.to_dict() | {"num_hidden_layers": layers, "layer_types": None, "vocab_size": 512})
+            theirs = transformers.ZayaForCausalLM._from_config(hub.config_to_transformers(small), dtype=torch.bfloat16).eval()
+            with torch.no_grad():
+                for name, parameter in theirs.named_parameters():  # routers that tell tokens apart, as in `materialize`
+                    if ".gate." in name and parameter.dim() == 2:
+                        parameter.normal_(0, parameter.shape[1] ** -0.5)
+            theirs.set_experts_implementation(path)
+            models[layers] = theirs
+        tokens, times = torch.randint(3, 512, (1, PROMPT)), {1: [], 3: []}
+        with torch.inference_mode():
+            for round_ in range(pairs + 1):
+                with torch.backends.mkldnn.flags(enabled=torch.backends.cpu.get_cpu_capability() != "AVX2"):
+                    took = {layers: seconds(lambda: theirs(tokens, use_cache=True, logits_to_keep=1))
+                            for layers, theirs in models.items()}
+                slow = sum(took.values()) > 4      # then a warm-up makes no difference, and once is enough
+                for layers in took if round_ or slow else ():
+                    times[layers].append(took[layers])
+                if slow:
+                    break
+        found[path] = statistics.median((b - a) / 2 for a, b in zip(times[1], times[3]))
+        del models
+    return found
+
+
+@torch.inference_mode()
+def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = True, dtype: str = "float32", seed: int = 0) -> dict:
+    """All figures as plain JSON values. Raises what `PagedZaya` raises."""
+    torch.manual_seed(seed)
+    before, start = held(), time.perf_counter()
+    model = PagedZaya(folder, getattr(torch, dtype), int8)
+    load = time.perf_counter() - start
+    config = model.config
+    prompt = torch.randint(3, config.vocab_size, (1, PROMPT))
+    cache = None
+
+    def prefill():
+        nonlocal cache
+        cache = model.new_cache(1)
+        return model(prompt, cache=cache, last_only=True)
+
+    cold = seconds(prefill)
+    for _ in range(2):
+        out = prefill()
+    token = out.logits[:, -1].argmax(-1, keepdim=True)
+    # before the bandwidth is measured, which needs a gigabyte of its own
+    after, touched = held(), always_read(config) + (0 if int8 else model.touched_bytes())
+    own = model.resident_bytes() + account.kv_bytes_per_token(config, dtype) * 2 * PROMPT
+
+    theirs = their_layers(config, max(2, pairs // 3)) if peer else {}
+    floats = torch.ones(2**26)  # far more than any cache, and little beside the weights
+    rows = {"prefill": [], "decode": [], "read": [], "needed": []}
+    for _ in tqdm(range(pairs), desc="bench --full", file=sys.stderr):
+        rows["prefill"].append(seconds(prefill))
+        for _ in range(2):                       # bring the experts of this text back, after whatever took their place
+            model(token, cache=cache, last_only=True)
+        for _ in range(4):
+            rows["read"].append(floats.nbytes / min(seconds(floats.sum) for _ in range(2)))
+            rows["decode"].append(seconds(lambda: model(token, cache=cache, last_only=True)))
+            rows["needed"].append(needed(model, cache))
+    speeds = [n / t for n, t in zip(rows["needed"], rows["decode"])]
+    ours = statistics.median(rows["prefill"])
+    fastest = min(theirs, key=theirs.get) if theirs else None
+    return {
+        "folder": str(folder), "layers": config.num_hidden_layers, "dtype": dtype, "int8": int8, "file_bytes": model.mapped.bytes,
+        "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__, "cores": os.cpu_count(),
+                    "capability": torch.backends.cpu.get_cpu_capability(), "read_gb_s": statistics.median(rows["read"]) / 1e9},
+        "load_seconds": load, "prefill_first_seconds": cold,
+        "decode": {"seconds": statistics.median(rows["decode"]), "bytes": statistics.median(rows["needed"]),
+                   "gb_s": statistics.median(speeds) / 1e9,
+                   "of_bandwidth": statistics.median(speed / read for speed, read in zip(speeds, rows["read"]))},
+        "prefill": {"tokens": PROMPT, "seconds": ours, "transformers_layer_seconds": theirs,
+                    "transformers_seconds": theirs[fastest] * config.num_hidden_layers if theirs else None,
+                    "ratio": theirs[fastest] * config.num_hidden_layers / ours if theirs else None},
+        "memory": {"before": before, "after": after, "planned_own": own, "planned_mapped": touched,
+                   "planned_peak": before.get("peak", 0) + own + touched},
+    }
+
+
+def needed(model: PagedZaya, cache) -> int:
+    """Bytes that one more token must read: dense weights once, an expert a layer, the cache."""
+    config = model.config
+    expert = config.num_hidden_layers * account.one_expert(config) * (1 if model.layers[0].experts.int8 else 2)
+    return always_read(config) + expert + cache.length * cache.bytes_per_token
+
+
+def table(found: dict) -> str:
+    """The same for people."""
+    decode, prefill, memory = found["decode"], found["prefill"], found["memory"]
+    lines = [f"{found['folder']}: {found['file_bytes'] / 1e9:.2f} GB, {found['layers']} layers, activations {found['dtype']}"
+             + (", experts int8" if found["int8"] else ""),
+             f"machine   {found['machine']['threads']} threads, {found['machine']['capability']}, "
+             f"{found['machine']['read_gb_s']:.1f} GB/s read, torch {found['machine']['torch']}",
+             f"load      {found['load_seconds']:.2f} s, then {found['prefill_first_seconds']:.1f} s for the first {PROMPT} tokens",
+             f"decode    {decode['seconds'] * 1e3:.0f} ms a token, {decode['bytes'] / 1e9:.2f} GB each: {decode['gb_s']:.1f} GB/s, "
+             f"{decode['of_bandwidth']:.0%} of the bandwidth",
+             f"prefill   {prefill['seconds']:.2f} s for {PROMPT} tokens"]
+    if prefill["ratio"] is not None:
+        by = ", ".join(f"{path} {took * 1e3:.0f} ms" for path, took in prefill["transformers_layer_seconds"].items())
+        lines.append(f"          transformers in bfloat16 {prefill['transformers_seconds']:.1f} s ({by} a layer): "
+                     f"{prefill['ratio']:.2f}x")
+    if memory["after"]:
+        lines.append(f"memory    own {(memory['after']['own'] - memory['before']['own']) / 1e9:.2f} GB more than before loading, planned "
+                     f"{memory['planned_own'] / 1e9:.2f}; peak {memory['after']['peak'] / 1e9:.2f} GB with pages of files, planned "
+                     f"{memory['planned_peak'] / 1e9:.2f}")
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""What is planned is counted again: what autograd saves, what optimizers keep, what a paged model holds, on the real thing."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from minizaya import Zaya, ZayaConfig
+from minizaya import __main__ as cli
+from minizaya.config import PRESETS
+from minizaya.scale import account, devices, materialize, memory, plan, schedule
+from minizaya.scale.memory import Layout
+from minizaya.scale.paging import PagedZaya
+from minizaya.train.optim import adamw, muon, named_state
+
+ODD = dict(router_hidden_size=40, moe_intermediate_size=24, hidden_size=72, vocab_size=100, num_experts=1,
+           num_attention_heads=6, head_dim=10, partial_rotary_factor=0.6)
+SIZES = [("nano", {}, 3, 50), ("micro", {}, 2, 33), ("mini", dict(num_hidden_layers=3), 1, 20), ("micro", ODD, 3, 41),
+         ("nano", dict(num_hidden_layers=1), 1, 1), ("nano", dict(tie_word_embeddings=False), 2, 7)]
+
+
+def saved_bytes(model, tokens):
+    """What one training step's forward keeps: the storages that autograd saves, weights left out."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept, alive = {}, []
+
+    def pack(tensor):
+        alive.append(tensor)  # or its memory would be used again, and counted once
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        F.cross_entropy(model(tokens).logits.flatten(0, 1), tokens.flatten())
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset, changes, batch, length", SIZES, ids=lambda value: str(value) if not isinstance(value, dict) else "")
+def test_activations_are_what_autograd_saves(preset, changes, batch, length, dtype):
+    config = ZayaConfig.preset(preset, **changes)
+    model = Zaya(config).to(getattr(torch, dtype))
+    tokens = torch.randint(3, config.vocab_size, (batch, length))
+    found = saved_bytes(model, tokens)
+    planned = memory.activations(config, batch, length, dtype)
+    assert abs(planned - found) <= 0.01 * found          # equal, but where an expert's slice is a storage of its own
+    model.recompute = True
+    planned = memory.activations(config, batch, length, dtype, recompute=True)
+    inside = memory.layer_activations(config, batch, length, dtype)
+    assert planned - inside == saved_bytes(model, tokens)
+    if config.num_hidden_layers > 3:
+        assert planned < memory.activations(config, batch, length, dtype)
+
+
+@pytest.mark.parametrize("preset", ["nano", "micro"])
+@pytest.mark.parametrize("name, make", [("adamw", adamw), ("muon", muon),
+                                        ("muon without momentum", lambda model, lr: muon(model, lr, momentum=0.0))], ids=lambda v: v if isinstance(v, str) else "")
+def test_optimizer_state_is_what_it_keeps(preset, name, make):
+    config = ZayaConfig.preset(preset)
+    model = Zaya(config)
+    optimizer = make(model, 1e-3)
+    model(torch.randint(3, 100, (1, 9))).logits.square().mean().backward()
+    optimizer.step()
+    assert memory.optimizer_state(config, name) == sum(tensor.nbytes for tensor in named_state(model, optimizer).values())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_flops_and_cache_of_every_preset(preset):
+    """One layer at full width and with the whole vocabulary, counted by torch's hooks; the other layers are its likes."""
+    config = ZayaConfig.preset(preset)
+    one = ZayaConfig(**config.to_dict() | {"num_hidden_layers": 1, "layer_types": None})
+    with torch.device("meta"):
+        model = Zaya(one, backend="reference").bfloat16()
+    model = model.to_empty(device="cpu")                               # the numbers do not matter, and are not made
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        cache = model.new_cache(1)
+        model(torch.ones(1, 24, dtype=torch.int64), cache=cache, routes=torch.zeros(1, 24, 1, dtype=torch.int64))
+    single, parts, layers = account.flops(one, 24), account.flops(config, 24), config.num_hidden_layers
+    assert counter.get_total_flops() == sum(single.values())
+    assert all(parts[name] == single[name] * (1 if name == "head" else layers) for name in parts)
+    assert account.kv_bytes_per_token(config) == layers * cache.bytes_per_token
+    assert account.kv_bytes_per_token(config) * 24 == layers * sum(kv[:, :, :24].nbytes for kv in cache.kv)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["as stored", "int8"])
+@pytest.mark.parametrize("preset", ["nano", "micro"])
+def test_paged_memory_is_what_the_model_holds(tmp_path, preset, int8):
+    config = ZayaConfig.preset(preset)
+    model = PagedZaya(materialize.materialize(config, tmp_path / "w"), int8=int8)
+    cache = model.new_cache(1)
+    with torch.inference_mode():
+        model(torch.randint(3, 100, (1, 40)), cache=cache)
+        for block in model.layers:                                    # everybody is visited
+            for expert in range(config.num_experts):
+                block.experts.visited[expert] += 1
+                block.experts.weights(expert)
+    planned = memory.paged_memory(config, 40, int8=int8)
+    found = model.resident_bytes() + sum(t.nbytes for t in (*cache.kv, *cache.columns, *cache.delayed))
+    assert found == planned["own"] - 40 * account.kv_bytes_per_token(config, "float32")   # planned: twice the cache
+    at_rest = planned["pages_at_most"] + (model.touched_bytes() if int8 else 0)
+    assert abs(at_rest - model.mapped.bytes) < 0.05 * model.mapped.bytes                   # all but the small tensors
+
+
+def test_layouts_divide(monkeypatch):
+    config = ZayaConfig.preset("zaya1-8b")
+    alone = memory.training_memory(config, 1, 4096)
+    assert alone["weights"] == 2 * 8_840_488_784 and alone["optimizer"] > 6 * alone["weights"] // 1.01
+    shared = memory.training_memory(config, 1, 4096, layout=Layout(dp=8))
+    assert shared["weights"] * 8 == alone["weights"] and shared["activations"] == alone["activations"]
+    split = memory.training_memory(config, 1, 4096, layout=Layout(cp=4))
+    assert split["activations"] < alone["activations"] / 3.9
+    experts = memory.training_memory(config, 1, 4096, layout=Layout(ep=16))
+    assert experts["weights"] == 2 * (8_840_488_784 - 8_053_063_680 * 15 // 16)
+    for held in (alone, shared, split, experts):
+        assert held["sum"] == sum(size for part, size in held.items() if part != "sum")
+
+
+def test_the_ridge():
+    config, on = ZayaConfig.preset("zaya1-8b"), devices.device("mi300x")
+    assert on.ridge == pytest.approx(1307 / 5.3)
+    assert devices.device("h100").ridge == pytest.approx(295, abs=1)           # as the CCA paper says
+    longest = devices.longest_context(config, on)
+    assert devices.ridge_batch(config, longest + 1, on) is None
+    for context in (1, longest // 2, longest):
+        batch = devices.ridge_batch(config, context, on)
+        memory_bound, arithmetic = devices.decode_seconds(config, batch, context, on)
+        before = devices.decode_seconds(config, batch - 1, context, on)
+        assert arithmetic >= memory_bound and before[1] < before[0]
+    one = devices.decode_bytes(config, 1, 0)
+    assert one == pytest.approx(2 * account.active_parameters(config) + account.state_bytes_per_sequence(config), rel=1e-6)
+
+
+def test_sizes_that_mi300_likes():
+    found = devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=16, ep=4), 65536)
+    said = {(f["rule"], f["what"]): f["ok"] for f in found}
+    assert all(ok for (rule, _), ok in said.items() if rule == "multiples of 64")
+    assert said[("whole nodes of 8", "dp")] and not said[("whole nodes of 8", "ep")]
+    assert said[("GEMMs near 200 GFLOP", "attention down")] and not said[("GEMMs near 200 GFLOP", "router down")]
+    assert any(not f["ok"] and f["what"] == "vocab_size" for f in devices.findings(ZayaConfig.preset("nano")))
+    assert not devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=9))[-1]["ok"]
+
+
+def test_the_schedule():
+    config = ZayaConfig.preset("zaya1-8b")
+    rows = {row["stage"]: row for row in schedule.schedule(config, 1024)}
+    assert [row["tokens"] for row in rows.values()] == [8e12, 4e12, 1.2e12, 660e9]
+    # the default efficiency gives the report's step time back: 2.5 s for 16.8M tokens
+    steps = 8e12 / schedule.STEP["tokens"]
+    assert rows["base-1"]["hours"] * 3600 / steps == pytest.approx(2.5)
+    assert rows["base-1"]["cost"] == pytest.approx(2 * 1024 * rows["base-1"]["hours"])
+    double = schedule.schedule(config, 1024, efficiency=2 * schedule.implied_efficiency(), price=1.0)
+    assert double[0]["cost"] == pytest.approx(rows["base-1"]["cost"] / 4)
+    with_rl = schedule.schedule(config, 1024, answer_tokens=20_000)
+    assert sum(row["tokens"] for row in with_rl[4:]) == (232 + 400 + 384 + 464 + 384) * 2048 * 20_000
+    # FLOPs: three forwards of the visible keys
+    assert rows["sft"]["flops"] == pytest.approx(3 * 660e9 * account.plan("zaya1-8b", 131072)["flops_per_token"]["forward_causal"])
+
+
+def test_the_command_with_a_device(capsys):
+    flags = ["plan", "zaya1-8b", "--device", "mi300x", "--dp", "16", "--ep", "8", "--answer-tokens", "20000"]
+    assert cli.main([*flags, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {"device", "layout", "memory", "sizing", "decode", "schedule"} <= set(figures) and figures["layout"]["devices"] == 128
+    assert cli.main(flags) == 0
+    shown = capsys.readouterr().out
+    for words in ("training on 128 x mi300x", "arithmetic never takes over", "base-1", "rl: behaviour", "No count of ours gives 8.4B"):
+        assert words in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    for preset in PRESETS:
+        assert cli.main(["plan", preset, "--device", "laptop"]) == 0
+    assert "device" not in plan.plan("nano")
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: Layout(dp=0), "dp must be an integer of at least 1"),
+    (lambda: memory.training_memory(ZayaConfig.preset("nano"), 1, 7, layout=Layout(cp=2)), "cp must divide"),
+    (lambda: memory.training_memory(ZayaConfig.preset("nano"), 1, 7, layout=Layout(ep=3)), "ep must divide"),
+    (lambda: memory.activations(ZayaConfig.preset("nano"), 0, 7), "batch and length"),
+    (lambda: memory.activations(ZayaConfig.preset("nano", num_convs=1), 1, 7), "num_convs must be 2"),
+    (lambda: memory.optimizer_state(ZayaConfig.preset("nano"), "sgd"), "optimizer must be one of"),
+    (lambda: devices.device("abacus"), "device must be one of"),
+    (lambda: schedule.schedule(ZayaConfig.preset("nano"), 0), "devices and answer_tokens"),
+    (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, efficiency=1.5), "efficiency must lie in"),
+    (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, price=-1), "price must not be negative"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_wrong_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
