@@ -112,7 +112,7 @@ MUTANTS = [
      "padding is attended to", ["model.padding"]),
     (ATTENTION, "(valid[:, None, None, :] | (queries[:, None] == keys))", "valid[:, None, None, :]",
      "a padded query that sees nothing is NaN", ["model.padding"]),
-    (ATTENTION, "None if valid is None else valid[:, past:])", "None if valid is None else valid[:, :steps])",
+    (ATTENTION, "valid[:, past:], valid is None)", "valid[:, :steps], valid is None)",
      "the last of the flags are those of the new tokens", ["decoding.padded_chunks"]),
     # ---- the cache
     (CACHE, "torch.cat([past, z], dim=1)[:, z.shape[1]:]", "torch.cat([past, z], dim=1)[:, :past.shape[1]]",

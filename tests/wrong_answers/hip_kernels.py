@@ -1,0 +1,73 @@
+"""Wrong answers to the exercises of lesson 14: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+
+PIECES = '''
+def my_pieces(addresses, size):
+    return len((addresses // 64).unique())
+'''
+FRAGMENTS = '''
+def my_fragments(a, b):
+    lane = torch.arange(64)[:, None]
+    inner = 4 * (lane // 32) + torch.arange(4)
+    return a[lane % 32, inner], b[inner, lane % 32]
+'''
+TILE = '''
+def my_tile(acc):
+    lane, r = torch.arange(64)[:, None], torch.arange(16)
+    d = torch.empty(32, 32, dtype=acc.dtype)
+    d[8 * (r // 4) + 4 * (lane // 32) + r % 4, lane % 32] = acc
+    return d
+'''
+KERNEL = '''
+def my_kernel():
+    return """
+extern "C" __global__ void rms_norm(const float* x, const float* weight, float* y, int width, float eps) {
+  __shared__ float sums[256];
+  int t = threadIdx.x;
+  size_t start = (size_t)blockIdx.x * width;
+  float squares = 0.f;
+  for (int c = t; c < width; c += 256) squares += x[start + c] * x[start + c];
+  sums[t] = squares;
+  __syncthreads();
+  for (int half = 128; half > 0; half /= 2) {
+    if (t < half) sums[t] += sums[t + half];
+    __syncthreads();
+  }
+  float inverse = rsqrtf(sums[0] / width + eps);
+  for (int c = t; c < width; c += 256) y[start + c] = weight[c] * (x[start + c] * inverse);
+}
+"""
+'''
+
+WRONG = {
+    "pieces": {
+        "bytes asked over 64": PIECES.replace("len((addresses // 64).unique())", "64 * size // 64"),
+        "pieces of 128": PIECES.replace("// 64", "// 128"),
+        "one a lane": PIECES.replace("(addresses // 64).unique()", "addresses"),
+        "from first to last": PIECES.replace("len((addresses // 64).unique())", "int(addresses.max() // 64 - addresses.min() // 64) + 1"),
+    },
+    "fragments": {
+        "every second channel": FRAGMENTS.replace("4 * (lane // 32) + torch.arange(4)", "lane // 32 + 2 * torch.arange(4)"),
+        "halves swapped": FRAGMENTS.replace("4 * (lane // 32)", "4 * (1 - lane // 32)"),
+        "rows in pairs of lanes": FRAGMENTS.replace("a[lane % 32, inner]", "a[lane // 2, inner]"),
+        "B by rows": FRAGMENTS.replace("b[inner, lane % 32]", "b.reshape(32, 8)[lane % 32, inner]"),
+    },
+    "tile": {
+        "turned over": TILE.replace("    return d\n", "    return d.T\n"),
+        "16 rows in a run": TILE.replace("8 * (r // 4) + 4 * (lane // 32) + r % 4", "16 * (lane // 32) + r"),
+        "halves swapped": TILE.replace("4 * (lane // 32)", "4 * (1 - lane // 32)"),
+        "as it lies": TILE.replace("    return d\n", "    return acc.reshape(32, 32)\n"),
+    },
+    "kernel": {
+        "no barrier in the tree": KERNEL.replace("sums[t + half];\n    __syncthreads();", "sums[t + half];"),
+        "no barrier before the tree": KERNEL.replace("sums[t] = squares;\n  __syncthreads();", "sums[t] = squares;"),
+        "sum of squares, not mean": KERNEL.replace("sums[0] / width", "sums[0]"),
+        "eps outside": KERNEL.replace("rsqrtf(sums[0] / width + eps)", "1.f / (sqrtf(sums[0] / width) + eps)"),
+        "reads past the row": KERNEL.replace("for (int c = t; c < width; c += 256) squares", "for (int c = t; c <= width; c += 256) squares"),
+        "rows of 256 only": KERNEL.replace("for (int c = t; c < width; c += 256) y", "if (int c = t; c < width) y"),
+        "a barrier for half of the threads": KERNEL.replace(
+            "    if (t < half) sums[t] += sums[t + half];\n    __syncthreads();",
+            "    if (t < half) { sums[t] += sums[t + half]; __syncthreads(); }"),
+        "not C++": KERNEL.replace("float squares = 0.f;", "squares = 0.f"),
+        "no weight": KERNEL.replace("weight[c] * ", ""),
+    },
+}
