@@ -169,6 +169,13 @@ def test_bank_conflicts(stride, cycles):
 
 @needs_clang
 @pytest.mark.parametrize("source", hip.names())
+def test_the_list_of_kernels_is_what_the_compiler_found(source):
+    listing = hip.build(source, "gfx942").with_suffix(".s").read_text()
+    assert sorted(report.declared(source)) == sorted(report.metadata(listing))
+
+
+@needs_clang
+@pytest.mark.parametrize("source", hip.names())
 def test_gfx942_needs_no_scratch(source):
     """No scratch, no spills, LDS that fits, and none of the instructions that emulators lack."""
     for row in report.rows(source):

@@ -5,6 +5,8 @@
     ladder.rms_norm_from(text)            a kernel, written as a string, as a function of tensors
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,7 @@ def arguments(rows: int = ROWS, width: int = WIDTH, seed: int = 0) -> tuple:
     return *matrices, *(torch.randn(width, generator=draw) for _ in range(5)), 1e-5
 
 
+@cache
 def trace(step: str, rows: int = ROWS, width: int = WIDTH):
     """The `Trace` of one run."""
     with traced() as found:
@@ -61,6 +64,7 @@ def trace(step: str, rows: int = ROWS, width: int = WIDTH):
     return found
 
 
+@cache
 def measure(step: str) -> dict:
     """What a step costs.
 

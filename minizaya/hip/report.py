@@ -11,7 +11,7 @@ import re
 import sys
 
 from . import kernel, names
-from .build import NoCompiler, build, build_all, compiler
+from .build import KERNELS, NoCompiler, build, build_all, compiler
 
 BANDWIDTH = 4.33e12                       # bytes/s of HBM in practice
 PEAK = {"bf16": 1307e12, "f32": 163e12}   # FLOP/s of the matrix cores; float32 vectors have the same 163
@@ -89,17 +89,19 @@ def rows(only: str | None = None) -> list[dict]:
 
 
 def declared(source: str) -> list[str]:
-    """The kernel functions of a source, in its order: what LAUNCHABLE names, with the suffixes of its macros filled in."""
-    from .build import KERNELS
-
-    text = (KERNELS / source / f"{source}.hip").read_text()
-    macros = re.findall(r"^#define (\w+)\((?:T, )?suffix\)(.*?)(?<!\\)$", text, re.M | re.S)
-    found = [name for name in re.findall(r"^\s*(?:\}\s*)?LAUNCHABLE\((\w+)\)", text, re.M) if "##" not in name]
-    for macro, body in macros:
-        stems = re.findall(r"LAUNCHABLE\((\w+)##suffix\)", body)
-        for suffix in re.findall(rf"^{macro}\((?:\w+, )?(\w+)\)", text, re.M):
-            found += [stem + suffix for stem in stems]
-    return list(dict.fromkeys(found))
+    """The kernel functions of a source, in its order: what LAUNCHABLE names, its macros' parameters filled in. No compiler
+    is asked, so that the list can be had anywhere."""
+    text = (KERNELS / source / f"{source}.hip").read_text().replace("\\\n", " ")
+    macros = {name: (re.split(r",\s*", parameters), re.findall(r"LAUNCHABLE\(([^)]*)\)", body))
+              for name, parameters, body in re.findall(r"^#define (\w+)\(([^)]*)\)(.*)$", text, re.M)}
+    found = []
+    for call, arguments in re.findall(r"^\s*(\w+)\(([^()]*)\)\s*$", text, re.M):
+        if call == "LAUNCHABLE":
+            found.append(arguments)
+        elif call in macros:
+            filled = dict(zip(macros[call][0], re.split(r",\s*", arguments)))
+            found += ["".join(filled.get(part, part) for part in pattern.split("##")) for pattern in macros[call][1]]
+    return found
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from torch import Tensor
 from . import launch
 from .build import KernelError
 
-PIECE, BANKS = 64, 32
+PIECE, BANKS, LDS_WORDS = 64, 32, 2**15     # LDS_WORDS: more than a block can have, a multiple of BANKS
 STATIC, DYNAMIC = 65535, 65534
 READ, WRITE, ATOMIC = range(3)
 
@@ -72,8 +72,8 @@ class Trace:
     def instructions(self) -> Tensor:
         """int64 (n,): a number for each access, the same for all lanes of one wave instruction."""
         wave = self.column("thread") // self.wave
-        keys = torch.stack([self.column("launch"), self.column("block"), wave, self.column("instruction"), self.column("turn")], 1)
-        return torch.unique(keys, dim=0, return_inverse=True)[1]
+        place = self.column("launch"), self.column("block"), wave, self.column("instruction"), self.column("turn")
+        return torch.unique(together(*place), return_inverse=True)[1]
 
     @property
     def asked(self) -> int:
@@ -85,16 +85,17 @@ class Trace:
         if not len(found.events):
             return 0
         first, last = found.column("offset") // PIECE, (found.column("offset") + found.column("bytes") - 1) // PIECE
-        keys = torch.stack([found.instructions(), found.column("tensor"), first], 1)
-        crossing = keys[last > first] + torch.tensor([0, 0, 1])
-        return PIECE * len(torch.unique(torch.cat([keys, crossing]), dim=0))
+        crossing = last > first
+        piece = torch.cat([first, last[crossing]])
+        owner = together(found.instructions(), found.column("tensor"))
+        return PIECE * len(torch.unique(together(torch.cat([owner, owner[crossing]]), piece)))
 
     @property
     def least(self) -> int:
         """Every touched byte once for each launch, once if read and once if written."""
         found, total = self.globals, 0
-        for key in torch.unique(torch.stack([found.column("launch"), found.column("tensor")], 1), dim=0).tolist():
-            part = found.where(launch=key[0], tensor=key[1])
+        for launch_, tensor in self.shapes:
+            part = found.where(launch=launch_, tensor=tensor)
             for kinds in ((READ, ATOMIC), (WRITE, ATOMIC)):
                 chosen = torch.isin(part.column("kind"), torch.tensor(kinds))
                 total += touched(part.column("offset")[chosen], part.column("bytes")[chosen])
@@ -107,15 +108,14 @@ class Trace:
             return 1.0
         size, offset, lane = found.column("bytes"), found.column("offset"), found.column("thread") % found.wave
         lanes = torch.where(size <= 4, 32, torch.where(size == 8, 16, 8))        # how many lanes are served at a time
-        group = torch.stack([found.instructions(), found.column("tensor"), lane // lanes], 1)
-        number = torch.unique(group, dim=0, return_inverse=True)[1]
+        number = torch.unique(together(found.instructions(), found.column("tensor"), lane // lanes), return_inverse=True)[1]
         words = []
         for k in range(4):                                                       # the 4-byte words of each access
             has = size > 4 * k
-            words.append(torch.stack([number[has], offset[has] // 4 + k], 1))
-        words = torch.unique(torch.cat(words), dim=0)                             # one word for several lanes is one read
-        served, counts = torch.unique(torch.stack([words[:, 0], words[:, 1] % BANKS], 1), dim=0, return_counts=True)
-        worst = torch.zeros(int(number.max()) + 1, dtype=torch.int64).scatter_reduce(0, served[:, 0], counts, "amax")
+            words.append(number[has] * LDS_WORDS + offset[has] // 4 + k)
+        words = torch.unique(torch.cat(words))                                    # one word for several lanes is one read
+        served, counts = torch.unique(words // LDS_WORDS * BANKS + words % BANKS, return_counts=True)
+        worst = torch.zeros(int(number.max()) + 1, dtype=torch.int64).scatter_reduce(0, served // BANKS, counts, "amax")
         return float(worst.sum()) / len(worst)
 
     def table(self) -> list[dict]:
@@ -127,6 +127,15 @@ class Trace:
                 rows.append(dict(kernel=self.kernels[number], tensor=tensor, dtype=str(dtype).removeprefix("torch."),
                                  shape=list(shape), asked=part.asked, moved=part.moved, least=part.least))
         return rows
+
+
+def together(*columns: Tensor) -> Tensor:
+    """One int64 for each row of the columns, different for different rows. None may be negative."""
+    key = columns[0]
+    for column in columns[1:]:
+        # numbered anew at each step, so that the product stays far below 2 ** 63
+        key = torch.unique(key, return_inverse=True)[1] * (int(column.max()) + 1 if len(column) else 1) + column
+    return key
 
 
 def pieces(addresses: Tensor, size: int) -> int:
@@ -198,7 +207,7 @@ class Tracer(launch.Launcher):
 
 def repeats(keys: Tensor) -> Tensor:
     """For each row: how many equal rows stand before it."""
-    number = torch.unique(keys, dim=0, return_inverse=True)[1]
+    number = torch.unique(together(*keys.unbind(1)), return_inverse=True)[1]
     order = torch.argsort(number, stable=True)
     ordered = number[order]
     begins = torch.ones_like(ordered, dtype=torch.bool)
