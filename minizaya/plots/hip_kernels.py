@@ -45,6 +45,7 @@ def traffic(trace, tensor: int | None = None):
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     draw_lanes(left, trace, worst["tensor"])
     left.set(title=f"tensor {worst['tensor']}, one instruction", ylabel="lane")
+    left.locator_params(axis="x", nbins=4)
     for shift, (name, color) in zip((0.27, 0, -0.27), BARS.items()):
         right.barh([i + shift for i in range(len(table))], [row[name] for row in table], height=0.27, color=color, label=name)
     right.set(xscale="log", xlabel="bytes", yticks=range(len(table)), title="all tensors",
@@ -64,7 +65,7 @@ def banks(traces: dict):
         words = part.column("offset")[part.column("thread") < 32] // 4
         axis.bar(range(BANKS), torch.bincount(words % BANKS, minlength=BANKS).tolist(), color=BLUE)
         axis.set(title=title, xlabel="bank", xlim=(-1, BANKS))
-    axes[0][0].set_ylabel("rows to serve, one after another")
+    axes[0][0].set_ylabel("rows to serve in turn")
     return figure
 
 
