@@ -132,7 +132,7 @@ BUGS = [
     ("column < first", "column <= first", "the diagonal is left out"),
     ("!(symmetric && column == first)", "true", "two threads write the diagonal"),
     ("alpha * (before", "(before", "alpha forgotten"),
-    ("i += gridDim.x * THREADS", "i += THREADS", "squares are added more than once"),
+    ("i += shares * THREADS", "i += THREADS", "squares are added more than once"),
     ("from_float<T>(tile[x][y])", "from_float<T>(tile[y][x])", "not turned over"),
 ]
 

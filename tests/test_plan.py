@@ -122,7 +122,7 @@ def test_the_ridge():
     config, on = ZayaConfig.preset("zaya1-8b"), devices.device("mi300x")
     assert on.ridge == pytest.approx(1307 / 5.3)
     assert devices.device("h100").ridge == pytest.approx(295, abs=1)           # as the CCA paper says
-    longest = devices.longest_context(config, on)
+    longest = devices.room_for_context(config, on)
     assert devices.ridge_batch(config, longest + 1, on) is None
     for context in (1, longest // 2, longest):
         batch = devices.ridge_batch(config, context, on)

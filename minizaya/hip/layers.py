@@ -49,7 +49,7 @@ def attend(layer, x: Tensor, place, cache) -> Tensor:
     weights = (layer.conv_depthwise.weight, layer.conv_depthwise.bias, layer.conv_grouped.weight, layer.conv_grouped.bias,
                layer.temperature) if standard else ()
     if not standard:
-        ops.warn("cca_mix", "an ablation switches one of its parts off")
+        ops.warn("cca_mix", "the config changes one of its parts (an ablation, or attention_bias)")
     if standard and usable("cca_mix", x, *weights):
         q, k, v = mixed(layer, x, weights, place, cache)
     else:

@@ -29,7 +29,7 @@ from torch import Tensor
 from . import launch
 from .build import KernelError
 
-PIECE, BANKS, LDS_WORDS = 64, 32, 2**15     # LDS_WORDS: more than a block can have, a multiple of BANKS
+PIECE, BANKS, LDS_WORDS = 64, 32, 2**20     # LDS_WORDS: more than all kernels of a source declare, a multiple of BANKS
 STATIC, DYNAMIC = 65535, 65534
 READ, WRITE, ATOMIC = range(3)
 

@@ -2,7 +2,7 @@
 
 The letters are the paper's: E residual width, S tokens, G query heads per KV head, C1 and C2 the compression of queries
 and of keys and values, c_q and c_kv those of MLA. The formulas count every query against every key (no causal saving)
-and one multiply-add as two FLOPs, as `scale.account` does; `tests/test_attention_cost.py` compares the two.
+and one multiply-add as two FLOPs, as `scale/account.py` does; `tests/test_attention_cost.py` compares the two.
 
 Source: CCA paper (arXiv 2510.04476), Table II and its footnote.
 """

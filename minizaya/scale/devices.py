@@ -88,7 +88,7 @@ def ridge_batch(config: ZayaConfig, context: int, on: Device, dtype: str = "bflo
     return high
 
 
-def longest_context(config: ZayaConfig, on: Device, dtype: str = "bfloat16") -> int:
+def room_for_context(config: ZayaConfig, on: Device, dtype: str = "bfloat16") -> int:
     """The longest context for which there is a ridge at all (0: none)."""
     low, high = 0, 2**24
     while high - low > 1:

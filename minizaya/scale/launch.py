@@ -81,7 +81,7 @@ def wait(processes: list[subprocess.Popen], folder: Path, limit: float | None = 
             time.sleep(GRACE)
             raise verdict([process.poll() for process in processes], folder)
     finally:
-        end(processes)
+        end_all(processes)
 
 
 def ill(processes: list[subprocess.Popen]) -> bool:
@@ -108,7 +108,7 @@ def last_words(log: Path, code: int) -> str:
     return lines[-1] if lines else f"exit code {code}"
 
 
-def end(processes: list[subprocess.Popen]) -> None:
+def end_all(processes: list[subprocess.Popen]) -> None:
     """Ends those that still run: asks first, then does not."""
     for ask in (subprocess.Popen.terminate, subprocess.Popen.kill):
         for process in processes:

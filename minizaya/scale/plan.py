@@ -41,7 +41,7 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
                    "paged": memory.paged_memory(config, context), "paged_int8": memory.paged_memory(config, context, int8=True)},
         "sizing": devices.findings(config, layout, batch * context // layout.cp),
         "decode": {"batches": at, "ridge_batch": devices.ridge_batch(config, context, on, dtype),
-                   "longest_context_with_a_ridge": devices.longest_context(config, on, dtype)},
+                   "longest_context_with_a_ridge": devices.room_for_context(config, on, dtype)},
         "schedule": {"devices": layout.devices, "price": price,
                      "efficiency": efficiency if efficiency is not None else schedule.implied_efficiency(),
                      "stages": schedule.schedule(config, layout.devices, device, efficiency, price, answer_tokens)},
