@@ -92,13 +92,20 @@ DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, 
                      const T* s2, const T* b2, const T* weight, T* d_output, float* d_residual, float* sums, int rows,
                      int width, int rows_each, float eps, float* scratch) {
   bool whole = width % PER == 0;
-  quad total[4][TURNS];
+  quad total[4][TURNS], scale1[TURNS], bias1[TURNS], scale2[TURNS], bias2[TURNS], gain[TURNS];
 #pragma unroll
-  for (int k = 0; k < 4; k++)
+  for (int turn = 0; turn < TURNS; turn++) {
+    int at = (turn * THREADS + threadIdx.x) * PER, count = width - at;
+    scale1[turn] = load(s1 + at, count, whole);
+    bias1[turn] = load(b1 + at, count, whole);
+    scale2[turn] = load(s2 + at, count, whole);
+    bias2[turn] = load(b2 + at, count, whole);
+    gain[turn] = load(weight + at, count, whole);
 #pragma unroll
-    for (int turn = 0; turn < TURNS; turn++)
+    for (int k = 0; k < 4; k++)
 #pragma unroll
       for (int j = 0; j < PER; j++) total[k][turn][j] = 0.f;
+  }
   int first = blockIdx.x * rows_each, last = first + rows_each < rows ? first + rows_each : rows;
   for (int row = first; row < last; row++) {
     size_t start = (size_t)row * width;
@@ -107,17 +114,15 @@ DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, 
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
       int at = (turn * THREADS + threadIdx.x) * PER, count = width - at;
-      quad scale1 = load(s1 + at, count, whole), bias1 = load(b1 + at, count, whole);
-      quad scale2 = load(s2 + at, count, whole), bias2 = load(b2 + at, count, whole), gain = load(weight + at, count, whole);
       o[turn] = load(output + start + at, count, whole);
       r[turn] = load(residual + start + at, count, whole);
       d_norm[turn] = load(d_normed + start + at, count, whole);
 #pragma unroll
       for (int j = 0; j < PER; j++) {
-        o[turn][j] = rounded<T>(o[turn][j] + bias1[j]);
-        r[turn][j] += bias2[j];
-        x[turn][j] = rounded<T>(rounded<T>(o[turn][j] * scale1[j]) + r[turn][j] * scale2[j]);
-        gained[turn][j] = d_norm[turn][j] * gain[j];
+        o[turn][j] = rounded<T>(o[turn][j] + bias1[turn][j]);
+        r[turn][j] += bias2[turn][j];
+        x[turn][j] = rounded<T>(rounded<T>(o[turn][j] * scale1[turn][j]) + r[turn][j] * scale2[turn][j]);
+        gained[turn][j] = d_norm[turn][j] * gain[turn][j];
         if (j < count) {
           squares += x[turn][j] * x[turn][j];
           along += gained[turn][j] * x[turn][j];
@@ -129,14 +134,13 @@ DEVICE void backward(const float* d_stream, const T* d_normed, const T* output, 
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
       int at = (turn * THREADS + threadIdx.x) * PER, count = width - at;
-      quad scale1 = load(s1 + at, count, whole), scale2 = load(s2 + at, count, whole);
       quad d = load(d_stream + start + at, count, whole), d_out, d_res;
 #pragma unroll
       for (int j = 0; j < PER; j++) {
         float unit = x[turn][j] * inverse;
         d[j] += inverse * (gained[turn][j] - unit * mean);
-        d_out[j] = d[j] * scale1[j];
-        d_res[j] = d[j] * scale2[j];
+        d_out[j] = d[j] * scale1[turn][j];
+        d_res[j] = d[j] * scale2[turn][j];
         total[0][turn][j] += d[j];
         total[1][turn][j] += d[j] * o[turn][j];
         total[2][turn][j] += d[j] * r[turn][j];
