@@ -322,7 +322,7 @@ def test_the_command_stops_at_ctrl_c(tmp_path):
 # ---- refused ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, words", [("tp2", "2 KV heads"), ("dp2xtp4", "2 KV heads"), ("dp0", "positive"), ("four", "dp2xep2"),
+@pytest.mark.parametrize("text, words", [("tp2", "2 KV heads"), ("dp2xtp4", "2 KV heads"), ("dp0", "at least 1"), ("four", "dp2xep2"),
                                          ("dp2xdp2", "once each"), ("", "dp2xep2")])
 def test_layouts_that_are_refused(text, words):
     with pytest.raises(ValueError, match=words):

@@ -11,7 +11,7 @@ from minizaya import Zaya, ZayaConfig
 from minizaya import __main__ as cli
 from minizaya.config import PRESETS
 from minizaya.scale import account, devices, materialize, memory, plan, schedule
-from minizaya.scale.memory import Layout
+from minizaya.scale.layout import Layout
 from minizaya.scale.paging import PagedZaya
 from minizaya.train.optim import adamw, muon, named_state
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..config import ZayaConfig
 from . import account
-from .memory import Layout
+from .layout import Layout
 
 NODE = 8           # GPUs that are wired to each other
 GOOD_GEMM = 200e9  # FLOPs from which a product reaches the best rate
@@ -136,7 +136,7 @@ def findings(config: ZayaConfig, layout: Layout = Layout(), tokens: int = 4096) 
             found.append({"rule": "whole nodes of 8", "what": name, "ok": size % NODE == 0,
                           "said": f"{size} ranks" + ("" if size % NODE == 0 else
                                                      f": at best {inside - 1} of a GPU's {NODE - 1} links at work")})
-    if layout.devices % NODE and layout.devices > 1:
+    if layout.ranks % NODE and layout.ranks > 1:
         found.append({"rule": "whole nodes of 8", "what": "devices", "ok": False,
-                      "said": f"{layout.devices} is no multiple of {NODE}: a node stays partly idle"})
+                      "said": f"{layout.ranks} is no multiple of {NODE}: a node stays partly idle"})
     return found

@@ -10,40 +10,16 @@ The letters are `account`'s: D hidden_size, H query heads, K KV heads, d head_di
 R router width, V vocabulary, L layers; n = b t tokens.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train.optim import is_matrix
 from . import account
+from .layout import Layout
 
 OPTIMIZERS = ("adamw", "muon", "muon without momentum")
 OVERHEAD = 0.1
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How many devices, and who does what: dp x ep x cp devices.
-
-    dp: groups that share the states of all weights (FSDP2). ep: devices that divide the experts. cp: devices that divide a
-    sequence. Every device has tokens of its own. Raises ValueError for a count below one.
-    """
-
-    dp: int = 1
-    ep: int = 1
-    cp: int = 1
-
-    def __post_init__(self):
-        for name in ("dp", "ep", "cp"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-    @property
-    def devices(self) -> int:
-        return self.dp * self.ep * self.cp
 
 
 def layer_activations(config: ZayaConfig, batch: int, length: int, dtype: str = "float32") -> int:

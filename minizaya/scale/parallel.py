@@ -23,9 +23,7 @@ Source: FSDP2 is `torch.distributed.fsdp.fully_shard`; ZeRO-3 (arXiv 1910.02054)
 """
 
 import os
-import re
 import warnings
-from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -38,49 +36,7 @@ from ..arch.model import Zaya
 from ..train.sources import IGNORE, Batch
 from .context_parallel import ContextCache, chunk_lengths
 from .expert_parallel import ExpertParallel, slice_of
-
-NO_TENSOR_PARALLEL = (
-    "tp is not supported, with a reason: tensor parallelism gives each rank some heads, and CCA has 2 KV heads, so 2 "
-    "ranks at most, with mean path and value shift (head 0 is present, head 1 is past) cut between them; and it "
-    "adds up the whole stream over the ranks after every half layer, to split matrices that are narrow already. Use cp "
-    "for long rows, ep for experts, dp for the rest")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How many ways rows (dp), experts (ep) and sequences (cp) are split; dp * ep * cp ranks in all."""
-
-    dp: int = 1
-    ep: int = 1
-    cp: int = 1
-
-    def __post_init__(self):
-        for name in ("dp", "ep", "cp"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-    @classmethod
-    def parse(cls, text: str) -> "Layout":
-        """From "dp2xep2", "cp4" and the like. Raises ValueError for anything else, and for tensor parallelism."""
-        sizes = {}
-        for part in text.lower().split("x"):
-            found = re.fullmatch(r"(dp|ep|cp|tp)(\d+)", part)
-            if not found or found[1] in sizes:
-                raise ValueError(f"layout must look like dp2xep2, with dp, ep and cp once each, got {text!r}")
-            sizes[found[1]] = int(found[2])
-        if "tp" in sizes:
-            raise ValueError(NO_TENSOR_PARALLEL)
-        return cls(**sizes)
-
-    @property
-    def ranks(self) -> int:
-        return self.dp * self.ep * self.cp
-
-    def __str__(self) -> str:
-        sizes = [f"{name}{getattr(self, name)}" for name in ("dp", "ep", "cp") if getattr(self, name) > 1]
-        return "x".join(sizes) or "dp1"
-
+from .layout import Layout
 
 class Grid:
     """This process's place in a layout, and the groups it talks to. `join` first.

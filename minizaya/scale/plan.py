@@ -13,11 +13,12 @@ from dataclasses import asdict
 
 from ..config import ZayaConfig
 from . import account, devices, memory, schedule
+from .layout import Layout
 
 BATCHES = (1, 8, 64, 512, 4096)
 
 
-def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str | None = None, layout=memory.Layout(),
+def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str | None = None, layout=Layout(),
          batch: int = 1, optimizer: str = "adamw", efficiency: float | None = None, price: float = 2.0,
          answer_tokens: int | None = None) -> dict:
     """`account.plan`, and with a device "memory", "sizing", "decode" and "schedule", as plain JSON values.
@@ -35,16 +36,16 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
         read, work = devices.decode_seconds(config, many, context, on, dtype)
         at[many] = {"memory_seconds": read, "arithmetic_seconds": work, "tokens_per_second": many / max(read, work)}
     return figures | {
-        "device": {"name": device, "ridge": on.ridge, **asdict(on)}, "layout": asdict(layout) | {"devices": layout.devices},
+        "device": {"name": device, "ridge": on.ridge, **asdict(on)}, "layout": asdict(layout) | {"devices": layout.ranks},
         "memory": {"optimizer": optimizer, "batch": batch, "training": training,
                    "fits": {name: held["sum"] <= on.memory for name, held in training.items()},
                    "paged": memory.paged_memory(config, context), "paged_int8": memory.paged_memory(config, context, int8=True)},
         "sizing": devices.findings(config, layout, batch * context // layout.cp),
         "decode": {"batches": at, "ridge_batch": devices.ridge_batch(config, context, on, dtype),
                    "longest_context_with_a_ridge": devices.room_for_context(config, on, dtype)},
-        "schedule": {"devices": layout.devices, "price": price,
+        "schedule": {"devices": layout.ranks, "price": price,
                      "efficiency": efficiency if efficiency is not None else schedule.implied_efficiency(),
-                     "stages": schedule.schedule(config, layout.devices, device, efficiency, price, answer_tokens)},
+                     "stages": schedule.schedule(config, layout.ranks, device, efficiency, price, answer_tokens)},
     }
 
 
@@ -104,7 +105,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    figures = plan(args.preset, args.context, args.dtype, args.device, memory.Layout(args.dp, args.ep, args.cp), args.batch,
+    figures = plan(args.preset, args.context, args.dtype, args.device, Layout(args.dp, args.ep, args.cp), args.batch,
                    args.optimizer, args.efficiency, args.price, args.answer_tokens)
     print(json.dumps(figures, indent=2) if args.json else table(figures))
     return 0

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..arch import balance
 from ..arch.model import Zaya
 from ..config import ZayaConfig
+from ..train import checkpoint as one_process
 from ..train.checkpoint import KEPT, latest, safetensors, write
 from .parallel import Grid, Layout
 
@@ -61,11 +62,6 @@ def replicated(model, optimizer, balancer) -> dict[str, Tensor]:
     state = {f"model/{name}": buffer for name, buffer in model.named_buffers()}
     state |= {name: value for name, value in moments(model, optimizer).items() if not value.dim()}
     return state | {f"balancer/{name}": value for name, value in balancer.state_dict().items()}
-
-
-def parameter_of(name: str) -> str:
-    """"optimizer/layers.0.experts.down_proj/exp_avg" -> "layers.0.experts.down_proj"."""
-    return name.split("/")[1]
 
 
 def save(run: str | Path, step: int, model, optimizer, balancer, info: dict, grid: Grid) -> Path:
@@ -138,16 +134,7 @@ def part_name(rank: int, ranks: int) -> str:
 
 def read_info(checkpoint: str | Path) -> dict:
     """`run.json` of one checkpoint folder. Raises FileNotFoundError, or ValueError when it is not ours or damaged."""
-    path = Path(checkpoint) / "run.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint in {checkpoint}: {path} is missing")
-    try:
-        info = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: not a JSON document") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a sharded checkpoint: format must be {FORMAT!r}")
-    return info
+    return one_process.read_info(checkpoint, FORMAT)
 
 
 class Parts:

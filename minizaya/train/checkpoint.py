@@ -104,8 +104,8 @@ def replace_file(path: Path, content: bytes) -> None:
     os.replace(aside, path)
 
 
-def read_info(checkpoint: str | Path) -> dict:
-    """The `run.json` of one checkpoint folder.
+def read_info(checkpoint: str | Path, written_as: str = FORMAT) -> dict:
+    """The `run.json` of one checkpoint folder, whose format must be `written_as`.
 
     Raises FileNotFoundError when it is not there, ValueError when it is not ours.
     """
@@ -116,8 +116,8 @@ def read_info(checkpoint: str | Path) -> dict:
         info = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: not a JSON document") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this program: format must be {FORMAT!r}")
+    if not isinstance(info, dict) or info.get("format") != written_as:
+        raise ValueError(f"{path} is not a checkpoint of this program: format must be {written_as!r}")
     return info
 
 
