@@ -43,14 +43,27 @@ class Cache:
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Appends k and v, (b, t, j, d) each, after rotation; returns all keys and values so far, (b, s, j, d)."""
         end = self.length + k.shape[1]
-        room = self.kv[layer]
+        room = self.room(layer, k.shape[1])
+        room[0, :, self.length: end] = k
+        room[1, :, self.length: end] = v
+        return room[0, :, :end], room[1, :, :end]
+
+    def room(self, layer: int, steps: int) -> Tensor:
+        """Keys and values of one layer, (2, b, size, j, d), with size for `steps` more tokens at least."""
+        room, end = self.kv[layer], self.length + steps
         if room.shape[2] < end:  # double, so that n tokens cost O(n) copies in all
             bigger = room.new_empty(*room.shape[:2], max(end, 2 * room.shape[2], 16), *room.shape[3:])
             bigger[:, :, : self.length] = room[:, :, : self.length]
             self.kv[layer] = room = bigger
-        room[0, :, self.length: end] = k
-        room[1, :, self.length: end] = v
-        return room[0, :, :end], room[1, :, :end]
+        return room
+
+    def ends(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """`columns` and `delayed` of one layer, for whoever moves them on in place (`scale.step`)."""
+        return self.columns[layer], self.delayed[layer]
+
+    def held(self) -> Tensor:
+        """int64 (b,), the tokens held of each sequence."""
+        return torch.full((self.batch,), self.length)
 
     def advance(self, steps: int, valid: Tensor | None) -> Tensor | None:
         """The validity of old and new tokens together, bool (b, length + steps), or None when all are valid."""

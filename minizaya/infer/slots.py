@@ -55,6 +55,12 @@ class SlotCache(Cache):
         room[0][rows, place], room[1][rows, place] = k[:, 0], v[:, 0]
         return room[0, : self.batch, : self.length + 1], room[1, : self.batch, : self.length + 1]
 
+    def ends(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.all_columns[layer][: self.batch], self.all_delayed[layer][: self.batch]
+
+    def held(self) -> Tensor:
+        return self.stored[: self.batch]
+
     def advance(self, steps: int, valid: Tensor | None) -> None:
         if steps != 1 or valid is not None:
             raise ValueError("a slot cache takes one real token a sequence at a time")

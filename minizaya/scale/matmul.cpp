@@ -5,59 +5,62 @@
 
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX512F__
-#include <immintrin.h>  // gcc 12 makes sixteen instructions of a vector cast from int8
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>  // gcc 12 takes a vector cast from int8 or bfloat16 apart, number by number or half by half
 #endif
 
 namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
+// N: floats in a vector. R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for its last
+// addition and two can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or two each.
 #ifdef __AVX512F__
-constexpr int N = 16, R = 8;  // floats in a vector; rows whose sums are in registers together: R x 4 of 32
+constexpr int N = 16, R = 6, T = 4;  // 24 of 32 registers
 #else
-constexpr int N = 8, R = 2;   // 16 registers
+constexpr int N = 8, R = 6, T = 2;   // 12 of 16
 #endif
 typedef float Floats __attribute__((vector_size(4 * N)));
 typedef uint32_t Words __attribute__((vector_size(4 * N)));
 typedef uint16_t Halves __attribute__((vector_size(2 * N)));
 
 inline Floats load(const float* p) { Floats v; memcpy(&v, p, sizeof v); return v; }
-inline Floats load(const int8_t* p) {
-#ifdef __AVX512F__
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#if defined(__AVX512F__)
+inline Floats load(const int8_t* p) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
+inline Floats load(const uint16_t* p) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16); }
+#elif defined(__AVX2__)
+inline Floats load(const int8_t* p) { return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
+inline Floats load(const uint16_t* p) { return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16); }
 #else
-    Floats v;
-    for (int i = 0; i < N; ++i) v[i] = p[i];
-    return v;
+inline Floats load(const int8_t* p) { Floats v; for (int i = 0; i < N; ++i) v[i] = p[i]; return v; }
+inline Floats load(const uint16_t* p) { Halves v; memcpy(&v, p, sizeof v); return (Floats)(__builtin_convertvector(v, Words) << 16); }
 #endif
-}
-inline Floats load(const uint16_t* p) {
-    Halves v;
-    memcpy(&v, p, sizeof v);
-    return (Floats)(__builtin_convertvector(v, Words) << 16);
-}
 inline float one(float w) { return w; }
 inline float one(int8_t w) { return w; }
 inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }
 
-// Some rows of W against T tokens, all sums in registers.
-template <int ROWS, int T, class Weight>
-void block(const float* x, long step, long k, const Weight* w, const float* scale, float* y, long stride) {
-    Floats sum[ROWS][T] = {};
+inline float lanes(Floats v) {
+    float total = 0;
+    for (int lane = 0; lane < N; ++lane) total += v[lane];
+    return total;
+}
+
+// Some rows of W against some tokens, all sums in registers.
+template <int ROWS, int TOKENS, class Weight>
+void block(const float* x, long k, const Weight* w, const float* scale, float* y, long stride) {
+    Floats sum[ROWS][TOKENS] = {};
     long i = 0;
     for (; i + N <= k; i += N) {
-        Floats xs[T];
-        for (int t = 0; t < T; ++t) xs[t] = load(x + t * step + i);
+        Floats xs[TOKENS];
+        for (int t = 0; t < TOKENS; ++t) xs[t] = load(x + t * k + i);
         for (int r = 0; r < ROWS; ++r) {
             Floats ws = load(w + r * k + i);
-            for (int t = 0; t < T; ++t) sum[r][t] += ws * xs[t];
+            for (int t = 0; t < TOKENS; ++t) sum[r][t] += ws * xs[t];
         }
     }
     for (int r = 0; r < ROWS; ++r)
-        for (int t = 0; t < T; ++t) {
-            float total = 0;
-            for (int lane = 0; lane < N; ++lane) total += sum[r][t][lane];
-            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * x[t * step + rest];
+        for (int t = 0; t < TOKENS; ++t) {
+            float total = lanes(sum[r][t]);
+            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * x[t * k + rest];
             y[t * stride + r] = scale ? total * scale[r] : total;
         }
 }
@@ -69,24 +72,21 @@ void single(const float* x, long k, const Weight* w, const float* scale, float* 
     long i = 0;
     for (; i + 4 * N <= k; i += 4 * N)
         for (int part = 0; part < 4; ++part) sum[part] += load(w + i + part * N) * load(x + i + part * N);
-    Floats all = sum[0] + sum[1] + sum[2] + sum[3];
-    float total = 0;
-    for (int lane = 0; lane < N; ++lane) total += all[lane];
+    float total = lanes(sum[0] + sum[1] + sum[2] + sum[3]);
     for (; i < k; ++i) total += one(w[i]) * x[i];
     *y = scale ? total * *scale : total;
 }
 
-// Some rows against all tokens, four at a time: the rows stay in the nearest cache meanwhile.
+// Some rows against all tokens: the rows stay in the nearest cache meanwhile.
 template <int ROWS, class Weight>
-void rows(const float* x, long n, long step, long k, const Weight* w, const float* scale, float* y, long stride) {
+void rows(const float* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
     long t = 0;
-    for (; t + 4 <= n; t += 4) block<ROWS, 4>(x + t * step, step, k, w, scale, y + t * stride, stride);
-    for (; t < n; ++t) block<ROWS, 1>(x + t * step, step, k, w, scale, y + t * stride, stride);
+    for (; t + T <= n; t += T) block<ROWS, T>(x + t * k, k, w, scale, y + t * stride, stride);
+    for (; t < n; ++t) block<ROWS, 1>(x + t * k, k, w, scale, y + t * stride, stride);
 }
 
 template <class Weight>
-void multiply(const float* x, long n, long step, long k, const Weight* w, const float* scale, long m, float* y, long stride,
-              int threads) {
+void multiply(const float* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride, int threads) {
     if (m * k <= SMALL) threads = 1;
     if (n == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -96,21 +96,17 @@ void multiply(const float* x, long n, long step, long k, const Weight* w, const 
     const long blocks = m / R;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long b = 0; b < blocks; ++b)
-        rows<R>(x, n, step, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
-    for (long r = blocks * R; r < m; ++r) rows<1>(x, n, step, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
+        rows<R>(x, n, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
+    for (long r = blocks * R; r < m; ++r) rows<1>(x, n, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
 }
 
 }  // namespace
 
-// x: (n, groups k) floats. w: (m, k): m / groups rows for each k numbers of x. scale: (m) floats or null. y: n rows of m
-// floats, `stride` floats apart.
+// x: (n, k) floats. w: (m, k). scale: (m) floats or null. y: n rows of m floats, `stride` floats apart.
 #define EXPORT(NAME, WEIGHT)                                                                                          \
     extern "C" void NAME(const float* x, long n, long k, const WEIGHT* w, const float* scale, long m, float* y,       \
-                         long stride, int threads, long groups) {                                                     \
-        const long each = m / groups;                                                                                 \
-        for (long g = 0; g < groups; ++g)                                                                             \
-            multiply(x + g * k, n, groups * k, k, w + g * each * k, scale ? scale + g * each : nullptr, each,         \
-                     y + g * each, stride, threads);                                                                  \
+                         long stride, int threads) {                                                                  \
+        multiply(x, n, k, w, scale, m, y, stride, threads);                                                           \
     }
 EXPORT(multiply_bfloat16, uint16_t)
 EXPORT(multiply_int8, int8_t)

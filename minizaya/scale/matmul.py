@@ -4,7 +4,7 @@ Two regimes. Few tokens: every weight is read once and hardly used, so reading i
 a float in a register. Many tokens: arithmetic is the cost; rows are turned into floats a tile at a time, in a buffer
 that stays in the cache, and torch multiplies them.
 
-The C++ file is compiled at first use (a second or two) and kept in the user's cache folder. Without a compiler, and
+The C++ files are compiled at first use (a second or two) and kept in the user's cache folder. Without a compiler, and
 for float64, the tiles do everything: same numbers, slower.
 """
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("step.cpp", "matmul.cpp")]  # the first includes the second
 FEW = 128         # tokens up to which the compiled loop is the faster one (measured on two cores)
 FEW_NATIVE = 4     # the same for bfloat16 tokens, where the CPU multiplies bfloat16 itself
 TILE = 2**19      # numbers in a tile: 2 MiB of floats
@@ -56,14 +56,11 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
     return out
 
 
-def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor, groups: int = 1) -> None:
-    """The loop of `matmul.cpp`. x: float32 (n, groups k); out: float32 (n, m); weight: (m, k), a type of KINDS.
-
-    groups: so many products side by side, m / groups rows for each k columns of x (a grouped convolution's).
-    """
+def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
+    """The loop of `matmul.cpp`. x: float32 (n, k); out: float32 (n, m); weight: (m, k), a type of KINDS."""
     x_at, weight_at, scale_at, out_at = (None if t is None else t.data_ptr() for t in (x, weight, scale, out))
     getattr(library(), KINDS[weight.dtype])(x_at, len(x), weight.shape[1], weight_at, scale_at, len(weight), out_at,
-                                            out.stride(0), torch.get_num_threads(), groups)
+                                            out.stride(0), torch.get_num_threads())
 
 
 def tiles(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
@@ -108,7 +105,7 @@ def has_bfloat16() -> bool:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """`matmul.cpp`, compiled for this machine, or None where that is not possible."""
+    """`matmul.cpp` and `step.cpp`, compiled for this machine, or None where that is not possible."""
     from ..doctor import compiler_command
 
     command = compiler_command()
@@ -119,14 +116,14 @@ def library() -> ctypes.CDLL | None:
     flags = ["-O3", f"-march={machine}", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
     # another machine may share this home folder: its name holds what this CPU can do
     cpu = next((line for line in cpu_lines() if line.startswith(("flags", "Features"))), platform.machine())
-    key = hashlib.sha256("\n".join([*command, *flags, cpu, SOURCE.read_text()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([*command, *flags, cpu, *(source.read_text() for source in SOURCES)]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minizaya"
     path = folder / f"matmul-{key}.so"
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             aside = path.with_suffix(f".{os.getpid()}.writing")
-            subprocess.run([*command, *flags, str(SOURCE), "-o", str(aside)], check=True, capture_output=True, timeout=120)
+            subprocess.run([*command, *flags, str(SOURCES[0]), "-o", str(aside)], check=True, capture_output=True, timeout=120)
             os.replace(aside, path)
         built = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
@@ -135,7 +132,12 @@ def library() -> ctypes.CDLL | None:
     for name in KINDS.values():
         function = getattr(built, name)
         function.restype = None
-        function.argtypes = [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int, number]
+        function.argtypes = [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int]
+    built.attend_and_route.argtypes = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
+    built.visit.argtypes = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
+    built.join.argtypes = [pointer, number, pointer, pointer]
+    for name in ("attend_and_route", "visit", "join"):
+        getattr(built, name).restype = None
     return built
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from ..arch.model import Zaya
+from ..arch.model import Zaya, check_inputs
 from .mapped import Mapped
-from .matmul import FEW, compiled, library, matmul, quantise
+from .matmul import matmul, quantise
+from .step import Step
 
 LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
           "router.mlp.out_proj", "router.out_proj")  # in a layer; the last one is that of the ablation router="linear"
@@ -74,8 +74,16 @@ class PagedExperts(nn.Module):
         self.pages = [[mapped.expert(f"{stem}.{part}", e) for part in ("gate_up_proj", "down_proj")] for e in range(count)]
         self.int8, self.kept, self.visited = int8, {}, [0] * count
 
-    def weights(self, expert: int) -> list[tuple[Tensor, Tensor | None]]:
-        """(matrix, scale or None) of gate and up, and of down."""
+    def announce(self, expert: int) -> None:
+        """An expert that nobody has visited will be needed: the disk may begin."""
+        if not self.visited[expert]:
+            for page in self.pages[expert]:
+                page.soon()
+
+    def open(self, expert: int) -> list[tuple[Tensor, Tensor | None]]:
+        """(matrix, scale or None) of gate and up, and of down. A visit."""
+        self.announce(expert)
+        self.visited[expert] += 1
         if not self.int8:
             return [(page.view, None) for page in self.pages[expert]]
         if expert not in self.kept:
@@ -91,43 +99,13 @@ class PagedExperts(nn.Module):
         visited = [int(chosen)] if len(chosen) == 1 else chosen.unique().tolist()
         here = [expert for expert in visited if expert < len(self.pages)]
         for expert in here:
-            if not self.visited[expert]:
-                for page in self.pages[expert]:
-                    page.soon()
+            self.announce(expert)
         for expert in here:
-            self.visited[expert] += 1
             mine = slice(None) if len(visited) == 1 else torch.where(chosen == expert)[0]
-            (gate_up, first), (down, second) = self.weights(expert)
+            (gate_up, first), (down, second) = self.open(expert)
             gate, up = matmul(flat[mine], gate_up, first).chunk(2, dim=-1)
             out[mine] = matmul(F.silu(gate) * up, down, second)
         return (out * gates.flatten()[:, None]).view_as(x)
-
-
-class PreparedConvolutions:
-    """`CCA.mix` for few tokens, by the compiled loop; the weights lie in its order already (`PagedZaya` has put them so).
-
-    Equal to it within rounding. It takes the place of the method in an attention layer; long inputs and packed documents
-    go to the method.
-    """
-
-    def __init__(self, attention):
-        self.otherwise, grouped = attention.mix, attention.conv_grouped
-        self.taps, self.first = attention.conv_depthwise.weight[:, 0].T, attention.conv_depthwise.bias
-        self.heads, self.second, self.reach = grouped.groups, grouped.bias, grouped.kernel_size[0]
-        self.weight = rearrange(grouped.weight, "c i k -> c (k i)")
-
-    def __call__(self, packed: Tensor, place) -> Tensor:
-        steps = packed.shape[1] - len(self.taps) - self.reach + 2
-        if place.position is not None or steps > 4 or packed.shape[0] * steps > FEW:
-            return self.otherwise(packed, place)
-        u, length = self.first, packed.shape[1] - len(self.taps) + 1
-        for i, tap in enumerate(self.taps):
-            u = torch.addcmul(u, packed[:, i: i + length], tap)
-        columns = [rearrange(u[:, i: i + steps], "b t (n i) -> (b t) n i", n=self.heads) for i in range(self.reach)]
-        columns = torch.cat(columns, dim=-1).flatten(1)
-        out = columns.new_empty(len(columns), len(self.weight))
-        compiled(columns, self.weight, None, out, self.heads)
-        return out.add_(self.second).view(len(packed), steps, -1)
 
 
 class PagedZaya(Zaya):
@@ -162,16 +140,21 @@ class PagedZaya(Zaya):
                 if f"layers.{layer}.{name}.weight" in mapped.shapes:
                     block.set_submodule(name, linear(f"layers.{layer}.{name}"))
             block.experts = PagedExperts(mapped, layer, int8)
-        for name, weight in small.items():  # the order in memory that `PreparedConvolutions` wants, without a second copy
+        for name, weight in small.items():  # the order in memory that `step.cpp` reads, without a second copy
             if "conv_" in name and weight.dim() == 3:
                 order = (2, 1, 0) if "depthwise" in name else (0, 2, 1)
                 small[name] = weight.permute(order).contiguous().permute(order)
         self.load_state_dict(small, assign=True)
-        if config.num_convs == 2 and dtype == torch.float32 and library() is not None:
-            for block in self.layers:
-                block.attention.mix = PreparedConvolutions(block.attention)
         self.requires_grad_(False)
         self.eval()
+        self.step = Step(self) if Step.fits(self) else None
+
+    def forward(self, tokens: Tensor, cache=None, routes=None, doc_ids=None, mask=None, last_only: bool = False):
+        """As `Zaya.forward`. One more token of each of a few sequences goes through `step.cpp`, where that is possible."""
+        if self.step is not None and self.step.takes(tokens, cache, routes, mask):
+            check_inputs(self.config, tokens, cache, routes, doc_ids, mask)
+            return self.step(tokens, cache)
+        return super().forward(tokens, cache, routes, doc_ids, mask, last_only)
 
     def resident_bytes(self) -> int:
         """Bytes of weights held in memory of its own, int8 experts included; what is mapped is not counted."""

@@ -1,0 +1,142 @@
+"""One token of each of a few sequences, through `step.cpp`: what decoding with a paged model does most of the time.
+
+The plain path is `Zaya.forward`, and `test_step_equals_the_plain_path` compares the two. `Step` holds where everything lies in memory;
+its loop over the layers asks for each layer's attention and routes, then for the experts that were chosen, then for the sum.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_long, c_void_p
+
+import torch
+from torch import Tensor
+
+from ..arch.attention import locate
+from ..arch.cache import Cache
+from ..arch.model import ZayaOutput
+from .matmul import KINDS, library
+
+FEW = 16  # sequences up to which it is the faster way (measured on two cores)
+
+
+class Piece(Structure):
+    """Rows of a matrix, as they are stored. kind: the place in KINDS."""
+
+    _fields_ = [("weight", c_void_p), ("scale", c_void_p), ("rows", c_long), ("kind", c_int)]
+
+
+class Matrix(Structure):
+    """A matrix in pieces, one below the other, and its bias or None."""
+
+    _fields_ = [("pieces", POINTER(Piece)), ("count", c_long), ("rows", c_long), ("columns", c_long), ("bias", c_void_p)]
+
+
+class Merge(Structure):
+    """The four vectors of a `ResidualScaling`."""
+
+    _fields_ = [(name, c_void_p) for name in ("output_scale", "output_bias", "residual_scale", "residual_bias")]
+
+
+class Layer(Structure):
+    """Sizes and weights of one layer."""
+
+    _fields_ = [*((name, c_long) for name in ("width", "heads", "kv_heads", "head", "taps", "reach", "rotary", "window", "router", "experts")),
+                ("eps", c_float), ("attention_norm", c_void_p), ("down", Matrix), ("up", Matrix),
+                *((name, c_void_p) for name in ("depthwise", "depthwise_bias", "grouped", "grouped_bias", "temperature")),
+                ("attention_merge", Merge), ("moe_norm", c_void_p), ("router_down", Matrix), ("eda_scale", c_void_p), ("router_norm", c_void_p),
+                ("fc1", Matrix), ("fc2", Matrix), ("out", Matrix), ("balancing_bias", c_void_p), ("moe_merge", Merge)]
+
+
+class Past(Structure):
+    """What one layer remembers of the sequences, and where the new tokens stand."""
+
+    _fields_ = [*((name, c_void_p) for name in ("columns", "delayed", "keys", "values")), ("stride", c_long),
+                *((name, c_void_p) for name in ("stored", "cos", "sin"))]
+
+
+class Step:
+    """A paged model's way of taking in one token a sequence. `Step.fits(model)` says whether there is one."""
+
+    def __init__(self, model):
+        self.model, self.kept = model, []  # kept: tensors and structures whose addresses are written into others
+        self.layers = [self.layer(number, block) for number, block in enumerate(model.layers)]
+        self.experts: dict[tuple[int, int], tuple] = {}
+
+    @staticmethod
+    def fits(model) -> bool:
+        """The released architecture, in float32, and a compiler."""
+        config = model.config
+        whole = (config.num_convs == 2 and config.conv_lag > 0 and config.qk_mean and config.value_shift and config.router == "mlp"
+                 and config.eda and config.residual_scaling)
+        return whole and model.embed.weight.dtype == torch.float32 and library() is not None
+
+    def takes(self, tokens: Tensor, cache: Cache | None, routes: Tensor | None, mask: Tensor | None) -> bool:
+        """One token of each of a few sequences that have a past, no padding, nothing to replay."""
+        return (cache is not None and cache.length > 0 and cache.valid is None and mask is None and routes is None
+                and tokens.dim() == 2 and tokens.shape[1] == 1 and len(tokens) <= FEW and self.model.embed.weight.dtype == torch.float32)
+
+    def __call__(self, tokens: Tensor, cache: Cache) -> ZayaOutput:
+        """tokens: int64 (b, 1), already checked. Returns what `Zaya.forward` does; the cache has taken them in."""
+        model, config, batch, native, threads = self.model, self.model.config, len(tokens), library(), torch.get_num_threads()
+        place = cache.placed(locate(config, batch, 1, cache.length, torch.float32, tokens.device))
+        angles = {sliding: [angle.expand(batch, 1, 1, -1).contiguous() for angle in pair] for sliding, pair in place.angles.items()}
+        held = cache.held().contiguous()
+        stream = ((model.embed(tokens) + model.embed_bias) * model.embed_scale).contiguous()
+        x, state = torch.empty_like(stream), torch.zeros(batch, config.router_hidden_size)
+        probs = torch.empty(len(self.layers), batch, 1, config.num_experts + 1)
+        routes = torch.empty(len(self.layers), batch, dtype=torch.int64)
+        for number, (layer, block) in enumerate(zip(self.layers, model.layers)):
+            (columns, delayed), room = cache.ends(number), cache.room(number, 1)
+            past = Past(columns.data_ptr(), delayed.data_ptr(), room[0].data_ptr(), room[1].data_ptr(), room.stride(1), held.data_ptr(),
+                        *(angle.data_ptr() for angle in angles[block.attention.sliding]))
+            at, own, chosen = stream.data_ptr(), probs[number].data_ptr(), routes[number]
+            native.attend_and_route(byref(layer), byref(past), batch, at, state.data_ptr(), x.data_ptr(), own, chosen.data_ptr(), threads)
+            y = torch.zeros_like(stream)
+            for expert in sorted(set(chosen.tolist())):
+                if expert < config.num_experts:
+                    gate_up, down = self.expert(number, expert)
+                    native.visit(byref(layer), byref(gate_up), byref(down), expert, batch, chosen.data_ptr(), own, x.data_ptr(), y.data_ptr(), threads)
+            native.join(byref(layer), batch, y.data_ptr(), at)
+        cache.length += 1
+        return ZayaOutput(model.head(model.norm(stream)), routes.T[:, None], probs)
+
+    # ---- where things lie --------------------------------------------------------------------------------------------
+
+    def address(self, tensor: Tensor | None) -> int | None:
+        """Of the numbers of a tensor, which is kept alive from now on."""
+        self.kept.append(tensor)
+        return None if tensor is None else tensor.data_ptr()
+
+    def matrix(self, pieces: list[tuple[Tensor, Tensor | None]], bias: Tensor | None = None) -> Matrix:
+        """pieces: (weight (m, k) of a type in KINDS, float32 scale (m,) or None)."""
+        found = (Piece * len(pieces))(*(Piece(self.address(weight), self.address(scale), len(weight), list(KINDS).index(weight.dtype))
+                                        for weight, scale in pieces))
+        self.kept.append(found)
+        return Matrix(found, len(pieces), sum(len(weight) for weight, _ in pieces), pieces[0][0].shape[1], self.address(bias))
+
+    def layer(self, number: int, block) -> Layer:
+        config, attention, router = self.model.config, block.attention, block.router
+
+        def linear(module) -> Matrix:
+            return self.matrix([(weight, None) for _, _, weight in module.rows], module.bias)
+
+        def merge(module) -> Merge:
+            return Merge(*(self.address(getattr(module, name)) for name, _ in Merge._fields_))
+
+        depthwise, grouped, mlp = attention.conv_depthwise, attention.conv_grouped, router.mlp
+        return Layer(
+            config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.cca_time0, config.cca_time1,
+            config.rotary_dim, config.sliding_window if attention.sliding else 0, config.router_hidden_size, config.num_experts,
+            config.rms_norm_eps, self.address(block.attention_norm.weight), linear(attention.down_proj), linear(attention.up_proj),
+            # (taps, c) and (c, reach, d) in memory: `PagedZaya` has laid them so
+            self.address(depthwise.weight), self.address(depthwise.bias), self.address(grouped.weight), self.address(grouped.bias),
+            self.address(attention.temperature), merge(block.attention_merge), self.address(block.moe_norm.weight),
+            linear(router.down_proj), self.address(getattr(router, "eda_scale", None)), self.address(mlp.norm.weight),
+            linear(mlp.fc1), linear(mlp.fc2), linear(mlp.out_proj), self.address(router.balancing_bias), merge(block.moe_merge))
+
+    def expert(self, number: int, expert: int) -> tuple[Matrix, Matrix]:
+        """Gate and up, and down, of one expert; asked for from the disk at the first visit."""
+        own = self.model.layers[number].experts
+        weights = own.open(expert)
+        if (number, expert) not in self.experts:
+            self.experts[number, expert] = tuple(self.matrix([pair]) for pair in weights)
+        return self.experts[number, expert]
