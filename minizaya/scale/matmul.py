@@ -125,19 +125,21 @@ def library() -> ctypes.CDLL | None:
             aside = path.with_suffix(f".{os.getpid()}.writing")
             subprocess.run([*command, *flags, str(SOURCES[0]), "-o", str(aside)], check=True, capture_output=True, timeout=120)
             os.replace(aside, path)
-        built = ctypes.CDLL(str(path))
+        return load(path)
     except (OSError, subprocess.SubprocessError):
         return None
-    pointer, number = ctypes.c_void_p, ctypes.c_long
-    for name in KINDS.values():
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """The compiled file, and what its functions take. Raises OSError when it is none."""
+    built, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_long
+    takes = {name: [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int] for name in KINDS.values()}
+    takes["attend_and_route"] = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
+    takes["visit"] = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
+    takes["join"] = [pointer, number, pointer, pointer]
+    for name, types in takes.items():
         function = getattr(built, name)
-        function.restype = None
-        function.argtypes = [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int]
-    built.attend_and_route.argtypes = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
-    built.visit.argtypes = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
-    built.join.argtypes = [pointer, number, pointer, pointer]
-    for name in ("attend_and_route", "visit", "join"):
-        getattr(built, name).restype = None
+        function.restype, function.argtypes = None, types
     return built
 
 
