@@ -66,6 +66,26 @@ def train(runs, steps, until=None, save_every=0, die=None):
     return logs
 
 
+def held(cases):
+    """Bytes that this rank has in weights, gradients and the optimizer's memory after a step, for each (layout, experts)."""
+    from minizaya.scale import equality
+    from minizaya.scale.parallel import Grid, Layout
+    from minizaya.scale.parallel_trainer import ParallelTrainer
+    from minizaya.train.loop import Recipe
+    found = []
+    for layout, experts in cases:
+        trainer = ParallelTrainer(equality.tiny_model(None, dtype="float32", num_experts=experts), Recipe(steps=1),
+                                  equality.tiny_batches, Grid(Layout.parse(layout)))
+        weights, gradients = list(trainer.model.parameters()), []
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: gradients.extend(p.grad.to_local().nbytes for p in weights))
+        trainer.train_step()
+        state = [value for p in weights for value in trainer.optimizer.state[p].values()]
+        found.append({"weights": sum(p.to_local().untyped_storage().nbytes() for p in weights), "gradients": sum(gradients),
+                      "optimizer": sum(value.to_local().nbytes if value.dim() else value.nbytes for value in state)})
+    return found
+
+
 def refusals():
     """The messages of what must be refused, and the checkpoint errors of one rank."""
     from minizaya.scale import equality

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from minizaya.arch import balance
-from minizaya.scale import equality, sharded_checkpoint
+from minizaya.scale import equality, memory, sharded_checkpoint
 from minizaya.scale.launch import LOST, RankFailed, run_job, verdict
-from minizaya.scale.parallel import Layout
+from minizaya.scale.layout import Layout, rows_of
 from minizaya.train import run_train
 from minizaya.train.checkpoint import latest
 from minizaya.train.loop import Recipe, Trainer
@@ -155,12 +155,24 @@ def test_saved_on_four_resumed_on_two_and_on_one(tmp_path, alone):
 
 def test_who_holds_which_rows():
     """Every row is held once, whatever the layout; FSDP's pieces of 5 rows over 4 ranks are 2, 2, 1 and 0."""
-    assert [sharded_checkpoint.rows_of("norm.weight", 5, Layout(dp=4), rank) for rank in range(4)] == [(0, 2), (2, 4), (4, 5), (5, 5)]
+    assert [rows_of("norm.weight", 5, Layout(dp=4), rank) for rank in range(4)] == [(0, 2), (2, 4), (4, 5), (5, 5)]
     for layout in (Layout(dp=3), Layout(ep=4), Layout(dp=2, ep=2), Layout(dp=3, ep=2, cp=2)):
         for name, count in (("embed.weight", 23), ("layers.0.experts.down_proj", 8), ("layers.1.attention.temperature", 2)):
             rows = [row for rank in range(layout.ranks)
-                    for row in range(*sharded_checkpoint.rows_of(name, count, layout, rank))]
+                    for row in range(*rows_of(name, count, layout, rank))]
             assert sorted(rows) == list(range(count))
+
+
+def test_a_rank_holds_what_is_planned():
+    """To the byte on the fullest rank; where pieces do not divide, others hold less, but have room for as much."""
+    cases = [("dp2", 4), ("ep2", 4), ("cp2", 4), ("cp2", 1)]   # the last: one expert for two ranks
+    ranks = run_job("parallel_jobs:held", 2, cases=cases)
+    for (layout, experts), *found in zip(cases, *ranks, strict=True):
+        config = equality.tiny_model(num_experts=experts, load=None).config
+        planned = memory.training_memory(config, 1, 12, "float32", layout=Layout.parse(layout))
+        for part in ("weights", "gradients", "optimizer"):
+            assert found[0][part] == max(rank[part] for rank in found) == planned[part], (layout, experts, part)
+        assert len({rank["weights"] for rank in found}) == 1
 
 
 def test_damaged_checkpoints_are_named(tmp_path, alone):

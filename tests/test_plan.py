@@ -95,8 +95,7 @@ def test_paged_memory_is_what_the_model_holds(tmp_path, preset, int8):
         model(torch.randint(3, 100, (1, 40)), cache=cache)
         for block in model.layers:                                    # everybody is visited
             for expert in range(config.num_experts):
-                block.experts.visited[expert] += 1
-                block.experts.weights(expert)
+                block.experts.open(expert)
     planned = memory.paged_memory(config, 40, int8=int8)
     found = model.resident_bytes() + sum(t.nbytes for t in (*cache.kv, *cache.columns, *cache.delayed))
     assert found == planned["own"] - 40 * account.kv_bytes_per_token(config, "float32")   # planned: twice the cache
@@ -104,18 +103,24 @@ def test_paged_memory_is_what_the_model_holds(tmp_path, preset, int8):
     assert abs(at_rest - model.mapped.bytes) < 0.05 * model.mapped.bytes                   # all but the small tensors
 
 
-def test_layouts_divide(monkeypatch):
-    config = ZayaConfig.preset("zaya1-8b")
+def test_layouts_divide():
+    """`test_a_rank_holds_what_is_planned` weighs the same in real jobs; here at 8B."""
+    config, whole = ZayaConfig.preset("zaya1-8b"), 2 * 8_840_488_784
     alone = memory.training_memory(config, 1, 4096)
-    assert alone["weights"] == 2 * 8_840_488_784 and alone["optimizer"] > 6 * alone["weights"] // 1.01
-    shared = memory.training_memory(config, 1, 4096, layout=Layout(dp=8))
-    assert shared["weights"] * 8 == alone["weights"] and shared["activations"] == alone["activations"]
-    split = memory.training_memory(config, 1, 4096, layout=Layout(cp=4))
-    assert split["activations"] < alone["activations"] / 3.9
-    experts = memory.training_memory(config, 1, 4096, layout=Layout(ep=16))
-    assert experts["weights"] == 2 * (8_840_488_784 - 8_053_063_680 * 15 // 16)
-    for held in (alone, shared, split, experts):
+    assert alone["weights"] == whole and alone["optimizer"] > 6 * whole // 1.01 and alone["gathered"] == 0
+    outside = 2 * 2048 * (262_272 + 3)                     # embedding, its scale and bias, the last norm: always gathered
+    for layout in (Layout(dp=8), Layout(ep=8), Layout(cp=8), Layout(dp=2, ep=4)):
+        held = memory.training_memory(config, 1, 4096, layout=layout)
+        for part in ("weights", "gradients", "optimizer"):
+            assert held[part] == pytest.approx(alone[part] / 8, rel=1e-4), layout
+        experts, dense = 2 * 8_053_063_680 / layout.ep, whole - 2 * 8_053_063_680 - outside
+        assert held["gathered"] == pytest.approx(outside + (experts + dense) / 20, rel=1e-4)
+        assert held["activations"] == pytest.approx(alone["activations"] / layout.cp, rel=0.01)
         assert held["sum"] == sum(size for part, size in held.items() if part != "sum")
+    # two experts over sixteen ranks: FSDP does not cut an expert, so each has room for one, and gathers sixteen
+    padded = memory.training_memory(config, 1, 4096, layout=Layout(dp=16, ep=8))
+    assert padded["weights"] == pytest.approx(whole / 128 + 2 * 8_053_063_680 * (1 / 16 - 1 / 128), rel=1e-4)
+    assert padded["gathered"] == pytest.approx(outside + (2 * 8_053_063_680 + dense) / 20, rel=1e-4)
 
 
 def test_the_ridge():

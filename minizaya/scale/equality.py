@@ -17,9 +17,9 @@ from ..train.loop import Recipe, Trainer
 from ..train.sources import IGNORE, Batch
 from .context_parallel import chunk_lengths
 from .expert_parallel import slice_of
-from .parallel import Grid, Layout
+from .layout import Layout, rows_of
+from .parallel import Grid
 from .parallel_trainer import ParallelTrainer
-from .sharded_checkpoint import rows_of
 
 TINY = dict(vocab_size=23, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             head_dim=4, num_experts=4, moe_intermediate_size=5, router_hidden_size=6, rope_theta=100.0, pad_token_id=0,

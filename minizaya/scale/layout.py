@@ -1,4 +1,4 @@
-"""Who does what on several devices: the numbers behind "dp2xep2"."""
+"""Who does what on several devices, and who holds what: the numbers behind "dp2xep2"."""
 
 import re
 from dataclasses import dataclass
@@ -48,3 +48,17 @@ class Layout:
     def __str__(self) -> str:
         sizes = [f"{name}{getattr(self, name)}" for name in ("dp", "ep", "cp") if getattr(self, name) > 1]
         return "x".join(sizes) or "dp1"
+
+
+def rows_of(name: str, count: int, layout: Layout, rank: int) -> tuple[int, int]:
+    """First row, and last row + 1, of the `count` rows of parameter `name` that a rank holds; equal if it has none.
+
+    Experts: the rows of the rank's experts, cut over the ranks with the same experts. Else: cut over all ranks. FSDP
+    cuts into pieces of ceil(count / ranks), so that the last ones may be shorter or empty.
+    """
+    first, group, place = 0, layout.ranks, rank
+    if ".experts." in name:
+        count, group, place = count // layout.ep, layout.ranks // layout.ep, rank // layout.ep
+        first = rank % layout.ep * count
+    size = -(-count // group)
+    return first + min(place * size, count), first + min((place + 1) * size, count)

@@ -2,21 +2,24 @@
 
     python -m minizaya plan zaya1-8b --device mi300x --dp 64 --ep 8 --batch 8
 
-Every count is of what our code keeps, to the byte: `tests/test_plan.py` counts the tensors that autograd saves and the
-optimizer's state. trap: a device holds more than that for a moment (the backward pass's own results, a fragmented allocator,
+Every count is of what our code keeps: weights, gradients and the optimizer's state to the byte, activations within one in a
+hundred (how tokens fall on experts decides the rest); `tests/test_plan.py` and `tests/test_parallel.py` weigh both. trap: a device holds more than that for a moment (the backward pass's own results, a fragmented allocator,
 buffers of collectives); `OVERHEAD` is what we add, and it is an assumption.
 
 The letters are `account`'s: D hidden_size, H query heads, K KV heads, d head_dim, P = (H + K) d, E experts, F expert width,
 R router width, V vocabulary, L layers; n = b t tokens.
 """
 
+from functools import cache
+
 import torch
+from torch import Tensor
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train.optim import is_matrix
 from . import account
-from .layout import Layout
+from .layout import Layout, rows_of
 
 OPTIMIZERS = ("adamw", "muon", "muon without momentum")
 OVERHEAD = 0.1
@@ -65,18 +68,30 @@ def activations(config: ZayaConfig, batch: int, length: int, dtype: str = "float
     return ends + L * layer_activations(config, batch, length, dtype) + angles - unread
 
 
-def optimizer_state(config: ZayaConfig, optimizer: str = "adamw", itemsize: int = 4) -> int:
-    """Bytes of the optimizer's memory: AdamW keeps two numbers a parameter, Muon one a matrix entry (and AdamW the rest).
+def held_by_a_rank(name: str, p: Tensor, layout: Layout) -> tuple[int, int]:
+    """Numbers of parameter `name` that a rank has room for, and how many there are while it is gathered.
 
-    itemsize: of the weights the moments belong to. A counter of 4 bytes a tensor comes on top.
+    trap: FSDP cuts along axis 0 into equal pieces, padding the last ones, and gathers them with the padding. Two experts over
+    sixteen ranks are sixteen pieces of one expert each.
+    """
+    start, stop = rows_of(name, len(p), layout, 0)   # nobody's piece is longer than the first rank's
+    group = layout.ranks // layout.ep if ".experts." in name else layout.ranks
+    kept = (stop - start) * (p.numel() // len(p))
+    return kept, kept * group
+
+
+def optimizer_state(config: ZayaConfig, optimizer: str = "adamw", itemsize: int = 4, layout: Layout = Layout()) -> int:
+    """Bytes of the optimizer's memory on a device: AdamW keeps two numbers a parameter, Muon one a matrix entry (and AdamW the rest).
+
+    itemsize: of the weights the moments belong to. A counter of 4 bytes a tensor comes on top. trap: Muon is counted for any
+    layout, but `parallel` refuses it on several ranks.
     Raises ValueError for an unknown optimizer.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     matrices = {"adamw": 2, "muon": 1, "muon without momentum": 0}[optimizer]
-    with torch.device("meta"):
-        model = Zaya(config)
-    return sum(4 + itemsize * p.numel() * (matrices if is_matrix(name, p) else 2) for name, p in model.named_parameters())
+    return sum(4 + itemsize * held_by_a_rank(name, p, layout)[0] * (matrices if is_matrix(name, p) else 2)
+               for name, p in skeleton(config).named_parameters())
 
 
 def training_memory(config: ZayaConfig, batch: int, length: int, dtype: str = "bfloat16", optimizer: str = "adamw",
@@ -84,32 +99,40 @@ def training_memory(config: ZayaConfig, batch: int, length: int, dtype: str = "b
     """Bytes on one device, by part.
 
     batch: sequences of `length` tokens per device before cp divides them. Weights and gradients are kept in `dtype`; with
-    bfloat16 the optimizer has float32 weights of its own besides (they count as its state), and float32 moments. Each
-    layer's weights are gathered for its turn: two layers at a time, unsharded over dp ("gathered").
+    bfloat16 the optimizer has float32 weights of its own besides (they count as its state), and float32 moments. As in
+    `parallel`, experts are cut over the ranks that have the same ones, all else over all ranks. "gathered": whole again are,
+    layer by layer, two layers at a time, and what lies outside the layers (embedding, head, norm) all the time.
     Raises ValueError when cp does not divide the length, or ep the experts.
     """
     if length % layout.cp:
         raise ValueError(f"cp must divide the length {length}, got {layout.cp}")
     if config.num_experts % layout.ep:
         raise ValueError(f"ep must divide the {config.num_experts} experts, got {layout.ep}")
-    parts, size = account.parameters(config), account.bytes_of(dtype)
-    total = sum(parts.values())
-    dense = total - parts["experts"]
-
-    def share(everything: int) -> int:
-        """Of something proportional to the parameters, what one device holds: experts over ep, all over dp."""
-        return round(everything * (dense + parts["experts"] / layout.ep) / total / layout.dp)
-
-    state = optimizer_state(config, optimizer) + (4 * total if size < 4 else 0)
-    layer = (dense - parts["embedding"] - parts["head"] + parts["experts"] / layout.ep) / config.num_hidden_layers
+    size, weights, layers, outside = account.bytes_of(dtype), 0, 0, 0
+    for name, p in skeleton(config).named_parameters():
+        kept, gathered = held_by_a_rank(name, p, layout)
+        weights += kept
+        if name.startswith("layers."):
+            layers += gathered
+        else:
+            outside += gathered
+    at_once = outside + min(2, config.num_hidden_layers) * layers / config.num_hidden_layers
     held = {
-        "weights": share(total * size), "gradients": share(total * size), "optimizer": share(state),
-        "gathered": round(2 * layer * size) if layout.dp > 1 else 0,
+        "weights": weights * size, "gradients": weights * size,
+        "optimizer": optimizer_state(config, optimizer, layout=layout) + (4 * weights if size < 4 else 0),
+        "gathered": round(at_once * size) if layout.ranks > 1 else 0,
         "activations": activations(config, batch, length // layout.cp, dtype, recompute),
         "logits": batch * length // layout.cp * config.vocab_size * 8,   # themselves and their gradient, float32
     }
     held["overhead"] = round(OVERHEAD * sum(held.values()))
     return held | {"sum": sum(held.values())}
+
+
+@cache   # at 8B it takes half a second
+def skeleton(config: ZayaConfig) -> Zaya:
+    """The model without its numbers: names and shapes. Only to be looked at, since all who ask get the same one."""
+    with torch.device("meta"):
+        return Zaya(config)
 
 
 def paged_memory(config: ZayaConfig, tokens: int, dtype: str = "float32", int8: bool = False) -> dict[str, int]:
@@ -120,8 +143,7 @@ def paged_memory(config: ZayaConfig, tokens: int, dtype: str = "float32", int8: 
     """
     from .paging import MAPPED
 
-    with torch.device("meta"):
-        model = Zaya(config)
+    model = skeleton(config)
     small = sum(p.numel() for name, p in model.named_parameters() if not name.endswith(MAPPED))
     parts = account.parameters(config)
     own = small * account.bytes_of(dtype) + 4 * config.num_hidden_layers * (config.num_experts + 1)

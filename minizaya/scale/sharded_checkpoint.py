@@ -26,23 +26,10 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train import checkpoint as one_process
 from ..train.checkpoint import KEPT, latest, safetensors, write
-from .parallel import Grid, Layout
+from .layout import rows_of
+from .parallel import Grid
 
 FORMAT = "minizaya-sharded-1"
-
-
-def rows_of(name: str, count: int, layout: Layout, rank: int) -> tuple[int, int]:
-    """First row, and last row + 1, of the `count` rows of parameter `name` that a rank holds; equal if it has none.
-
-    Experts: the rows of the rank's experts, cut over the ranks with the same experts. Else: cut over all ranks. FSDP
-    cuts into pieces of ceil(count / ranks), so that the last ones may be shorter or empty.
-    """
-    first, group, place = 0, layout.ranks, rank
-    if ".experts." in name:
-        count, group, place = count // layout.ep, layout.ranks // layout.ep, rank // layout.ep
-        first = rank % layout.ep * count
-    size = -(-count // group)
-    return first + min(place * size, count), first + min((place + 1) * size, count)
 
 
 def sharded(model, optimizer) -> dict[str, Tensor]:
