@@ -5,7 +5,8 @@ What is measured, all in one run, in turns, so that a machine that slows down sl
     load       seconds from the folder to a model that answers
     decode     one token after another, warm: bytes of the weights that a token needs / seconds, over the bandwidth with
                which the machine reads a quarter of a gigabyte of floats at that moment
-    prefill    128 tokens: ours, whole, against `transformers` in bfloat16
+    prefill    128 tokens: ours, whole, against `transformers` in bfloat16, and against the speed at which the machine multiplies
+               large float32 matrices: no float32 program can be faster than that
     memory     the most that the process held: its own, and pages of the files
 
 trap: `transformers` is not run whole. Two small models of full width, with one layer and with three, are timed in turns, and
@@ -122,8 +123,10 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
 
     theirs = their_layers(config, max(2, pairs // 3)) if peer else {}
     floats = torch.ones(2**26)  # far more than any cache, and little beside the weights
-    rows = {"prefill": [], "decode": [], "read": [], "needed": []}
+    square = torch.ones(2048, 2048)
+    rows = {"prefill": [], "decode": [], "read": [], "needed": [], "multiply": []}
     for _ in tqdm(range(pairs), desc="bench --full", file=sys.stderr):
+        rows["multiply"].append(2 * 2048**3 / min(seconds(lambda: square @ square) for _ in range(3)))
         rows["prefill"].append(seconds(prefill))
         for _ in range(2):                       # bring the experts of this text back, after whatever took their place
             model(token, cache=cache, last_only=True)
@@ -132,17 +135,21 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
             rows["decode"].append(seconds(lambda: model(token, cache=cache, last_only=True)))
             rows["needed"].append(needed(model, cache))
     speeds = [n / t for n, t in zip(rows["needed"], rows["decode"])]
-    ours = statistics.median(rows["prefill"])
+    ours, arithmetic = statistics.median(rows["prefill"]), statistics.median(rows["multiply"])
+    work = account.flops(config, PROMPT, causal=True)
+    work = sum(work.values()) - work["head"] * (PROMPT - 1) // PROMPT   # the last token alone goes through the head
     fastest = min(theirs, key=theirs.get) if theirs else None
     return {
         "folder": str(folder), "layers": config.num_hidden_layers, "dtype": dtype, "int8": int8, "file_bytes": model.mapped.bytes,
         "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__, "cores": os.cpu_count(),
-                    "capability": torch.backends.cpu.get_cpu_capability(), "read_gb_s": statistics.median(rows["read"]) / 1e9},
+                    "capability": torch.backends.cpu.get_cpu_capability(), "read_gb_s": statistics.median(rows["read"]) / 1e9,
+                    "float32_gflop_s": arithmetic / 1e9},
         "load_seconds": load, "prefill_first_seconds": cold,
         "decode": {"seconds": statistics.median(rows["decode"]), "bytes": statistics.median(rows["needed"]),
                    "gb_s": statistics.median(speeds) / 1e9,
                    "of_bandwidth": statistics.median(speed / read for speed, read in zip(speeds, rows["read"]))},
-        "prefill": {"tokens": PROMPT, "seconds": ours, "transformers_layer_seconds": theirs,
+        "prefill": {"tokens": PROMPT, "seconds": ours, "flops": work, "of_arithmetic": work / ours / arithmetic,
+                    "least_seconds": work / arithmetic, "transformers_layer_seconds": theirs,
                     "transformers_seconds": theirs[fastest] * config.num_hidden_layers if theirs else None,
                     "ratio": theirs[fastest] * config.num_hidden_layers / ours if theirs else None},
         "memory": {"before": before, "after": after, "planned_own": own, "planned_mapped": touched,
@@ -163,15 +170,16 @@ def table(found: dict) -> str:
     lines = [f"{found['folder']}: {found['file_bytes'] / 1e9:.2f} GB, {found['layers']} layers, activations {found['dtype']}"
              + (", experts int8" if found["int8"] else ""),
              f"machine   {found['machine']['threads']} threads, {found['machine']['capability']}, "
-             f"{found['machine']['read_gb_s']:.1f} GB/s read, torch {found['machine']['torch']}",
+             f"{found['machine']['read_gb_s']:.1f} GB/s read, {found['machine']['float32_gflop_s']:.0f} GFLOP/s in float32, torch "
+             f"{found['machine']['torch']}",
              f"load      {found['load_seconds']:.2f} s, then {found['prefill_first_seconds']:.1f} s for the first {PROMPT} tokens",
              f"decode    {decode['seconds'] * 1e3:.0f} ms a token, {decode['bytes'] / 1e9:.2f} GB each: {decode['gb_s']:.1f} GB/s, "
              f"{decode['of_bandwidth']:.0%} of the bandwidth",
-             f"prefill   {prefill['seconds']:.2f} s for {PROMPT} tokens"]
+             f"prefill   {prefill['seconds']:.2f} s for {PROMPT} tokens, {prefill['of_arithmetic']:.0%} of the arithmetic"]
     if prefill["ratio"] is not None:
         by = ", ".join(f"{path} {took * 1e3:.0f} ms" for path, took in prefill["transformers_layer_seconds"].items())
         lines.append(f"          transformers in bfloat16 {prefill['transformers_seconds']:.1f} s ({by} a layer): "
-                     f"{prefill['ratio']:.2f}x")
+                     f"{prefill['ratio']:.2f}x; at most {prefill['transformers_seconds'] / prefill['least_seconds']:.0f}x in float32")
     if memory["after"]:
         lines.append(f"memory    own {(memory['after']['own'] - memory['before']['own']) / 1e9:.2f} GB more than before loading, planned "
                      f"{memory['planned_own'] / 1e9:.2f}; peak {memory['after']['peak'] / 1e9:.2f} GB with pages of files, planned "

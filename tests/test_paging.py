@@ -14,7 +14,7 @@ from minizaya.infer.engine import Engine, engine_generate
 from minizaya.infer.protocol import ChatFormat
 from minizaya.infer.service import Service
 from minizaya.laws.strategies import randomise
-from minizaya.scale import golden, matmul, shards
+from minizaya.scale import account, golden, matmul, shards
 from minizaya.scale.mapped import Mapped
 from minizaya.scale.paging import MAPPED, PagedZaya
 from minizaya.scale.weights import StandIn, open_weights
@@ -248,6 +248,25 @@ def test_serve_answers_from_a_folder(small):
         body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "seed": 1}).encode()
         reply = json.load(urllib.request.urlopen(f"{server.url}/chat/completions", body, timeout=60))
     assert 1 <= reply["usage"]["completion_tokens"] <= 5
+
+
+def test_bench_measures_a_folder(tmp_path, capsys):
+    """Figures that agree with each other; how large they are is the machine's affair."""
+    config = mz.ZayaConfig(**CONFIG.to_dict() | dict(hidden_size=32, moe_intermediate_size=16))  # the peer wants rows of 16 bytes
+    small = written(tmp_path / "w", config)
+    assert cli.main(["bench", "--full", str(small), "--pairs", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    decode, prefill, memory = found["decode"], found["prefill"], found["memory"]
+    assert found["file_bytes"] == Mapped(small).bytes and found["load_seconds"] > 0
+    assert decode["bytes"] / decode["seconds"] / 1e9 == pytest.approx(decode["gb_s"], rel=0.5)   # medians of four
+    assert prefill["of_arithmetic"] == pytest.approx(prefill["least_seconds"] / prefill["seconds"])
+    # twice a multiplication for each active weight and token; scores and convolutions on top; the head for one token
+    active = account.active_parameters(config) - config.vocab_size * config.hidden_size
+    assert 2 * 128 * active < prefill["flops"] < 2 * 128 * active * 3
+    assert prefill["ratio"] == pytest.approx(min(prefill["transformers_layer_seconds"].values()) * 3 / prefill["seconds"])
+    assert memory["planned_mapped"] > 0 and memory["after"].get("own", 1) > 0
+    assert cli.main(["bench", "--full", str(small), "--pairs", "3", "--no-peer", "--int8"]) == 0
+    assert "of the arithmetic" in capsys.readouterr().out
 
 
 # ---- golden values ---------------------------------------------------------------------------------------------------

@@ -44,12 +44,16 @@ inline float lanes(Floats v) {
     return total;
 }
 
-// Some rows of W against some tokens, all sums in registers.
-template <int ROWS, int TOKENS, class Weight>
+// Some rows of W against some tokens, all sums in registers. AHEAD: on the way, ask for the rows that come next. A processor
+// guesses what a program will read, but not that it will read these rows again first, for other tokens.
+template <int ROWS, int TOKENS, bool AHEAD, class Weight>
 void block(const float* x, long k, const Weight* w, const float* scale, float* y, long stride) {
     Floats sum[ROWS][TOKENS] = {};
     long i = 0;
     for (; i + N <= k; i += N) {
+        if (AHEAD)
+            for (long byte = 0; byte < long(ROWS * N * sizeof(Weight)); byte += 64)
+                __builtin_prefetch((const char*)(w + ROWS * (k + i)) + byte, 0, 2);
         Floats xs[TOKENS];
         for (int t = 0; t < TOKENS; ++t) xs[t] = load(x + t * k + i);
         for (int r = 0; r < ROWS; ++r) {
@@ -81,8 +85,9 @@ void single(const float* x, long k, const Weight* w, const float* scale, float* 
 template <int ROWS, class Weight>
 void rows(const float* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
     long t = 0;
-    for (; t + T <= n; t += T) block<ROWS, T>(x + t * k, k, w, scale, y + t * stride, stride);
-    for (; t < n; ++t) block<ROWS, 1>(x + t * k, k, w, scale, y + t * stride, stride);
+    if (n >= T) block<ROWS, T, true>(x, k, w, scale, y, stride), t = T;
+    for (; t + T <= n; t += T) block<ROWS, T, false>(x + t * k, k, w, scale, y + t * stride, stride);
+    for (; t < n; ++t) block<ROWS, 1, false>(x + t * k, k, w, scale, y + t * stride, stride);
 }
 
 template <class Weight>

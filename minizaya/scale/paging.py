@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arch.model import Zaya, check_inputs
+from ..arch.residual import ResidualScaling
 from .mapped import Mapped
 from .matmul import matmul, quantise
 from .step import Step
@@ -108,6 +109,14 @@ class PagedExperts(nn.Module):
         return (out * gates.flatten()[:, None]).view_as(x)
 
 
+class PagedMerge(ResidualScaling):
+    """The same sum, bit for bit, in the memory of the layer's output: to be given fresh pages costs more than to add."""
+
+    def forward(self, output: Tensor, residual: Tensor) -> Tensor:
+        output.add_(self.output_bias).mul_(self.output_scale)
+        return (residual + self.residual_bias).mul_(self.residual_scale).add_(output)
+
+
 class PagedZaya(Zaya):
     """The model of a checkpoint folder, its large matrices left in the files.
 
@@ -140,6 +149,9 @@ class PagedZaya(Zaya):
                 if f"layers.{layer}.{name}.weight" in mapped.shapes:
                     block.set_submodule(name, linear(f"layers.{layer}.{name}"))
             block.experts = PagedExperts(mapped, layer, int8)
+            if config.residual_scaling:
+                with torch.device("meta"):
+                    block.attention_merge, block.moe_merge = PagedMerge(config.hidden_size), PagedMerge(config.hidden_size)
         for name, weight in small.items():  # the order in memory that `step.cpp` reads, without a second copy
             if "conv_" in name and weight.dim() == 3:
                 order = (2, 1, 0) if "depthwise" in name else (0, 2, 1)

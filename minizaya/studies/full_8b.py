@@ -1,4 +1,4 @@
-"""The full configuration paged from disk on this machine, in four ways; lesson 16 shows it.
+"""The full configuration paged from disk on this machine, in a few ways; lesson 16 shows it.
 
 It needs the folder first, 17.7 GB: `python -m minizaya materialize zaya1-8b` without a folder's name puts it where this looks.
 """
