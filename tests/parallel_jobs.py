@@ -86,6 +86,30 @@ def held(cases):
     return found
 
 
+def kept_for_backward(length):
+    """Bytes that autograd saves on this rank of cp2, weights left out, for two rows of `length` tokens of nano."""
+    import torch
+    import torch.nn.functional as F
+
+    from minizaya import Zaya, ZayaConfig
+    from minizaya.scale.parallel import Grid, Layout, forward
+    from minizaya.train.sources import Batch
+    torch.manual_seed(0)
+    model, tokens = Zaya(ZayaConfig.preset("nano")), torch.randint(3, 100, (2, length))
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept, alive = {}, []
+
+    def pack(tensor):
+        alive.append(tensor)   # or its memory would be used again, and counted once
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out, part = forward(model, Batch("text", tokens, tokens), Grid(Layout(cp=2)))
+        F.cross_entropy(out.logits.flatten(0, 1), part.targets.flatten())
+    return sum(size for address, size in kept.items() if address not in own)
+
+
 def refusals():
     """The messages of what must be refused, and the checkpoint errors of one rank."""
     from minizaya.scale import equality

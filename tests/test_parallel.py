@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minizaya import ZayaConfig
 from minizaya.arch import balance
 from minizaya.scale import equality, memory, sharded_checkpoint
 from minizaya.scale.launch import LOST, RankFailed, run_job, verdict
@@ -173,6 +174,14 @@ def test_a_rank_holds_what_is_planned():
         for part in ("weights", "gradients", "optimizer"):
             assert found[0][part] == max(rank[part] for rank in found) == planned[part], (layout, experts, part)
         assert len({rank["weights"] for rank in found}) == 1
+
+
+def test_a_chunk_keeps_everybodys_keys_and_a_mask():
+    """On the last rank of cp, which the plan is about; the others see less."""
+    config, length = ZayaConfig.preset("nano"), 256
+    found = run_job("parallel_jobs:kept_for_backward", 2, length=length)
+    planned = memory.training_memory(config, 2, length, "float32", layout=Layout(cp=2))["activations"]
+    assert found[0] < found[1] == pytest.approx(planned, rel=0.01)
 
 
 def test_damaged_checkpoints_are_named(tmp_path, alone):

@@ -68,6 +68,16 @@ def activations(config: ZayaConfig, batch: int, length: int, dtype: str = "float
     return ends + L * layer_activations(config, batch, length, dtype) + angles - unread
 
 
+def context_activations(config: ZayaConfig, batch: int, length: int, cp: int, dtype: str = "float32") -> int:
+    """Bytes that one layer keeps besides when cp ranks share `length` tokens: everybody's keys and values, and the mask.
+
+    Of the last rank, which sees most. trap: attention turns the mask into numbers, a layer each: for long rows that is the
+    most of all. A kernel that knows what "causal, after a past" means needs none; ours is torch's.
+    """
+    mine = length // cp
+    return account.bytes_of(dtype) * (2 * batch * config.kv_size * (length - mine) + mine * length) if cp > 1 else 0
+
+
 def held_by_a_rank(name: str, p: Tensor, layout: Layout) -> tuple[int, int]:
     """Numbers of parameter `name` that a rank has room for, and how many there are while it is gathered.
 
@@ -116,12 +126,14 @@ def training_memory(config: ZayaConfig, batch: int, length: int, dtype: str = "b
             layers += gathered
         else:
             outside += gathered
+    kept_layers = 1 if recompute else config.num_hidden_layers
     at_once = outside + min(2, config.num_hidden_layers) * layers / config.num_hidden_layers
     held = {
         "weights": weights * size, "gradients": weights * size,
         "optimizer": optimizer_state(config, optimizer, layout=layout) + (4 * weights if size < 4 else 0),
         "gathered": round(at_once * size) if layout.ranks > 1 else 0,
-        "activations": activations(config, batch, length // layout.cp, dtype, recompute),
+        "activations": activations(config, batch, length // layout.cp, dtype, recompute)
+        + kept_layers * context_activations(config, batch, length, layout.cp, dtype),
         "logits": batch * length // layout.cp * config.vocab_size * 8,   # themselves and their gradient, float32
     }
     held["overhead"] = round(OVERHEAD * sum(held.values()))
