@@ -24,16 +24,28 @@ typedef uint32_t Words __attribute__((vector_size(4 * N)));
 typedef uint16_t Halves __attribute__((vector_size(2 * N)));
 
 inline Floats load(const float* p) { Floats v; memcpy(&v, p, sizeof v); return v; }
+inline Floats load(const int8_t* p) {
 #if defined(__AVX512F__)
-inline Floats load(const int8_t* p) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
-inline Floats load(const uint16_t* p) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16); }
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 #elif defined(__AVX2__)
-inline Floats load(const int8_t* p) { return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
-inline Floats load(const uint16_t* p) { return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16); }
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
 #else
-inline Floats load(const int8_t* p) { Floats v; for (int i = 0; i < N; ++i) v[i] = p[i]; return v; }
-inline Floats load(const uint16_t* p) { Halves v; memcpy(&v, p, sizeof v); return (Floats)(__builtin_convertvector(v, Words) << 16); }
+    Floats v;
+    for (int i = 0; i < N; ++i) v[i] = p[i];
+    return v;
 #endif
+}
+inline Floats load(const uint16_t* p) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
+    Halves v;
+    memcpy(&v, p, sizeof v);
+    return (Floats)(__builtin_convertvector(v, Words) << 16);
+#endif
+}
 inline float one(float w) { return w; }
 inline float one(int8_t w) { return w; }
 inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }

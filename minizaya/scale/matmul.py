@@ -42,8 +42,8 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
         raise ValueError(f"x must be (n, k) and weight (m, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
     if out is None:
         out = x.new_empty(len(x), len(weight))
-    few = len(x) <= (FEW_NATIVE if x.dtype == torch.bfloat16 and has_bfloat16() else FEW) and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None
-    if few:
+    few = FEW_NATIVE if x.dtype == torch.bfloat16 and has_bfloat16() else FEW
+    if len(x) <= few and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None:
         narrow = x.dtype != torch.float32 or out.stride(-1) != 1
         into = torch.empty(out.shape) if narrow else out
         compiled(x.float().contiguous(), weight.contiguous(), scale, into)

@@ -43,9 +43,10 @@ void product(const Matrix& a, const float* x, long b, float* y, int threads) {
     float* at = y;
     for (long i = 0; i < a.count; ++i) {
         const Piece& p = a.pieces[i];
-        if (p.kind == 0) multiply(x, b, a.columns, (const uint16_t*)p.weight, p.scale, p.rows, at, a.rows, threads);
-        if (p.kind == 1) multiply(x, b, a.columns, (const int8_t*)p.weight, p.scale, p.rows, at, a.rows, threads);
-        if (p.kind == 2) multiply(x, b, a.columns, (const float*)p.weight, p.scale, p.rows, at, a.rows, threads);
+        const auto times = [&](auto* weight) { multiply(x, b, a.columns, weight, p.scale, p.rows, at, a.rows, threads); };
+        if (p.kind == 0) times((const uint16_t*)p.weight);
+        if (p.kind == 1) times((const int8_t*)p.weight);
+        if (p.kind == 2) times((const float*)p.weight);
         at += p.rows;
     }
     if (a.bias)
@@ -66,7 +67,8 @@ void rms_norm(const float* x, const float* weight, long n, float eps, float* y) 
 
 void merge(const Merge& m, const float* output, long n, float* stream) {
     for (long i = 0; i < n; ++i)
-        stream[i] = (output[i] + m.output_bias[i]) * m.output_scale[i] + (stream[i] + m.residual_bias[i]) * m.residual_scale[i];
+        stream[i] = (output[i] + m.output_bias[i]) * m.output_scale[i] +
+                    (stream[i] + m.residual_bias[i]) * m.residual_scale[i];
 }
 
 float gelu(float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); }
@@ -102,7 +104,8 @@ void convolve(const Layer& l, float* columns, const float* z, float* mixed, int 
             u[(i / d * l.reach + r) * d + i % d] = sum;
         }
 #pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < c; ++i) mixed[i] = l.grouped_bias[i] + dot(l.grouped + i * l.reach * d, &u[i / d * l.reach * d], l.reach * d);
+    for (long i = 0; i < c; ++i)
+        mixed[i] = l.grouped_bias[i] + dot(l.grouped + i * l.reach * d, &u[i / d * l.reach * d], l.reach * d);
     std::copy(columns + c, columns + lag * c, columns);
     std::copy(z, z + c, columns + (lag - 1) * c);
 }
@@ -149,8 +152,8 @@ extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, f
         convolve(l, past->columns + n * (l.taps + l.reach - 2) * c, own, mixed, threads);
         add_means(l, own, mixed);
         for (long h = 0; h < l.heads + l.kv_heads; ++h)
-            place(mixed + h * d, d, h < l.heads ? 1 : l.temperature[h - l.heads], l.rotary, past->cos + n * l.rotary / 2,
-                  past->sin + n * l.rotary / 2);
+            place(mixed + h * d, d, h < l.heads ? 1 : l.temperature[h - l.heads], l.rotary,
+                  past->cos + n * l.rotary / 2, past->sin + n * l.rotary / 2);
         const long at = n * past->stride + past->stored[n] * kv;
         std::copy(mixed + l.heads * d, mixed + c, past->keys + at);
         std::copy(own + c, own + c + late, past->values + at);
@@ -159,9 +162,10 @@ extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, f
     }
 #pragma omp parallel for num_threads(threads)
     for (long i = 0; i < b * l.heads; ++i) {
-        const long n = i / l.heads, h = i % l.heads, last = past->stored[n], offset = n * past->stride + h / (l.heads / l.kv_heads) * d;
-        look(&q[n * c + h * d], past->keys + offset, past->values + offset, l.window ? std::max(0L, last + 1 - l.window) : 0, last, kv, d,
-             &y[i * d]);
+        const long n = i / l.heads, h = i % l.heads, last = past->stored[n];
+        const long first = l.window ? std::max(0L, last + 1 - l.window) : 0;
+        const long head = n * past->stride + h / (l.heads / l.kv_heads) * d;  // the KV head that this query head reads
+        look(&q[n * c + h * d], past->keys + head, past->values + head, first, last, kv, d, &y[i * d]);
     }
     product(l.up, y.data(), b, out.data(), threads);
 

@@ -1,7 +1,7 @@
 """One token of each of a few sequences, through `step.cpp`: what decoding with a paged model does most of the time.
 
-The plain path is `Zaya.forward`, and `test_step_equals_the_plain_path` compares the two. `Step` holds where everything lies in memory;
-its loop over the layers asks for each layer's attention and routes, then for the experts that were chosen, then for the sum.
+The plain path is `Zaya.forward`; `test_step_equals_the_plain_path` compares the two. `Step` holds where everything lies in
+memory. Its loop over the layers asks for attention and routes, then for each expert that was chosen, then for the sum.
 """
 
 import ctypes
@@ -15,7 +15,8 @@ from ..arch.cache import Cache
 from ..arch.model import ZayaOutput
 from .matmul import KINDS, library
 
-FEW = 16  # sequences up to which it is the faster way (measured on two cores)
+FEW = 64   # sequences; from there on the products take all the time, and both ways the same (measured on two cores)
+SIZES = ("width", "heads", "kv_heads", "head", "taps", "reach", "rotary", "window", "router", "experts")
 
 
 class Piece(Structure):
@@ -39,11 +40,12 @@ class Merge(Structure):
 class Layer(Structure):
     """Sizes and weights of one layer."""
 
-    _fields_ = [*((name, c_long) for name in ("width", "heads", "kv_heads", "head", "taps", "reach", "rotary", "window", "router", "experts")),
-                ("eps", c_float), ("attention_norm", c_void_p), ("down", Matrix), ("up", Matrix),
+    _fields_ = [*((name, c_long) for name in SIZES), ("eps", c_float),
+                ("attention_norm", c_void_p), ("down", Matrix), ("up", Matrix),
                 *((name, c_void_p) for name in ("depthwise", "depthwise_bias", "grouped", "grouped_bias", "temperature")),
-                ("attention_merge", Merge), ("moe_norm", c_void_p), ("router_down", Matrix), ("eda_scale", c_void_p), ("router_norm", c_void_p),
-                ("fc1", Matrix), ("fc2", Matrix), ("out", Matrix), ("balancing_bias", c_void_p), ("moe_merge", Merge)]
+                ("attention_merge", Merge), ("moe_norm", c_void_p), ("router_down", Matrix), ("eda_scale", c_void_p),
+                ("router_norm", c_void_p), ("fc1", Matrix), ("fc2", Matrix), ("out", Matrix), ("balancing_bias", c_void_p),
+                ("moe_merge", Merge)]
 
 
 class Past(Structure):
@@ -65,18 +67,20 @@ class Step:
     def fits(model) -> bool:
         """The released architecture, in float32, and a compiler."""
         config = model.config
-        whole = (config.num_convs == 2 and config.conv_lag > 0 and config.qk_mean and config.value_shift and config.router == "mlp"
-                 and config.eda and config.residual_scaling)
+        whole = (config.num_convs == 2 and config.conv_lag > 0 and config.qk_mean and config.value_shift
+                 and config.router == "mlp" and config.eda and config.residual_scaling)
         return whole and model.embed.weight.dtype == torch.float32 and library() is not None
 
     def takes(self, tokens: Tensor, cache: Cache | None, routes: Tensor | None, mask: Tensor | None) -> bool:
         """One token of each of a few sequences that have a past, no padding, nothing to replay."""
         return (cache is not None and cache.length > 0 and cache.valid is None and mask is None and routes is None
-                and tokens.dim() == 2 and tokens.shape[1] == 1 and len(tokens) <= FEW and self.model.embed.weight.dtype == torch.float32)
+                and tokens.dim() == 2 and tokens.shape[1] == 1 and len(tokens) <= FEW
+                and self.model.embed.weight.dtype == torch.float32)
 
     def __call__(self, tokens: Tensor, cache: Cache) -> ZayaOutput:
         """tokens: int64 (b, 1), already checked. Returns what `Zaya.forward` does; the cache has taken them in."""
-        model, config, batch, native, threads = self.model, self.model.config, len(tokens), library(), torch.get_num_threads()
+        model, config, batch = self.model, self.model.config, len(tokens)
+        native, threads = library(), torch.get_num_threads()
         place = cache.placed(locate(config, batch, 1, cache.length, torch.float32, tokens.device))
         angles = {sliding: [angle.expand(batch, 1, 1, -1).contiguous() for angle in pair] for sliding, pair in place.angles.items()}
         held = cache.held().contiguous()
@@ -84,17 +88,16 @@ class Step:
         x, state = torch.empty_like(stream), torch.zeros(batch, config.router_hidden_size)
         probs = torch.empty(len(self.layers), batch, 1, config.num_experts + 1)
         routes = torch.empty(len(self.layers), batch, dtype=torch.int64)
+        at, read = stream.data_ptr(), x.data_ptr()
         for number, (layer, block) in enumerate(zip(self.layers, model.layers)):
             (columns, delayed), room = cache.ends(number), cache.room(number, 1)
-            past = Past(columns.data_ptr(), delayed.data_ptr(), room[0].data_ptr(), room[1].data_ptr(), room.stride(1), held.data_ptr(),
-                        *(angle.data_ptr() for angle in angles[block.attention.sliding]))
-            at, own, chosen = stream.data_ptr(), probs[number].data_ptr(), routes[number]
-            native.attend_and_route(byref(layer), byref(past), batch, at, state.data_ptr(), x.data_ptr(), own, chosen.data_ptr(), threads)
-            y = torch.zeros_like(stream)
-            for expert in sorted(set(chosen.tolist())):
-                if expert < config.num_experts:
-                    gate_up, down = self.expert(number, expert)
-                    native.visit(byref(layer), byref(gate_up), byref(down), expert, batch, chosen.data_ptr(), own, x.data_ptr(), y.data_ptr(), threads)
+            past = Past(columns.data_ptr(), delayed.data_ptr(), room[0].data_ptr(), room[1].data_ptr(), room.stride(1),
+                        held.data_ptr(), *(angle.data_ptr() for angle in angles[block.attention.sliding]))
+            y, own, chosen = torch.zeros_like(stream), probs[number].data_ptr(), routes[number].data_ptr()
+            native.attend_and_route(byref(layer), byref(past), batch, at, state.data_ptr(), read, own, chosen, threads)
+            for expert in sorted(set(routes[number].tolist()) - {config.skip_route}):
+                gate_up, down = map(byref, self.expert(number, expert))
+                native.visit(byref(layer), gate_up, down, expert, batch, chosen, own, read, y.data_ptr(), threads)
             native.join(byref(layer), batch, y.data_ptr(), at)
         cache.length += 1
         return ZayaOutput(model.head(model.norm(stream)), routes.T[:, None], probs)
@@ -108,7 +111,8 @@ class Step:
 
     def matrix(self, pieces: list[tuple[Tensor, Tensor | None]], bias: Tensor | None = None) -> Matrix:
         """pieces: (weight (m, k) of a type in KINDS, float32 scale (m,) or None)."""
-        found = (Piece * len(pieces))(*(Piece(self.address(weight), self.address(scale), len(weight), list(KINDS).index(weight.dtype))
+        kinds = list(KINDS)
+        found = (Piece * len(pieces))(*(Piece(self.address(weight), self.address(scale), len(weight), kinds.index(weight.dtype))
                                         for weight, scale in pieces))
         self.kept.append(found)
         return Matrix(found, len(pieces), sum(len(weight) for weight, _ in pieces), pieces[0][0].shape[1], self.address(bias))
@@ -124,14 +128,15 @@ class Step:
 
         depthwise, grouped, mlp = attention.conv_depthwise, attention.conv_grouped, router.mlp
         return Layer(
-            config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.cca_time0, config.cca_time1,
-            config.rotary_dim, config.sliding_window if attention.sliding else 0, config.router_hidden_size, config.num_experts,
-            config.rms_norm_eps, self.address(block.attention_norm.weight), linear(attention.down_proj), linear(attention.up_proj),
+            config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.cca_time0,
+            config.cca_time1, config.rotary_dim, config.sliding_window if attention.sliding else 0, config.router_hidden_size,
+            config.num_experts, config.rms_norm_eps, self.address(block.attention_norm.weight), linear(attention.down_proj), linear(attention.up_proj),
             # (taps, c) and (c, reach, d) in memory: `PagedZaya` has laid them so
             self.address(depthwise.weight), self.address(depthwise.bias), self.address(grouped.weight), self.address(grouped.bias),
             self.address(attention.temperature), merge(block.attention_merge), self.address(block.moe_norm.weight),
             linear(router.down_proj), self.address(getattr(router, "eda_scale", None)), self.address(mlp.norm.weight),
-            linear(mlp.fc1), linear(mlp.fc2), linear(mlp.out_proj), self.address(router.balancing_bias), merge(block.moe_merge))
+            linear(mlp.fc1), linear(mlp.fc2), linear(mlp.out_proj), self.address(router.balancing_bias),
+            merge(block.moe_merge))
 
     def expert(self, number: int, expert: int) -> tuple[Matrix, Matrix]:
         """Gate and up, and down, of one expert; asked for from the disk at the first visit."""
