@@ -1,10 +1,12 @@
 """What is planned is counted again: what autograd saves, what optimizers keep, what a paged model holds, on the real thing."""
 
 import json
+from itertools import accumulate
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from minizaya import Zaya, ZayaConfig
@@ -101,6 +103,28 @@ def test_paged_memory_is_what_the_model_holds(tmp_path, preset, int8):
     assert found == planned["own"] - 40 * account.kv_bytes_per_token(config, "float32")   # planned: twice the cache
     at_rest = planned["pages_at_most"] + (model.touched_bytes() if int8 else 0)
     assert abs(at_rest - model.mapped.bytes) < 0.05 * model.mapped.bytes                   # all but the small tensors
+
+
+def most_at_once(work):
+    """The most bytes that torch's allocator had given out at one moment of `work()`, beyond what there was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        work()
+    events = sorted((event.start_ns(), event.nbytes()) for event in watched.profiler.kineto_results.events() if event.name() == "[memory]")
+    return max(accumulate(size for _, size in events))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["nano", "micro"])
+def test_a_prefill_needs_no_more_than_planned(tmp_path, preset, dtype):
+    config, length = ZayaConfig.preset(preset), 1000
+    model = PagedZaya(materialize.materialize(config, tmp_path / "w"), getattr(torch, dtype))
+    tokens, cache = torch.randint(3, config.vocab_size, (1, length)), model.new_cache(1)
+    for layer in range(config.num_hidden_layers):
+        cache.room(layer, length)                                      # the cache is planned apart
+    with torch.inference_mode():
+        found = most_at_once(lambda: model(tokens, cache=cache, last_only=True))
+    planned = memory.paged_memory(config, length, dtype)["scratch"]
+    assert found <= planned <= (2 if dtype == "float32" else 3) * found
 
 
 def test_layouts_divide():

@@ -150,20 +150,24 @@ def skeleton(config: ZayaConfig) -> Zaya:
 def paged_memory(config: ZayaConfig, tokens: int, dtype: str = "float32", int8: bool = False) -> dict[str, int]:
     """Bytes that `PagedZaya` takes for one sequence of `tokens`: its own, and pages of the file that it wants to keep.
 
-    Own: small tensors, the cache (grown by doubling, so up to twice), int8 experts once all have been visited. Pages: one
-    token's weights at least, the whole file at most.
+    "own": small tensors, the cache (grown by doubling, so up to twice), int8 experts once all have been visited. "scratch": what
+    it holds besides while it reads all `tokens` in one go, at most: streams and one expert's work on all of them, or what
+    attention keeps of packed queries and keys, as floats; one tile of weights. Pages: one token's weights at least, the
+    whole file at most. dtype: of activations and cache; the file's is bfloat16.
+    trap: a process holds more: for forty layers, Python's modules and what the allocator keeps of opening's copies are 40 MB.
     """
+    from .matmul import TILE
     from .paging import MAPPED
 
-    model = skeleton(config)
-    small = sum(p.numel() for name, p in model.named_parameters() if not name.endswith(MAPPED))
-    parts = account.parameters(config)
+    small = sum(p.numel() for name, p in skeleton(config).named_parameters() if not name.endswith(MAPPED))
+    parts, width, packed = account.parameters(config), config.hidden_size, config.query_size + config.kv_size
     own = small * account.bytes_of(dtype) + 4 * config.num_hidden_layers * (config.num_experts + 1)
     own += 2 * tokens * account.kv_bytes_per_token(config, dtype) + account.state_bytes_per_sequence(config, dtype)
-    rows = config.num_hidden_layers * config.num_experts * (2 * config.moe_intermediate_size + config.hidden_size)
+    rows = config.num_hidden_layers * config.num_experts * (2 * config.moe_intermediate_size + width)
     dense = 2 * (sum(parts.values()) - parts["experts"] - (0 if config.tie_word_embeddings else parts["embedding"]))
     return {
         "own": own + (parts["experts"] + 4 * rows if int8 else 0),
+        "scratch": 4 * (tokens * max(6 * width + 4 * config.moe_intermediate_size, 3 * width + 7 * packed) + TILE),
         "pages_of_a_token": dense + (0 if int8 else 2 * parts["experts"] // config.num_experts),
         "pages_at_most": dense + (0 if int8 else 2 * parts["experts"]),
     }
