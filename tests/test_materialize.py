@@ -9,6 +9,7 @@ import torch
 import minizaya as mz
 from minizaya import __main__ as cli
 from minizaya.scale import materialize, shards
+from minizaya.scale.config_json import read_config
 from minizaya.train.checkpoint import model_state
 
 NANO = mz.ZayaConfig.preset("nano")
@@ -83,7 +84,7 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["materialize", "micro", str(folder), "--layers", "2", "--layout", "transformers", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
-    assert shards.read_config(folder) == mz.ZayaConfig.preset("micro", num_hidden_layers=2)
+    assert read_config(folder) == mz.ZayaConfig.preset("micro", num_hidden_layers=2)
     assert cli.main(["materialize", "micro", str(folder)]) == 2
     assert "new or empty" in capsys.readouterr().err
     assert cli.main(["materialize", "micro", str(tmp_path / "x"), "--layers", "0"]) == 2

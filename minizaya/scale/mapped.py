@@ -4,7 +4,6 @@ The operating system does the paging. What has been read stays in memory as long
 written, when there is none: the file still has it. So a process may map more than the machine's memory.
 """
 
-import json
 import mmap
 import warnings
 from dataclasses import dataclass
@@ -13,11 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..arch.model import Zaya
-from ..train.checkpoint import model_state
-from . import shards
-
-DTYPES = {text: dtype for dtype, text in shards.TYPES.items()}
+from .contents import Entry, check_sums, read_contents
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,6 @@ class Page:
         """Asks the system to read all of it, in the background: page faults would fetch a few kilobytes at a time."""
         start = self.first - self.first % mmap.PAGESIZE
         self.whole.madvise(mmap.MADV_WILLNEED, start, self.first + self.view.nbytes - start)
-
 
     def leave(self) -> None:
         """Gives its pages back: they stay in the system's cache as long as there is room, but are not this process' any more."""
@@ -52,42 +46,16 @@ class Mapped:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.config = shards.read_config(self.folder)
-        where, self.sums = shards.read_index(self.folder)
+        found = read_contents(self.folder)
+        self.config, self.layout, self.sums, self.shapes, self.parts = (
+            found.config, found.layout, found.sums, found.shapes, found.parts)
         self.views: dict[str, Tensor] = {}
         self.spans: dict[str, tuple[mmap.mmap, int, int]] = {}  # name -> map, first byte, end
-        found = {name: file for file in sorted(set(where.values())) for name in self.open(file)}
-        with torch.device("meta"):
-            state = model_state(Zaya(self.config))
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        self.layout = shards.check_names(self.folder, self.config, where, found, self.shapes)
-        self.parts = {name: shards.pieces(name, shape, self.config, self.layout) for name, shape in self.shapes.items()}
-        for name, pieces in self.parts.items():
-            for piece in pieces:
-                wanted, got = tuple(piece.of(state[name]).shape), tuple(self.views[piece.name].shape)
-                if got != wanted:
-                    raise ValueError(f"{self.folder}: {piece.name!r} is of shape {got}, the model wants {wanted}")
+        maps = {file: map_file(file) for file in {entry.file for entry in found.entries.values()}}
+        for name, entry in found.entries.items():
+            self.views[name] = view_of(maps[entry.file], entry)
+            self.spans[name] = (maps[entry.file], entry.start, entry.end)
         self.bytes = sum(end - start for _, start, end in self.spans.values())
-
-    def open(self, file: str) -> list[str]:
-        """Maps one shard; returns the names in it."""
-        path = self.folder / file
-        shards.open_shard(path)  # the library's own checks: header, offsets, length
-        with open(path, "rb") as opened:
-            whole = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        first = 8 + int.from_bytes(whole[:8], "little")
-        header = json.loads(whole[8:first])
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            if entry["dtype"] not in DTYPES:
-                raise ValueError(f"{path}: {name!r} is of type {entry['dtype']}, the model wants one of {sorted(DTYPES)}")
-            start, end = (first + offset for offset in entry["data_offsets"])
-            with warnings.catch_warnings():  # torch warns that the memory is read-only; nothing here writes
-                warnings.simplefilter("ignore", UserWarning)
-                flat = torch.frombuffer(whole, dtype=DTYPES[entry["dtype"]], offset=start,
-                                        count=(end - start) // DTYPES[entry["dtype"]].itemsize)
-            self.views[name], self.spans[name] = flat.view(entry["shape"]), (whole, start, end)
-        return list(header)
 
     def rows(self, name: str) -> list[tuple[int, int, Tensor]]:
         """(first row, end, view) of each piece of one of our tensors."""
@@ -118,6 +86,20 @@ class Mapped:
 
         Raises ValueError naming the damaged file.
         """
-        for file, wanted in self.sums.items():
-            shards.check_sum(self.folder / file, wanted)
+        check_sums(self.folder, self.sums)
         return sorted(self.sums)
+
+
+def map_file(file: Path) -> mmap.mmap:
+    with open(file, "rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def view_of(whole: mmap.mmap, entry: Entry) -> Tensor:
+    """A tensor over the bytes of a mapped file: nothing is read."""
+    if entry.start == entry.end:  # trap: torch has no view of no bytes
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    with warnings.catch_warnings():  # torch warns that the memory is read-only; nothing here writes
+        warnings.simplefilter("ignore", UserWarning)
+        count = (entry.end - entry.start) // entry.dtype.itemsize
+        return torch.frombuffer(whole, dtype=entry.dtype, offset=entry.start, count=count).view(entry.shape)

@@ -30,6 +30,7 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train.checkpoint import model_state
 from . import shards
+from .names import check_layout
 from .weights import home
 
 SPARE = 2**29  # bytes that a disk should keep free beside the folder
@@ -61,16 +62,16 @@ def materialize(config: ZayaConfig, folder: str | Path, seed: int = 0, layout: s
     folder = Path(folder)
     if dtype not in shards.TYPES:
         raise ValueError(f"dtype must be one of {[str(t) for t in shards.TYPES]}, got {dtype!r}")
-    if layout not in shards.LAYOUTS:
-        raise ValueError(f"layout must be one of {shards.LAYOUTS}, got {layout!r}")
+    check_layout(layout)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in model_state(Zaya(config)).items()}
     kinds = {name: (shape, torch.float32 if name.endswith("balancing_bias") else dtype) for name, shape in shapes.items()}
     size = sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in kinds.values())
-    home = next(parent for parent in folder.resolve().parents if parent.exists())
-    free = shutil.disk_usage(home).free
+    there = folder.resolve()
+    disk = next(place for place in (there, *there.parents) if place.exists())  # the folder may be a disk of its own
+    free = shutil.disk_usage(disk).free
     if free < size + SPARE:
-        raise ValueError(f"{folder} needs {size / 1e9:.1f} GB and {SPARE / 1e9:.1f} GB to spare, {home} has {free / 1e9:.1f} GB free")
+        raise ValueError(f"{folder} needs {size / 1e9:.1f} GB and {SPARE / 1e9:.1f} GB to spare, {disk} has {free / 1e9:.1f} GB free")
     with tqdm(total=size, unit="B", unit_scale=True, desc="materialize", disable=not progress, file=sys.stderr) as bar:
         def make(name: str) -> Tensor:
             shape, kind = kinds[name]

@@ -1,0 +1,219 @@
+"""config.json: the sizes and switches beside the weights, in three dialects, both ways.
+
+    config = read_config("ZAYA1-8B")
+    document = config_document(config, "transformers")
+
+"minizaya" has our fields as they are. "transformers" has those of its `ZayaConfig`; RoPE is a table by layer type there.
+"original" is the first release's: it counts half-layers, and has other names; they are known from public ports alone. A key
+that is missing means the released model's value. What only says how to train or to serve is left out.
+
+trap: many of these numbers leave no trace in a shape. With a wrong rope_theta the weights still fit, and the model answers
+badly. So every field is checked by itself, and what this code would compute otherwise is refused.
+"""
+
+import json
+from dataclasses import fields as fields_of
+from pathlib import Path
+
+import torch
+
+from ..config import ZayaConfig
+from .names import check_layout
+
+CONFIG = "config.json"
+LARGEST = 2**24  # of any integer here; a damaged digit must not ask for all the memory there is
+KINDS = {  # type of a field -> in words, and does a value have it?
+    int: (f"an integer up to {LARGEST}", lambda x: type(x) is int and abs(x) <= LARGEST),
+    int | None: (f"an integer up to {LARGEST}, or null", lambda x: x is None or type(x) is int and abs(x) <= LARGEST),
+    float: ("a finite number", lambda x: type(x) in (int, float) and abs(x) < 1e30),  # NaN is not
+    bool: ("true or false", lambda x: type(x) is bool),
+    str: ("text", lambda x: type(x) is str),
+    tuple[str, ...] | None: ("a list of texts, or null", lambda x: x is None or type(x) in (list, tuple)
+                             and all(type(item) is str for item in x)),
+}
+ROPES = (("hybrid", "rope_theta"), ("hybrid_sliding", "rope_theta_sliding"))  # layer type -> our field
+
+# what only the released form has a name for
+RELEASED = {"num_convs": 2, "qk_mean": True, "value_shift": True, "router": "mlp", "eda": True, "residual_scaling": True}
+# `transformers`: the same names as ours, and what has one value only
+SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "tie_word_embeddings", "lm_head_bias",
+          "initializer_range", "num_attention_heads", "num_key_value_heads", "head_dim", "cca_time0", "cca_time1",
+          "attention_bias", "layer_types", "sliding_window", "num_experts", "moe_intermediate_size", "router_hidden_size",
+          "pad_token_id", "bos_token_id", "eos_token_id")
+FIXED = {"hidden_act": "silu", "num_experts_per_tok": 1}
+# the original: ours -> its keys, of which the first one that is there counts
+ORIGINAL = {
+    "num_attention_heads": ("cca_num_q_heads", "num_attention_heads"), "head_dim": ("head_dim", "kv_channels"),
+    "num_key_value_heads": ("num_query_groups", "num_key_value_heads"), "rms_norm_eps": ("norm_epsilon",),
+    "router_hidden_size": ("zaya_mlp_expansion",), "rope_theta": ("rope_theta", "rotary_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rope_pct"), "rope_theta_sliding": ("swa_rotary_base",),
+} | {name: (name,) for name in ("vocab_size", "hidden_size", "tie_word_embeddings", "lm_head_bias", "initializer_range",
+                                "cca_time0", "cca_time1", "attention_bias", "num_experts")}
+ORIGINAL_FIXED = {"activation_func": "swiglu", "add_bias_linear": False, "cca": True, "clamp_temp": False,
+                  "gated_linear_unit": True, "moe_router_topk": 1, "normalization": "RMSNorm", "residual_in_fp32": True,
+                  "rope_scaling": False, "scale_residual_merge": True, "zaya_use_eda": True, "zaya_use_mod": True}
+ORIGINAL_ONLY = {"norm_epsilon", "ffn_hidden_size", "zaya_mlp_expansion", "zaya_layers"}  # one of them tells the dialect
+OLDEST = ("rotary_base", "rope_pct")  # read, never written
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: str | Path) -> ZayaConfig:
+    """The `ZayaConfig` of a folder, in any dialect. Keys that none of them gives a meaning to are passed over, except in ours.
+
+    Raises FileNotFoundError; ValueError naming the file and what is wrong: a value of another type, one that no released
+    ZAYA has, or sizes that do not fit together.
+    """
+    path = Path(folder) / CONFIG
+    document = read_json(path)
+    kind = document.get("model_type")
+    if kind not in ("minizaya", "zaya"):
+        raise ValueError(f"{path}: model_type must be 'minizaya' or 'zaya', got {kind!r:.80}")
+    try:
+        if kind == "minizaya":
+            return checked({name: value for name, value in document.items() if name != "model_type"})
+        return from_original(document) if ORIGINAL_ONLY & document.keys() else from_transformers(document)
+    except ValueError as error:
+        raise ValueError(f"{path} is no config of a ZAYA model: {error}") from error
+
+
+def checked(fields: dict) -> ZayaConfig:
+    """The config of these fields. Raises ValueError as `check_types`, or when the sizes do not fit together."""
+    check_types(fields)
+    return ZayaConfig(**fields)
+
+
+def check_types(fields: dict) -> None:
+    """Raises ValueError naming the first field that is unknown or of another type, what was given and what is allowed."""
+    kinds = {field.name: field.type for field in fields_of(ZayaConfig)}
+    for name, value in fields.items():
+        if name not in kinds:
+            raise ValueError(f"{name!r:.80} is not one of its fields")
+        allowed, right = KINDS[kinds[name]]
+        if not right(value):
+            raise ValueError(f"{name} must be {allowed}, got {value!r:.80}")
+
+
+def from_transformers(document: dict) -> ZayaConfig:
+    """`transformers`' fields as ours. Raises ValueError for a wrong value, or a feature that no released ZAYA uses."""
+    refuse_other(document, FIXED)
+    fields = {name: document[name] for name in SHARED if name in document} | first_end(document)
+    check_types(fields)
+    used = [kind for kind, _ in ROPES if kind in (fields.get("layer_types") or ("hybrid",))]
+    given = document.get("rope_parameters")
+    if given is None:
+        return checked(fields)
+    ropes = {kind: rope for kind, rope in given.items() if isinstance(rope, dict)} if isinstance(given, dict) else {}
+    if not all("rope_theta" in ropes.get(kind, {}) for kind in used):
+        raise ValueError(f"rope_parameters must hold a table with a rope_theta for each of {used}, got {given!r:.200}")
+    shares = [ropes[kind].get("partial_rotary_factor", 1.0) for kind in used]
+    kinds = [ropes[kind].get("rope_type", "default") for kind in used]
+    if any(kind != "default" for kind in kinds) or any(share != shares[0] for share in shares):
+        raise ValueError(f"rope_type must be 'default' and partial_rotary_factor the same in all layers, got {given!r:.400}")
+    fields |= {name: ropes[kind]["rope_theta"] for kind, name in ROPES if "rope_theta" in ropes.get(kind, {})}
+    return checked(fields | {"partial_rotary_factor": share for share in shares})
+
+
+def from_original(document: dict) -> ZayaConfig:
+    """The original's keys as our fields. Raises ValueError as `from_transformers`, and for a list that has one value a layer."""
+    refuse_other({name: value for name, value in document.items() if value is not None}, ORIGINAL_FIXED)
+    lists = sorted(document.keys() & {"zaya_layers", "ffn_hidden_size_list", "num_query_groups_list"})
+    if lists:
+        raise ValueError(f"{lists[0]}: a config with one value a layer is not understood, only one with a value for all")
+    fields = {name: document[name] for name in IDS if name in document} | first_end(document)
+    for name, theirs in ORIGINAL.items():
+        fields |= {name: document[key] for key in reversed(theirs) if document.get(key) is not None}
+    for name, key, usual in (("num_hidden_layers", "num_hidden_layers", 80), ("moe_intermediate_size", "ffn_hidden_size", 4096)):
+        whole = document.get(key, usual)  # attention and experts count apart; gate and up count as one
+        if type(whole) is not int or whole % 2:
+            raise ValueError(f"{key} must be an even integer, got {whole!r:.80}")
+        fields[name] = whole // 2
+    windows = document.get("swa_layers") or []
+    if windows and (not isinstance(windows, list) or len(windows) != 2 * fields["num_hidden_layers"]
+                    or not all(type(window) is int for window in windows) or len({*windows} - {0}) > 1):
+        raise ValueError(f"swa_layers must hold 0 or one same integer for each half-layer, got {windows!r:.80}")
+    if any(windows[::2]):
+        fields["layer_types"] = ["hybrid_sliding" if window else "hybrid" for window in windows[::2]]
+        fields["sliding_window"] = max(windows) + 1  # trap: the original's window leaves the token itself out
+    return checked(fields)
+
+
+def refuse_other(document: dict, fixed: dict) -> None:
+    """Raises ValueError where the document has another value than the only one that this code can run."""
+    for name, only in fixed.items():
+        if document.get(name, only) != only:
+            raise ValueError(f"{name} must be {only!r}, got {document[name]!r:.80}")
+
+
+def first_end(document: dict) -> dict:
+    """{"eos_token_id": the first one} where the document has a list of them, which `transformers` allows; else {}."""
+    ends = document.get("eos_token_id")
+    if not isinstance(ends, list):
+        return {}
+    if not ends or not all(type(end) is int for end in ends):
+        raise ValueError(f"eos_token_id must be an integer, a list of integers, or null, got {ends!r:.80}")
+    return {"eos_token_id": ends[0]}
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file. Raises FileNotFoundError, or ValueError when it holds something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint is not whole: {path} is missing")
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: not a JSON document") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return document
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def config_document(config: ZayaConfig, layout: str, dtype: torch.dtype | None = None) -> dict:
+    """What config.json holds in a layout. dtype: of the weights, written where one is given.
+
+    Raises ValueError for an unknown layout, and for an ablation in one other than "minizaya", which has no words for it.
+    """
+    check_layout(layout)
+    if layout == "minizaya":
+        return {"model_type": "minizaya"} | config.to_dict()
+    theirs = to_transformers(config) if layout == "transformers" else to_original(config)
+    kind = {"dtype": str(dtype).removeprefix("torch.")} if dtype else {}
+    return {"architectures": ["ZayaForCausalLM"], "model_type": "zaya"} | kind | theirs
+
+
+def to_transformers(config: ZayaConfig) -> dict:
+    """Our config as the fields of `transformers.ZayaConfig`. Raises ValueError for an ablation."""
+    refuse_ablations(config)
+    ropes = {kind: {"rope_type": "default", "rope_theta": getattr(config, name),
+                    "partial_rotary_factor": config.partial_rotary_factor} for kind, name in ROPES}
+    serving = {"max_position_embeddings": 131072, "use_cache": True, "attention_dropout": 0.0, "output_router_logits": False}
+    ours = config.to_dict()
+    return {name: ours[name] for name in SHARED} | FIXED | serving | {"rope_parameters": ropes}
+
+
+def to_original(config: ZayaConfig) -> dict:
+    """Our config as the keys of the first release. Raises ValueError for an ablation."""
+    refuse_ablations(config)
+    if "hybrid_sliding" in config.layer_types and config.sliding_window < 2:
+        raise ValueError(f"sliding_window must be at least 2 in the original layout, got {config.sliding_window}")
+    fields = {key: getattr(config, name) for name, theirs in ORIGINAL.items() for key in theirs if key not in OLDEST}
+    fields |= {name: getattr(config, name) for name in IDS} | ORIGINAL_FIXED
+    fields |= {"num_hidden_layers": 2 * config.num_hidden_layers, "ffn_hidden_size": 2 * config.moe_intermediate_size}
+    fields |= {"max_position_embeddings": 131072, "zaya_high_prec": True, "mamba_cache_dtype": "float32"}
+    if "hybrid_sliding" in config.layer_types:
+        windows = [(config.sliding_window - 1) * (kind == "hybrid_sliding") for kind in config.layer_types]
+        fields["swa_layers"] = [window for pair in zip(windows, [0] * len(windows)) for window in pair]
+    return fields
+
+
+def refuse_ablations(config: ZayaConfig) -> None:
+    """Raises ValueError unless the config is one that the released code could run."""
+    for name, released in RELEASED.items():
+        if getattr(config, name) != released:
+            raise ValueError(f"only the released form has a layout of others, not {name}={getattr(config, name)!r}; "
+                             f"layout='minizaya' takes it")

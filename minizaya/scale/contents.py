@@ -1,0 +1,158 @@
+"""What lies in a checkpoint folder, read and checked before any number is: config, index, the headers of the shards.
+
+`read_contents(folder)` ends in one error that names the file and what is wrong with it, or in a folder that holds this
+model and nothing else. Only safetensors are read.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..arch.model import Zaya
+from ..config import ZayaConfig
+from ..train.checkpoint import model_state
+from .config_json import CONFIG, read_config, read_json
+from .names import Piece, layout_of, pieces
+
+INDEX = "model.safetensors.index.json"
+TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+DTYPES = {text: dtype for dtype, text in TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: bytes `start` to `end` of a file."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A folder that holds a model. model: without memory for its weights. sums: file -> SHA-256, where the index has them.
+    shapes, parts: by our names. entries: by the names in the files."""
+
+    config: ZayaConfig
+    layout: str
+    model: Zaya
+    sums: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    parts: dict[str, list[Piece]]
+    entries: dict[str, Entry]
+
+
+def read_contents(folder: str | Path, verify: bool = False) -> Contents:
+    """What lies in a folder in any of the three layouts. verify: check each file's SHA-256 first (reads everything).
+
+    Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, a tensor missing, unknown, or of another
+    shape or type.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    where, sums = read_index(folder)
+    if verify:
+        check_sums(folder, sums)
+    entries = {name: entry for file in sorted(set(where.values())) for name, entry in read_header(folder / file).items()}
+    for name, file in where.items():
+        if name not in entries or entries[name].file.name != file:
+            raise ValueError(f"{folder / INDEX} says that {name!r:.200} lies in {file}, but it does not")
+    model = empty_model(folder, config, len(entries))
+    state = model_state(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    layout = layout_of(set(entries), folder)
+    if layout == "original" and config.num_experts > len(entries):  # before there is a list of all their names
+        raise ValueError(f"{folder / CONFIG} says {config.num_experts} experts, but there are {len(entries)} tensors in all")
+    parts = {name: pieces(name, shape, config, layout) for name, shape in shapes.items()}
+    check_names(folder, set(entries), {piece.name for of_one in parts.values() for piece in of_one}, config.tie_word_embeddings)
+    for name, of_one in parts.items():
+        for piece in of_one:
+            got, wanted = entries[piece.name].shape, tuple(piece.of(state[name]).shape)
+            if got != wanted:
+                raise ValueError(f"{entries[piece.name].file}: {piece.name!r} is of shape {got}, the model wants {wanted}")
+    return Contents(config, layout, model, sums, shapes, parts, entries)
+
+
+def empty_model(folder: Path, config: ZayaConfig, tensors: int) -> Zaya:
+    """The model without memory for its weights. tensors: how many the folder has; a layer has several.
+
+    Raises ValueError when the config asks for more layers than there are tensors, or for sizes that torch cannot count.
+    """
+    if config.num_hidden_layers > tensors:
+        raise ValueError(f"{folder / CONFIG} says {config.num_hidden_layers} layers, but there are {tensors} tensors in all")
+    try:
+        with torch.device("meta"):
+            return Zaya(config)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / CONFIG} describes a model that is too large for torch: {error}") from error
+
+
+def check_names(folder: Path, found: set[str], wanted: set[str], tied: bool) -> None:
+    """Raises ValueError naming the first tensor that is missing or unknown. tied: the head may be there, and is not read."""
+    odd = sorted((found - ({"lm_head.weight", "head.weight"} if tied else set())) ^ wanted)
+    if odd:
+        missing = odd[0] in wanted
+        raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
+                         f"{odd[0]!r:.200}, which is {'missing' if missing else 'unknown'}")
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """What lies where in a safetensors file. Raises FileNotFoundError, or ValueError when it is damaged or something else."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not a safetensors file; nothing else is read")
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint is not whole: {path} is missing")
+    try:
+        with safe_open(path, framework="pt"):  # the library's own checks: header, offsets, length
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    with open(path, "rb") as file:
+        first = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(first - 8))
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{path}: {name!r:.200} is of type {entry['dtype']}, the model wants one of {sorted(DTYPES)}")
+    return {name: Entry(path, DTYPES[entry["dtype"]], tuple(entry["shape"]), *(first + offset for offset in entry["data_offsets"]))
+            for name, entry in header.items()}
+
+
+def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """(tensor -> file, file -> SHA-256). A folder with one file needs no index.
+
+    Raises FileNotFoundError, or ValueError when the index does not hold that, or names a file outside the folder.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        single = folder / "model.safetensors"
+        return {name: single.name for name in read_header(single)}, {}
+    index = read_json(path)
+    where, metadata = index.get("weight_map"), index.get("metadata", {})
+    sums = metadata.get("sha256", {}) if isinstance(metadata, dict) else None
+    if not where or not all(isinstance(table, dict) and all(isinstance(text, str) for text in table.values())
+                            for table in (where, sums)):
+        raise ValueError(f"{path} must hold a table of texts, weight_map; metadata, if any, is a table, and so is its sha256")
+    for file in (*where.values(), *sums):
+        if file != Path(file).name:
+            raise ValueError(f"{path} may only name files of the same folder, got {file!r:.200}")
+    return where, sums
+
+
+def check_sums(folder: Path, sums: dict[str, str]) -> None:
+    """Raises ValueError naming the first file whose SHA-256 is another one, FileNotFoundError when it is not there."""
+    for name, wanted in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"the checkpoint is not whole: {path} is missing")
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != wanted:
+            raise ValueError(f"{path} is damaged: its SHA-256 is {found[:16]}..., {INDEX} says {wanted[:16]}...")
