@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minizaya.infer.parse import CALL, UNCALL, Reader, Reply, ToolCall, parse
+from minizaya.infer.parse import CALL, UNCALL, Reader, Reply, ToolCall, parse, write_call
 
 ADD = f"{CALL}\n<function=add>\n<parameter=x>\n17\n</parameter>\n<parameter=y>\n\"2\"\n</parameter>\n</function>\n{UNCALL}"
 PIECES = ["<think>", "</think>", CALL, UNCALL, "<function=f>", "</function>", "<parameter=a>", "</parameter>", "\n", " ", "<", ">",
@@ -43,7 +43,7 @@ def test_calls():
 
 @pytest.mark.parametrize("written, value", [
     ("\n3\n", 3), ("3", 3), ('\n"x"\n', "x"), ("\nx\n", "x"), ("\n\nx\n\n", "\nx\n"), ("\n[1, {\"a\": null}]\n", [1, {"a": None}]),
-    ("null", None), ("true", True), ("NaN", "NaN"), ("-Infinity", "-Infinity"), ("", ""), ("\n\n", ""), ("{bad", "{bad"),
+    ("null", None), ("true", True), ("NaN", "NaN"), ("1e999", "1e999"), ("-Infinity", "-Infinity"), ("", ""), ("\n\n", ""), ("{bad", "{bad"),
     ("9" * 5000, "9" * 5000), ("[" * 100_000, "[" * 100_000), ("__import__('os')", "__import__('os')"), ("a < b", "a < b"),
 ])
 def test_values(written, value):
@@ -105,3 +105,22 @@ def test_nothing_leaks_and_nothing_is_made_up(text):
 @given(st.text(st.characters(exclude_characters="<"), max_size=20), st.text(st.characters(exclude_characters="<"), max_size=20))
 def test_plain_text_is_kept_to_the_letter(thought, answer):
     assert parse(f"<think>{thought}</think>{answer}") == Reply(thought, answer)
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6)
+
+
+calls = (st.builds(ToolCall, st.sampled_from(["add", "f"]), st.dictionaries(st.sampled_from(["x", "y"]), values, max_size=2)) |
+         st.builds(ToolCall, st.sampled_from([" g", "a<b"]) | texts, st.dictionaries(texts, values, max_size=3)))
+
+
+@settings(max_examples=400, deadline=None)
+@given(calls)
+def test_a_call_that_is_written_is_read_again(call):
+    """Whatever its strings hold: tags, numbers, newlines at the ends."""
+    assert parse(f"</think>{write_call(call)}!") == Reply("", "!", [call])
+
+
+def test_a_call_is_written_as_the_released_model_does():
+    assert write_call(ToolCall("add", {"x": 17, "y": "2"})) == ADD

@@ -25,12 +25,15 @@ models that write them. trap: a call that the token limit cut off may look compl
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 
 THINK, UNTHINK = "<think>", "</think>"
 CALL, UNCALL = "<zyphra_tool_call>", "</zyphra_tool_call>"
+RESPONSE, UNRESPONSE = "<zyphra_tool_response>", "</zyphra_tool_response>"  # around a tool's answer, in a prompt
 ORPHANS = (UNCALL, "</function>", "</parameter>")
+NEVER_BARE = (*ORPHANS, "<parameter=", CALL, THINK, UNTHINK)
 
 
 @dataclass(frozen=True)
@@ -170,12 +173,35 @@ def value_of(written: str):
     return inner if given is None and inner.strip() != "null" else given
 
 
+def write_call(call: ToolCall) -> str:
+    """A call as the model writes it: `parse` gives it back.
+
+    Where a name would break the form, the block holds JSON. A string is written as it is, unless it would be read as JSON
+    or holds a tag.
+    """
+    if not all(re.fullmatch(r"[^<>\n]+", name) and name == name.strip() for name in (call.name, *call.arguments)):
+        return f"{CALL}\n{without_tags({'name': call.name, 'arguments': call.arguments})}\n{UNCALL}"
+    written = f"{CALL}\n<function={call.name}>\n"
+    for name, value in call.arguments.items():
+        plain = isinstance(value, str) and value_of(value) == value and not any(tag in value for tag in NEVER_BARE)
+        written += f"<parameter={name}>\n{value if plain else without_tags(value)}\n</parameter>\n"
+    return f"{written}</function>\n{UNCALL}"
+
+
+def without_tags(value) -> str:
+    """JSON in which no tag can stand: "<" is written by its number."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
 def json_or_none(text: str):
-    """The JSON value in `text`; None if it is not JSON. trap: Python's json reads NaN and Infinity, which JSON lacks."""
-    def refuse(name):
-        raise ValueError(name)
+    """The JSON value in `text`; None if it is not JSON. trap: Python's json reads NaN, Infinity and 1e999, and JSON lacks
+    the first two and cannot write the third again."""
+    def finite(written):
+        if not math.isfinite(float(written)):
+            raise ValueError(written)
+        return float(written)
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError):
         return None
