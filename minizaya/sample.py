@@ -3,15 +3,16 @@
     python -m minizaya sample --checkpoint runs/mine --prompt "To be"
     python -m minizaya sample --weights ZAYA1-8B --prompt "How many primes are there below 30?"
 
-With --weights the folder is paged from disk (`scale.paging`), and the prompt is a user's turn in the chat template, unless
---raw.
+With --weights the folder is paged from disk (`scale.paging`), and the prompt is a user's turn in the folder's chat template,
+or in ChatML where it has none, unless --raw.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from .data import chat
+from .data import template
+from .infer.formats import ChatFormat
 from .infer.generate import generate
 from .scale.weights import add_weight_arguments, open_weights
 from .train import checkpoint
@@ -46,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
         model, tokenizer = checkpoint.load_model(args.checkpoint)
     stop = {tokenizer.eos_id, *tokenizer.encode(args.stop)}
     if args.weights and not args.raw:
-        prompt = chat.encode([{"role": "user", "content": args.prompt}], tokenizer, reply=True).tokens
-        stop.add(tokenizer.special_ids["<|im_end|>"])
+        form = ChatFormat(tokenizer, template.beside(args.weights))
+        prompt = form.prompt([{"role": "user", "content": args.prompt}])
+        stop |= set(form.stop)
     else:
         prompt = [tokenizer.bos_id] * bool(args.weights) + tokenizer.encode(args.prompt)
     tokens, = generate(model, [prompt], args.max_new_tokens, args.temperature, args.top_p,

@@ -14,33 +14,45 @@ serves them fast:
 """
 
 import argparse
-import json
+import socket
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 
 from . import zoo
+from .data import template
 from .infer import protocol
-from .infer.protocol import ChatFormat, TaskFormat, Wrong
-from .infer.service import Busy, Service
+from .infer.checks import Wrong, brief
+from .infer.formats import ChatFormat, TaskFormat, read_text
+from .infer.service import Answer, Busy, Service
+from .infer.telling import Telling
+from .infer.wire import JsonHandler
 from .scale.weights import add_weight_arguments, open_weights
 
-LARGEST_BODY = 4 * 2**20  # bytes
-SLOW = 60                 # seconds that a client may take to send or to read
+METHODS = {"/health": "GET", "/v1/health": "GET", "/v1/models": "GET", "/v1/chat/completions": "POST"}
+ONE_MODEL = "/v1/models/"
 
 
 class Server(ThreadingHTTPServer):
-    """HTTP around a `Service`. `url` is what a client needs. Use it in a `with` block, or call `serve_forever`."""
+    """HTTP around a `Service`. `url` is what a client needs. Use it in a `with` block, which runs both.
+
+    host: an address or a name; one with a colon is IPv6's. port: 0 for a free one. Raises OSError when it cannot listen there.
+    """
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, service: Service, form, name: str, host: str = "127.0.0.1", port: int = 0):
+    def __init__(self, service: Service, form: ChatFormat | TaskFormat, name: str, host: str = "127.0.0.1", port: int = 0):
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
-        self.service, self.form, self.name = service, form, name
+        self.service, self.form, self.name, self.born = service, form, name, int(time.time())
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.server_port}/v1"
 
@@ -61,192 +73,121 @@ class Server(ThreadingHTTPServer):
             print(f"serve: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+class Handler(JsonHandler):
+    """One connection: which path is asked for, and three ways to answer a chat."""
 
-    protocol_version = "HTTP/1.1"
-    timeout = SLOW
     server: Server
 
-    def do_GET(self) -> None:
-        if self.path in ("/health", "/v1/health"):
-            self.reply(200, {"status": "ok"})
-        elif self.path == "/v1/models":
-            self.reply(200, {"object": "list", "data": [{"id": self.server.name, "object": "model", "owned_by": "minizaya"}]})
-        else:
-            self.fail(404, f"there is no {self.path}")
-
-    def do_POST(self) -> None:
-        if self.path != "/v1/chat/completions":
-            self.fail(404, f"there is no {self.path}; chat is at /v1/chat/completions")
-            return
+    def answer(self) -> None:
+        """Any request. Whatever goes wrong before the answer has begun is said in a document."""
         try:
-            request = protocol.read_request(self.document(), self.server.form, self.server.service.engine.size)
-            if request.rsa:
-                self.rsa(request)
-            elif request.stream:
-                self.stream(request)
-            else:
-                self.whole(request)
+            self.route(self.body(), self.path.partition("?")[0])
         except Wrong as error:
-            self.fail(400, str(error), error.param)
+            self.fail(error.status, str(error), error.param)
         except Busy as error:
-            self.fail(503, str(error), kind="overloaded", retry=1)
-        except (RuntimeError, ValueError) as error:
+            self.fail(503, str(error), kind="overloaded", Retry_After="1")
+        except OSError:  # the client has gone
+            raise
+        except Exception as error:
             self.fail(500, f"{type(error).__name__}: {error}", kind="server_error")
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = answer
+
+    def route(self, body: bytes, path: str) -> None:
+        method = "GET" if path.startswith(ONE_MODEL) else METHODS.get(path)
+        model = {"id": self.server.name, "object": "model", "created": self.server.born, "owned_by": "minizaya"}
+        if method is None:
+            raise Wrong(f"there is no {brief(path)}; chat is at /v1/chat/completions", status=404)
+        if self.command != method:
+            self.fail(405, f"{path} takes {method}, not {self.command}", Allow=method)
+        elif path == "/v1/models":
+            self.reply(200, {"object": "list", "data": [model]})
+        elif path.startswith(ONE_MODEL):
+            if unquote(path.removeprefix(ONE_MODEL)) != self.server.name:
+                raise Wrong(f"there is no model {brief(unquote(path.removeprefix(ONE_MODEL)))}", "model", 404)
+            self.reply(200, model)
+        elif method == "GET":
+            self.reply(200, {"status": "ok"})
+        else:
+            self.chat(body)
+
+    def chat(self, body: bytes) -> None:
+        request = protocol.read_request(protocol.document(body), self.server.form, self.server.service.engine.size)
+        if request.rsa:
+            self.rsa(request)
+        elif request.stream:
+            self.stream(request)
+        else:
+            self.whole(request)
 
     # ---- three ways to answer ----------------------------------------------------------------------------------------
 
-    def whole(self, request) -> None:
+    def whole(self, request: protocol.Request) -> None:
         """All choices at once."""
         choices, written = [], 0
-        for i, answer in enumerate(self.asked(request)):
-            tokens = list(answer)
-            text, finish = self.cut(self.server.form.tokenizer.decode(tokens), answer.finish, request.stop)
-            reply = self.server.form.read(text)
-            choices.append({"index": i, "message": protocol.message_of(reply), "logprobs": None,
-                            "finish_reason": "tool_calls" if reply.calls else finish})
-            written += len(tokens)
+        with self.asking([request.prompt] * request.n, request.room, request) as answers:
+            for i, answer in enumerate(answers):
+                telling = Telling(answer, self.server.form, request, self.watch)
+                reply = read_text(self.server.form, "".join(telling), request.thinking)
+                choices.append(protocol.choice_of(i, reply, telling.finish))
+                written += telling.count
         self.reply(200, protocol.completion(self.server.name, choices, protocol.usage_of(len(request.prompt), written)))
 
-    def rsa(self, request) -> None:
+    def rsa(self, request: protocol.Request) -> None:
         """Markovian RSA: every round's traces are decoded together with everybody else's."""
-        service, form = self.server.service, self.server.form
-
         def ask(prompts, room):
-            answers = [service.ask(prompt, room, stop=form.stop, seed=request.seed * 1000 + i, **request.settings)
-                       for i, prompt in enumerate(prompts)]
-            try:
-                return [list(answer) for answer in answers]
-            finally:
-                for answer in answers:
-                    answer.cancel()
+            with self.asking(prompts, room, request) as answers:
+                return [list(answer.read(self.watch)) for answer in answers]
 
-        text, finish, written = protocol.answer_by_rsa(request, form, ask)
-        choice = {"index": 0, "message": protocol.message_of(form.read(text)), "logprobs": None, "finish_reason": finish}
-        self.reply(200, protocol.completion(self.server.name, [choice], protocol.usage_of(len(request.prompt), written)))
+        reply, finish, written = protocol.answer_by_rsa(request, self.server.form, ask)
+        usage = protocol.usage_of(len(request.prompt), written)
+        self.reply(200, protocol.completion(self.server.name, [protocol.choice_of(0, reply, finish)], usage))
 
-    def stream(self, request) -> None:
+    def stream(self, request: protocol.Request) -> None:
         """Server-sent events, a piece as soon as it is certain. One choice after the other where there are several."""
-        answers = self.asked(request)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Cache-Control", "no-cache")
-        self.send_header("Connection", "close")  # the end of the stream is the end of the connection
-        self.end_headers()
-        self.close_connection = True
-        head = {"id": protocol.new_id(), "object": "chat.completion.chunk", "created": 0, "model": self.server.name}
-        written = 0
-        try:
-            for i, answer in enumerate(answers):
-                reader, calls = self.server.form.reader(), 0
-                self.event(head | {"choices": [choice(i, {"role": "assistant", "content": ""})]})
-                text, shown, finish = "", 0, None
-                tokens = []
-                for token in answer:
-                    tokens.append(token)
-                    text = self.server.form.tokenizer.decode(tokens)
-                    if any(stop in text for stop in request.stop):
-                        finish = "stop"
-                        answer.cancel()
-                        break
-                    # what may be the beginning of a stop text, or half a character, is not shown yet
-                    sure = len(text) - held_back(text, request.stop)
-                    if sure > shown:
-                        calls = self.pieces(head, i, reader.feed(text[shown:sure]), calls)
-                        shown = sure
-                written += len(tokens)
-                text, _ = self.cut(text, None, request.stop)
-                calls = self.pieces(head, i, reader.feed(text[shown:]), calls)
-                calls = self.pieces(head, i, reader.finish(), calls)
-                finish = "tool_calls" if calls else finish or answer.finish
-                self.event(head | {"choices": [choice(i, {}, finish)]})
-            if request.usage:
-                self.event(head | {"choices": [], "usage": protocol.usage_of(len(request.prompt), written)})
-            self.wfile.write(b"data: [DONE]\n\n")
-        except RuntimeError as error:  # the answer has begun: an error can only be one more event
-            self.event(protocol.error_of(str(error), "server_error"))
-        finally:
-            for answer in answers:
-                answer.cancel()
+        chunk, written = protocol.chunks(self.server.name), 0
+        with self.asking([request.prompt] * request.n, request.room, request) as answers:
+            self.begin_events()
+            try:
+                for i, answer in enumerate(answers):
+                    reader, calls = self.server.form.reader(request.thinking), 0
+                    telling = Telling(answer, self.server.form, request, self.watch)
+                    self.event(chunk(i, {"role": "assistant", "content": ""}))
+                    for piece in telling:
+                        calls = self.pieces(chunk, i, reader.feed(piece), calls)
+                    calls = self.pieces(chunk, i, reader.finish(), calls)
+                    self.event(chunk(i, {}, "tool_calls" if calls else telling.finish))
+                    written += telling.count
+                if request.usage:
+                    self.event(chunk(usage=protocol.usage_of(len(request.prompt), written)))
+                self.wfile.write(b"data: [DONE]\n\n")
+            except OSError:
+                raise
+            except Exception as error:  # the answer has begun: an error can only be one more event, and the last
+                self.event(protocol.error_of(f"{type(error).__name__}: {error}", "server_error"))
 
-    def pieces(self, head: dict, i: int, reply, calls: int) -> int:
-        """Sends what is new; returns how many calls have been sent."""
+    def pieces(self, chunk, i: int, reply, calls: int) -> int:
+        """Sends what is new of choice i; returns how many of its calls have been sent."""
         for key, text in (("reasoning_content", reply.reasoning), ("content", reply.content)):
             if text:
-                self.event(head | {"choices": [choice(i, {key: text})]})
+                self.event(chunk(i, {key: text}))
         for call in reply.calls:
-            self.event(head | {"choices": [choice(i, {"tool_calls": [protocol.call_of(calls, call)]})]})
+            self.event(chunk(i, {"tool_calls": [protocol.call_of(calls, call)]}))
             calls += 1
         return calls
 
-    # ---- small parts -------------------------------------------------------------------------------------------------
-
-    def asked(self, request) -> list:
-        """The request's n answers under way. One that does not find room takes the others with it."""
-        answers: list = []
+    @contextmanager
+    def asking(self, prompts: list[list[int]], room: int, request: protocol.Request) -> Iterator[list[Answer]]:
+        """Answers under way, one a prompt; afterwards all are over. One that finds no room takes the others with it."""
+        answers: list[Answer] = []
         try:
-            for i in range(request.n):
-                answers.append(self.server.service.ask(request.prompt, request.room, stop=self.server.form.stop,
-                                                       seed=request.seed * 1000 + i, **request.settings))
-        except BaseException:
+            for i, prompt in enumerate(prompts):
+                answers.append(self.server.service.ask(prompt, room, stop=self.server.form.stop, seed=request.seed * 1000 + i,
+                                                       **request.settings))
+            yield answers
+        finally:
             for answer in answers:
                 answer.cancel()
-            raise
-        return answers
-
-    def cut(self, text: str, finish: str | None, stops: tuple[str, ...]) -> tuple[str, str | None]:
-        """The text before the first stop text, and why it ends."""
-        places = [place for stop in stops if (place := text.find(stop)) >= 0]
-        return (text[: min(places)], "stop") if places else (text, finish)
-
-    def document(self):
-        """The body as JSON. Raises `Wrong`."""
-        try:
-            length = int(self.headers.get("Content-Length", ""))
-        except ValueError:
-            self.close_connection = True
-            raise Wrong("a Content-Length is needed") from None
-        if not 0 <= length <= LARGEST_BODY:
-            self.close_connection = True
-            raise Wrong(f"the body may have at most {LARGEST_BODY} bytes, got {length}")
-        try:
-            return json.loads(self.rfile.read(length))
-        except (ValueError, RecursionError) as error:
-            raise Wrong(f"the body is not JSON: {error}") from None
-
-    def event(self, document: dict) -> None:
-        self.wfile.write(b"data: " + json.dumps(document).encode() + b"\n\n")
-        self.wfile.flush()
-
-    def reply(self, status: int, document: dict, retry: int | None = None) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if retry is not None:
-            self.send_header("Retry-After", str(retry))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def fail(self, status: int, message: str, param: str | None = None, kind: str = "invalid_request_error",
-             retry: int | None = None) -> None:
-        self.reply(status, protocol.error_of(message, kind, param), retry)
-
-    def log_message(self, *args) -> None:
-        """Nothing: prompts and answers are the users' own."""
-
-
-def choice(i: int, delta: dict, finish: str | None = None) -> dict:
-    return {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-def held_back(text: str, stops: tuple[str, ...]) -> int:
-    """Characters at the end that may yet become a stop text, or half of a character that is still being written."""
-    longest = 0
-    for stop in stops:
-        longest = max([longest, *(n for n in range(1, min(len(stop), len(text)) + 1) if stop.startswith(text[-n:]))])
-    return max(longest, len(text) - len(text.rstrip("\ufffd")))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -259,8 +200,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, default=None, help="answers written at a time (default: 64; 4 with --weights)")
     parser.add_argument("--size", type=int, default=1024, help="tokens of a prompt and its answer (default: %(default)s)")
     parser.add_argument("--format", choices=("tasks", "chat"), default=None,
-                        help="tasks: the shipped reasoners' notation; chat: ChatML with think tags (default: tasks; chat with "
-                             "--weights)")
+                        help="tasks: the shipped reasoners' notation; chat: the folder's own chat template, or ChatML with think "
+                             "tags (default: tasks; chat with --weights)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -274,11 +215,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"port must lie in 0..65535, got {args.port}")
     torch.set_num_threads(max(1, torch.get_num_threads()))
     if args.weights:
-        args.model = Path(args.weights).name
+        args.model = Path(args.weights).resolve().name
         model, tokenizer = open_weights(args.weights, args.dtype, args.int8)
+        own = template.beside(args.weights)
     else:
         model, tokenizer = zoo.open_model(args.model)
-    form = (ChatFormat if args.format == "chat" else TaskFormat)(tokenizer)
+        own = None
+    form = ChatFormat(tokenizer, own) if args.format == "chat" else TaskFormat(tokenizer)
     service = Service(model, tokenizer, args.slots, args.size)
     with Server(service, form, args.model, args.host, args.port) as server:
         print(f"{args.model} at {server.url}; caches take {service.bytes / 2**20:.0f} MiB; Ctrl-C stops", file=sys.stderr)

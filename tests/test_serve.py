@@ -15,11 +15,14 @@ from minizaya import zoo
 from minizaya.data import tasks
 from minizaya.infer.engine import Engine
 from minizaya.infer.endpoint import Endpoint
+from minizaya.infer.formats import TaskFormat, TaskReader
 from minizaya.infer.generate import generate
-from minizaya.infer.protocol import ChatFormat, TaskFormat, TaskReader, Wrong, read_request
+from minizaya.infer.protocol import Wrong, read_request
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 from minizaya.infer.service import Busy, Service
-from minizaya.serve import Server, held_back
+from minizaya.infer.telling import held_back
+from minizaya.infer.wire import LARGEST_BODY
+from minizaya.serve import Server
 
 openai = pytest.importorskip("openai")
 
@@ -123,67 +126,10 @@ def test_the_lessons_client_runs_against_it(server, reasoner):
     assert all(trace is not None for trace in traces) and remote.failed == 0
 
 
-# ---- a chat model with tools -----------------------------------------------------------------------------------------
-
-
-class Scripted:
-    """A service that answers with fixed text."""
-
-    def __init__(self, text):
-        self.text, self.closed = text, False
-        self.engine = type("E", (), {"size": 500})()
-        self.prompts = []
-
-    def start(self):
-        pass
-
-    close = start
-
-    def ask(self, prompt, room, **settings):
-        self.prompts.append(prompt)
-        answer = type("A", (), {"finish": "stop", "cancel": lambda self: None, "__iter__": lambda self: iter(self.tokens)})()
-        answer.tokens = list(range(len(self.text)))
-        return answer
-
-
-class Letters:
-    """A tokenizer for `Scripted`: token i is letter i of its text."""
-
-    def __init__(self, text):
-        self.text = text
-        self.special_ids = {name: i for i, name in enumerate(("<bos>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"))}
-
-    def encode(self, text):
-        return [0] * len(text)
-
-    def decode(self, tokens):
-        return "".join(self.text[token] for token in tokens)
-
-
-WRITTEN = ("<think>sum them</think>Calling.\n<zyphra_tool_call>\n<function=add>\n<parameter=x>\n17\n</parameter>\n"
-           "<parameter=y>\nabc\n</parameter>\n</function>\n</zyphra_tool_call>")
-
-
-def test_reasoning_and_tool_calls():
-    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-    service = Scripted(WRITTEN)
-    with Server(service, ChatFormat(Letters(WRITTEN)), "chat") as running:
-        client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
-        fields = dict(model="chat", messages=[{"role": "user", "content": [{"type": "text", "text": "17 + abc"}]}], tools=tools)
-        choice, = client.chat.completions.create(**fields).choices
-        chunks = list(client.chat.completions.create(**fields, stream=True))
-    assert choice.finish_reason == "tool_calls" and choice.message.model_extra["reasoning_content"] == "sum them"
-    call, = choice.message.tool_calls
-    assert call.function.name == "add" and json.loads(call.function.arguments) == {"x": 17, "y": "abc"}
-    deltas = [c.choices[0].delta for c in chunks if c.choices]
-    assert "".join(d.content or "" for d in deltas) == "Calling.\n"
-    assert [json.loads(t.function.arguments) for d in deltas for t in d.tool_calls or []] == [{"x": 17, "y": "abc"}]
-    assert chunks[-1].choices[0].finish_reason == "tool_calls"
-
-
 # ---- bad requests ----------------------------------------------------------------------------------------------------
 
 USER = [{"role": "user", "content": "47+85?"}]
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 
 @pytest.mark.parametrize("body, field, says", [
@@ -205,13 +151,35 @@ USER = [{"role": "user", "content": "47+85?"}]
     ({"messages": USER, "stream": "yes"}, "stream", "must be a bool"),
     ({"messages": USER, "stop": ["a"] * 5}, "stop", "at most four"),
     ({"messages": USER, "stop": [""]}, "stop", "at most four"),
-    ({"messages": USER, "tools": [{}]}, "tools", "knows no tools"),
+    ({"messages": [{"role": "user", "content": 0}]}, "messages", "must be text"),
+    ({"messages": [{"role": "user", "content": {}}]}, "messages", "must be text"),
+    ({"messages": [{"role": "user"}]}, "messages", "must be text"),
+    ({"messages": USER, "tools": [ADD]}, "tools", "knows no tools"),
+    ({"messages": USER, "tools": [{}]}, "tools", "tools[0] must be"),
+    ({"messages": USER, "tools": [ADD, {"type": "function", "function": {"name": ""}}]}, "tools", "tools[1] must be"),
+    ({"messages": USER, "tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools", "must be a dict"),
+    ({"messages": USER, "tools": [ADD], "tool_choice": "required"}, "tool_choice", "cannot be enforced"),
+    ({"messages": USER, "tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice", "cannot be enforced"),
+    ({"messages": USER, "tools": [ADD], "parallel_tool_calls": False}, "parallel_tool_calls", "cannot be enforced"),
+    ({"messages": USER, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", "no chat template"),
     ({"messages": USER, "rsa": {"N": 4, "C": 9, "beta": 9, "tau": 3}}, "rsa", "C must be at most"),
     ({"messages": USER, "rsa": {"N": 4, "rounds": 9}}, "rsa", "may hold"),
     ({"messages": USER, "rsa": {"N": 4, "C": 2, "beta": 300, "tau": 100}}, "rsa", "tokens of context"),
     ({"messages": USER, "rsa": {"N": 4, "C": 3, "beta": 300, "tau": 200}}, "rsa", "C times tau"),
     ({"messages": USER, "rsa": {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}, "stream": True}, "rsa", "no stream"),
-    ({"messages": USER, "logit_bias": {}}, "logit_bias", "not supported"),
+    ({"messages": USER, "rsa": {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}, "max_tokens": 9}, "max_tokens", "beta is the budget"),
+    ({"messages": USER, "rsa": {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}, "stop": "b"}, "stop", "beta is the budget"),
+    ({"messages": USER, "logit_bias": {"50": 100}}, "logit_bias", "not supported"),
+    ({"messages": USER, "frequency_penalty": 2.0}, "frequency_penalty", "not supported, got 2.0"),
+    ({"messages": USER, "presence_penalty": -1}, "presence_penalty", "not supported"),
+    ({"messages": USER, "logprobs": True}, "logprobs", "not supported"),
+    ({"messages": USER, "response_format": {"type": "json_object"}}, "response_format", "not supported"),
+    ({"messages": USER, "top_k": 5}, "top_k", "not supported"),
+    ({"messages": USER, "functions": [{"name": "f"}]}, "functions", "not supported"),
+    ({"messages": USER, "reasoning_effort": "low"}, "reasoning_effort", "not supported"),
+    ({"messages": USER, "no such field": 1}, "no such field", "not supported"),
+    ({"messages": USER, "stream_options": {"include_usage": 1}}, "stream_options", "true or false"),
+    ({"messages": USER, "stream_options": {"usage": True}}, "stream_options", "may hold include_usage"),
     ([1], None, "must be a JSON object"),
 ], ids=lambda value: str(value)[:40] if not isinstance(value, dict) else json.dumps(value)[:40])
 def test_bad_requests_are_named(server, body, field, says):
@@ -220,17 +188,76 @@ def test_bad_requests_are_named(server, body, field, says):
     assert says in document["error"]["message"]
 
 
+@pytest.mark.parametrize("field", [
+    {"logit_bias": None}, {"logit_bias": {}}, {"functions": None}, {"function_call": None}, {"logprobs": None}, {"logprobs": False},
+    {"response_format": {"type": "text"}}, {"top_k": -1}, {"frequency_penalty": 0}, {"presence_penalty": 0.0}, {"no such field": None},
+    {"stop": None}, {"stop": []}, {"seed": None}, {"n": None}, {"stream": None}, {"stream_options": None}, {"tools": None}, {"tools": []},
+    {"tools": [ADD], "tool_choice": "none"}, {"tool_choice": "auto"}, {"parallel_tool_calls": True}, {"max_tokens": None}, {"rsa": None},
+    {"chat_template_kwargs": {"enable_thinking": True}}, {"user": "me"}, {"metadata": {}}, {"store": False}, {"service_tier": "auto"},
+    {"stream_options": {"include_usage": None}}, {"temperature": 0, "top_p": None, "min_p": None}], ids=json.dumps)
+def test_what_changes_nothing_is_accepted(server, field):
+    status, document = post(server, json.dumps({"messages": USER, "temperature": 0} | field))
+    assert status == 200 and document["choices"][0]["message"]["content"] == "132", document
+
+
+def test_errors_are_short(server):
+    """However long, or deep, the wrong value is."""
+    long, deep = "x" * 100_000, json.loads("[" * 900 + "]" * 900)
+    for wrong in ({"temperature": long}, {long: 1}, {"max_tokens": deep}, {"rsa": {"N": deep}}, {"rsa": {long: 1}}, {"tools": [deep]},
+                  {"tool_choice": long}, {"messages": [{"role": "user", "content": deep}]}, {"frequency_penalty": [long]}):
+        status, document = post(server, json.dumps({"messages": USER} | wrong))
+        assert status == 400 and len(json.dumps(document)) < 700, json.dumps(document)[:900]
+
+
 def test_what_is_no_request(server):
     assert post(server, b"{not json")[0] == 400
     assert post(server, b"\xff\xfe")[0] == 400
     assert post(server, b"[" * 100_000)[0] == 400
     assert post(server, b"{}", path="/v1/completions")[0] == 404
-    assert post(server, b"", headers={"Content-Length": str(10**9)})[0] == 400
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-    connection.request("GET", "/secret")
-    assert connection.getresponse().status == 404
-    connection.close()
+    assert post(server, b"", headers={"Content-Length": str(10**9)})[0] == 413
+    assert post(server, b"", headers={"Content-Length": "+5"})[0] == 400
     assert client_works(server)
+
+
+def test_a_connection_stays_usable(server):
+    """Whatever is asked first, and with whatever body, the next request on the same connection is read from its beginning."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    for method, path, status in (("POST", "/nothing", 404), ("GET", "/secret", 404), ("GET", "/health?x=1", 200), ("PUT", "/v1/models", 405),
+                                 ("DELETE", "/v1/chat/completions", 405), ("OPTIONS", "/v1/chat/completions", 405),
+                                 ("PATCH", "/nothing", 404), ("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405),
+                                 ("GET", "/v1/models/none", 404), ("POST", "/v1/chat/completions?api-version=1", 200)):
+        connection.request(method, path, json.dumps({"messages": USER, "temperature": 0}))
+        socket_of = connection.sock
+        response = connection.getresponse()
+        document = json.loads(response.read())
+        assert response.status == status and ("error" in document) == (status >= 400), (method, path, document)
+        assert (response.headers["Allow"] is not None) == (status == 405) and connection.sock is socket_of
+    connection.request("HEAD", "/v1/models")
+    response = connection.getresponse()
+    assert response.status == 405 and response.headers["Allow"] == "GET" and response.read() == b""
+    connection.request("GET", "/v1/models")
+    assert json.loads(connection.getresponse().read())["data"][0]["created"] > 10**9
+    connection.close()
+
+
+def test_bodies_of_no_length_or_too_long(server):
+    """The error reaches a client that is still sending; then the connection ends."""
+    status, document = post(server, b"x" * (LARGEST_BODY + 2**22))
+    assert status == 413 and "at most 4194304 bytes" in document["error"]["message"]
+    status, document = post(server, iter([b"{}"] * 3))  # http.client sends an iterator in chunks
+    assert status == 411 and "chunks" in document["error"]["message"]
+    assert b" 411 " in raw_answer(server, b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\r\n")
+    for nonsense in (b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"FOO /v1/models HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\r\n\r\n"):
+        head, _, body = raw_answer(server, nonsense).partition(b"\r\n\r\n")
+        assert b"HTTP/1.1 " in head and json.loads(body)["error"]["message"]
+    assert client_works(server)
+
+
+def raw_answer(server, sent: bytes) -> bytes:
+    """All that comes back until the server ends the connection."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw:
+        raw.sendall(sent)
+        return b"".join(iter(lambda: raw.recv(65536), b""))
 
 
 def client_works(server) -> bool:
@@ -242,22 +269,40 @@ def client_works(server) -> bool:
 
 
 def test_a_hundred_at_once(server):
-    """All are answered, each as it would be alone."""
+    """All are answered, every other one in a stream, each as it would be alone."""
     found = {}
 
     def one(i):
-        a, b = 10 + i % 50, 12 + i % 70
-        found[i] = post(server, json.dumps({"messages": [{"role": "user", "content": f"{a}+{b}?"}], "temperature": 0}))
+        question = f"{10 + i % 50}+{12 + i % 70}?"
+        body = json.dumps({"messages": [{"role": "user", "content": question}], "temperature": 0, "stream": i % 2 == 0})
+        found[i] = streamed(server, body) if i % 2 == 0 else post(server, body)[1]["choices"][0]["message"]["content"]
 
     threads = [threading.Thread(target=one, args=(i, )) for i in range(100)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [status for status, _ in found.values()] == [200] * 100
+    assert len(found) == 100 and all(found.values())
     again = {i: post(server, json.dumps({"messages": [{"role": "user", "content": f"{10 + i % 50}+{12 + i % 70}?"}],
-                                         "temperature": 0})) for i in range(0, 100, 17)}
-    assert all(found[i][1]["choices"] == document["choices"] for i, (_, document) in again.items())
+                                         "temperature": 0}))[1] for i in range(0, 100, 17)}
+    assert all(found[i] == document["choices"][0]["message"]["content"] for i, document in again.items())
+
+
+def events(server, body) -> list:
+    """The documents of a stream, "[DONE]" the last where all went well."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection.request("POST", "/v1/chat/completions", body)
+    lines = connection.getresponse().read().decode().split("\n\n")
+    connection.close()
+    assert lines.pop() == "" and all(line.startswith("data: ") for line in lines), lines
+    return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
+
+
+def streamed(server, body) -> str:
+    """The content of a streamed answer."""
+    *chunks, done = events(server, body)
+    assert done == "[DONE]"
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
 
 def test_disconnects_leave_nothing_behind(server):
@@ -279,6 +324,127 @@ def test_disconnects_leave_nothing_behind(server):
             break
         time.sleep(0.05)
     assert not service.answers and not service.engine.busy and not service.engine.done
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A server whose engine takes its time: an answer of 900 tokens would be under way for 18 seconds."""
+    step = Engine.step
+
+    def late(engine):
+        time.sleep(0.02)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", late)
+    with Server(Service(tiny_model(), TOKENIZER, slots=4, size=1000, waiting=6), Endless(TOKENIZER), "slow") as running:
+        yield running
+
+
+class Endless(TaskFormat):
+    """No token ends an answer."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer)
+        self.stop = ()
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 3}, {"rsa": {"N": 4, "C": 2, "T": 1, "beta": 900, "tau": 8}}],
+                         ids=["whole", "stream", "three", "rsa"])
+def test_hanging_up_ends_the_work(slow, fields):
+    """In the middle of a long answer, and while it still waits in line."""
+    asked = json.dumps({"messages": USER} | fields).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(asked)
+    clients = [socket.create_connection(("127.0.0.1", slow.server_port), timeout=20) for _ in range(2)]
+    for raw in clients:
+        raw.sendall(head + asked)
+    assert soon(lambda: slow.service.engine.active and max(len(r.tokens) for r in slow.service.engine.active) > 3)
+    for raw in clients:
+        raw.close()
+    assert soon(lambda: not slow.service.answers and not slow.service.engine.busy and not slow.service.engine.done, 5)
+
+
+def soon(true, seconds: float = 20) -> bool:
+    """Does it become true in time?"""
+    until = time.monotonic() + seconds
+    while not true() and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(true())
+
+
+def test_a_stop_text_ends_the_work(client, server):
+    """A whole answer is over where a stream would be: the same text, reason and count of tokens, long before the model's own end."""
+    for stop in (["b"], ["#1"], ["no such text"], ["+", "132"]):
+        fields = ask(stop=stop, seed=3)
+        whole = client.chat.completions.create(**fields)
+        chunks = list(client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
+        assert chunks[-1].usage == whole.usage and all(abs(chunk.created - whole.created) < 60 for chunk in chunks)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+        assert text == whole.choices[0].message.content and chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
+    full = client.chat.completions.create(**ask()).usage.completion_tokens
+    assert client.chat.completions.create(**ask(stop=["b"])).usage.completion_tokens < full // 2
+
+
+def test_without_a_seed_answers_differ(client):
+    fields = ask(temperature=1.5, max_tokens=60, messages=[{"role": "user", "content": "N944=32?"}])
+    texts = {client.chat.completions.create(**fields).choices[0].message.model_extra["reasoning_content"] for _ in range(6)}
+    assert len(texts) > 1
+
+
+def test_the_client_finds_the_model(client):
+    assert client.models.retrieve("nano-reasoner").id == "nano-reasoner"
+    with pytest.raises(openai.NotFoundError, match="there is no model"):
+        client.models.retrieve("gpt/4")
+
+
+def test_an_error_in_a_stream_is_its_last_event(server, monkeypatch):
+    """The head has gone out, so a second one would be garbage in the body."""
+    body = json.dumps({"messages": USER, "stream": True, "temperature": 0})
+    decode, calls = type(server.form.tokenizer).decode, []
+
+    def failing(self, *args):
+        calls.append(1)
+        if len(calls) > 5:
+            raise ValueError("no such id")
+        return decode(self, *args)
+
+    monkeypatch.setattr(type(server.form.tokenizer), "decode", failing)
+    *chunks, last = events(server, body)
+    assert "no such id" in last["error"]["message"] and last["error"]["type"] == "server_error" and len(chunks) > 2
+    monkeypatch.undo()
+    monkeypatch.setattr(Engine, "step", lambda self: 1 / 0)
+    assert "engine broke" in events(server, body)[-1]["error"]["message"]
+    assert post(server, json.dumps({"messages": USER}))[0] == 500
+    monkeypatch.undo()
+    assert client_works(server)
+
+
+def test_rsa_that_finds_no_room_leaves_nothing_behind(slow):
+    """Four slots and six waiting places for twelve traces: 503, and those that were in line are out of it."""
+    status, document = post(slow, json.dumps({"messages": USER, "rsa": {"N": 12, "C": 2, "T": 1, "beta": 900, "tau": 8}}))
+    assert status == 503 and document["error"]["type"] == "overloaded"
+    assert soon(lambda: not slow.service.answers and not slow.service.engine.busy, 5)
+
+
+def test_closing_tells_those_who_wait(slow):
+    found = []
+    asking = threading.Thread(target=lambda: found.append(post(slow, json.dumps({"messages": USER}))))
+    asking.start()
+    assert soon(lambda: slow.service.engine.active)
+    slow.service.close()
+    asking.join(10)
+    assert found[0][0] == 503 and "closed" in found[0][1]["error"]["message"]
+
+
+def test_ipv6_loopback(reasoner):
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with Server(Service(*reasoner, slots=2, size=100), TaskFormat(reasoner[1]), "six", host="::1") as running:
+        assert running.url.startswith("http://[::1]:")
+        reply = openai.OpenAI(base_url=running.url, api_key="none").chat.completions.create(**ask())
+    assert reply.choices[0].message.content == "132"
 
 
 def test_too_many_are_told_to_wait():
@@ -309,6 +475,37 @@ def test_an_engine_that_breaks_is_replaced(monkeypatch):
             list(service.ask([1, 2], 5))
         monkeypatch.undo()
         assert len(list(service.ask([1, 2], 5))) == 5 and not service.answers
+
+
+def test_an_old_answer_cannot_cancel_a_new_one(monkeypatch):
+    """trap: a fresh engine counts from 0 again, and the old answer's number is somebody else's."""
+    with Service(tiny_model(), TOKENIZER, slots=2, size=60) as service:
+        monkeypatch.setattr(Engine, "step", lambda self: 1 / 0)
+        old = service.ask([1, 2], 5)
+        with pytest.raises(RuntimeError, match="engine broke"):
+            list(old)
+        monkeypatch.undo()
+        with service.turn():
+            new = service.ask([1, 2], 5)
+            assert new.number == old.number
+            old.cancel()
+        assert len(list(new)) == 5 and new.finish == "length" and list(new) == []  # a second reading finds the end
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_reader_waits_for_an_engine_that_cannot_be_replaced(monkeypatch):
+    """No memory for a new one, say: all hear of it, and whoever comes later is refused."""
+    with Service(tiny_model(), TOKENIZER, slots=1, size=60) as service:
+        with service.turn():
+            answers = [service.ask([1, 2], 5) for _ in range(3)]
+            monkeypatch.setattr(Engine, "step", lambda self: 1 / 0)
+            monkeypatch.setattr("minizaya.infer.service.Engine", lambda *args: 1 / 0)
+        for answer in answers:
+            with pytest.raises(RuntimeError, match="engine broke"):
+                list(answer)
+        assert soon(lambda: service.closed)
+        with pytest.raises(Busy, match="closed"):
+            service.ask([1, 2], 5)
 
 
 def test_a_service_answers_as_the_engine_does():

@@ -1,31 +1,35 @@
 """OpenAI's chat-completions protocol: what a request may say, and what goes back. No sockets here; `serve.py` has them.
 
-Beside the standard fields a request may hold `min_p`, and `rsa`: {"N", "C", "T", "beta", "tau"}, which lets Markovian RSA
-answer it: the reply is a trace of the last round, its vote's choice where there is one. Reasoning comes back as
-`reasoning_content`, as vLLM's `qwen3` parser splits it, and tool calls in their own field.
+Beside the standard fields a request may hold `min_p`, `chat_template_kwargs` (what the model's chat template reads), and
+`rsa`: {"N", "C", "T", "beta", "tau"}, which lets Markovian RSA answer it: the reply is a trace of the last round, its
+vote's choice where there is one. Reasoning comes back as `reasoning_content`, as vLLM's `qwen3` parser splits it, and tool
+calls in their own field.
+
+A field that is null counts as absent. Some fields have no effect on an answer and are ignored: `IGNORED`. Some would have
+one, and we lack it: they may only say what happens anyway, `NEUTRAL`. All others are refused.
 """
 
 import json
+import secrets
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..data import chat, tasks
-from .parse import CALL, Reader, Reply, parse
-from .rsa import RSAConfig, delimited, in_words, majority, markovian_rsa
+from .checks import Wrong, brief, number, typed, whole
+from .formats import ChatFormat, TaskFormat, read_text, text_of
+from .messages import read_messages, read_tools
+from .parse import Reply
+from .rsa import Aggregate, RSAConfig, majority, markovian_rsa
 
-LIMITS = {"temperature": (0, 100), "top_p": (1e-6, 1), "min_p": (0, 1)}
-IGNORED = {"model", "user", "store", "metadata", "parallel_tool_calls", "tool_choice", "stream_options", "frequency_penalty",
-           "presence_penalty", "service_tier", "reasoning_effort", "chat_template_kwargs"}
-KNOWN = {"messages", "max_tokens", "max_completion_tokens", "seed", "stop", "n", "stream", "tools", "rsa", *LIMITS, *IGNORED}
-
-
-class Wrong(ValueError):
-    """A request that cannot be answered; `param` is the field to blame."""
-
-    def __init__(self, message: str, param: str | None = None):
-        super().__init__(message)
-        self.param = param
+LIMITS = {"temperature": (0, 100, 1.0), "top_p": (1e-6, 1, 1.0), "min_p": (0, 1, 0.0)}  # least, most, default
+IGNORED = {"model", "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
+NEUTRAL = {"frequency_penalty": (0, ), "presence_penalty": (0, ), "repetition_penalty": (1, ), "top_k": (-1, 0),
+           "logit_bias": ({}, ), "logprobs": (False, ), "top_logprobs": (0, ), "response_format": ({"type": "text"}, ),
+           "functions": ([], ), "function_call": ("auto", "none"), "modalities": (["text"], ), "min_tokens": (0, ),
+           "ignore_eos": (False, )}
+READ = {"messages", "max_tokens", "max_completion_tokens", "seed", "stop", "n", "stream", "stream_options", "tools",
+        "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "rsa", *LIMITS}
 
 
 @dataclass
@@ -40,158 +44,84 @@ class Request:
     settings: dict = field(default_factory=dict)   # temperature, top_p, min_p
     seed: int = 0
     stop: tuple[str, ...] = ()
+    thinking: bool = True                          # may the reply begin with reasoning?
     rsa: RSAConfig | None = None
-
-
-# ---- how a model writes ----------------------------------------------------------------------------------------------
-
-
-class ChatFormat:
-    """ChatML with think tags and `zaya_xml` tool calls: what ZAYA1-8B writes, and vLLM serves."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.stop = (tokenizer.special_ids["<|im_end|>"], )
-        self.aggregate = in_words(tokenizer)
-        chat.template_ids(tokenizer)
-
-    def prompt(self, messages: list[dict], tools: list[dict]) -> list[int]:
-        """The conversation as tokens. Tools are told in a system message, as JSON, with the form of a call."""
-        if tools:
-            told = "You may call these functions:\n" + "\n".join(json.dumps(tool) for tool in tools)
-            told += f"\nTo call one, write {CALL}\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n</zyphra_tool_call>"
-            messages = [{"role": "system", "content": told}, *messages]
-        return chat.encode(messages, self.tokenizer, reply=True).tokens
-
-    def reader(self) -> Reader:
-        return Reader()
-
-    def read(self, text: str) -> Reply:
-        return parse(text)
-
-
-class TaskFormat:
-    """The shipped reasoners' own notation: the last message is the problem, "#" ends the reasoning, "$" the answer."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.stop = tuple(tokenizer.encode(tasks.END))
-        self.aggregate = delimited(tokenizer.encode("|"), tokenizer.encode("~"))
-
-    def prompt(self, messages: list[dict], tools: list[dict]) -> list[int]:
-        if tools:
-            raise Wrong("this model knows no tools", "tools")
-        if not messages[-1]["content"]:
-            raise Wrong("messages: the last one is empty", "messages")
-        return self.tokenizer.encode(messages[-1]["content"])
-
-    def reader(self) -> "TaskReader":
-        return TaskReader()
-
-    def read(self, text: str) -> Reply:
-        reader = TaskReader()
-        reply = reader.feed(text)
-        reply.add(reader.finish())
-        return reply
-
-
-class TaskReader:
-    """A stream of task notation, taken apart like `parse.Reader` does with think tags."""
-
-    def __init__(self):
-        self.answering = False
-
-    def feed(self, chunk: str) -> Reply:
-        if self.answering:
-            return Reply(content=chunk.replace(tasks.END, ""))
-        reasoning, cue, content = chunk.partition(tasks.CUE)
-        self.answering = bool(cue)
-        return Reply(reasoning=reasoning, content=content.replace(tasks.END, ""))
-
-    def finish(self) -> Reply:
-        return Reply()
+    aggregate: Aggregate | None = None             # with rsa: how tails become a prompt
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-def read_request(document, form, size: int) -> Request:
+def document(body: bytes):
+    """A body as JSON. Raises `Wrong`."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Wrong(f"the body is not JSON: {error}") from None
+
+
+def read_request(document, form: ChatFormat | TaskFormat, size: int) -> Request:
     """Checks everything; `form` turns the messages into tokens, size is the longest text that there is room for.
 
-    Raises `Wrong` naming the field.
+    Without a seed it gets a random one: equal requests then have different answers. With `rsa` the budget of a trace is
+    its beta, and a trace ends at the model's own end token: max_tokens and stop are refused. Raises `Wrong` naming the field.
     """
     if not isinstance(document, dict):
         raise Wrong("the body must be a JSON object")
-    for name in document:
-        if name not in KNOWN:
-            raise Wrong(f"{name} is not supported", name)
     given = {name: value for name, value in document.items() if value is not None}
-    messages = [checked_message(i, message) for i, message in enumerate(typed(given, "messages", list, []))]
-    if not messages:
-        raise Wrong("messages must hold at least one message", "messages")
-    tools = typed(given, "tools", list, [])
+    for name, value in given.items():
+        if name not in READ | IGNORED and value not in NEUTRAL.get(name, ()):
+            raise Wrong(f"{brief(name)} is not supported" + f", got {brief(value)}" * (name in NEUTRAL), name)
     try:
-        prompt = form.prompt(messages, tools)
+        return checked_request(given, form, size)
     except Wrong:
         raise
+    except RecursionError:
+        raise Wrong("the request is nested too deeply") from None
     except ValueError as error:
         raise Wrong(str(error), "messages") from None
-    settings = {name: number(given, name, *LIMITS[name], default) for name, default in (("temperature", 1.0), ("top_p", 1.0),
-                                                                                       ("min_p", 0.0))}
+
+
+def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Request:
+    """`read_request` once nulls and unknown fields are gone. Raises `Wrong`; ValueError for text that cannot be a prompt."""
+    messages, tools, options = read_messages(given), read_tools(given), typed(given, "chat_template_kwargs", dict, {})
+    prompt = form.prompt(messages, tools, options)
     limit = size - len(prompt)
     if limit < 1:
         raise Wrong(f"messages take {len(prompt)} tokens, the longest text is {size}", "messages")
-    name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
-    room = whole(given, name, 1, None, limit)
+    room = min(whole(given, name, 1, None, limit) for name in ("max_tokens", "max_completion_tokens"))
+    settings = {name: number(given, name, *limits) for name, limits in LIMITS.items()}
     request = Request(prompt, min(room, limit), whole(given, "n", 1, 16, 1), typed(given, "stream", bool, False),
-                      bool(typed(given, "stream_options", dict, {}).get("include_usage")), settings,
-                      whole(given, "seed", -2**63, 2**63 - 1, 0), stops(given))
+                      usage_wanted(given), settings, whole(given, "seed", -2**63, 2**63 - 1, secrets.randbelow(2**53)),
+                      stops(given), form.thinks(prompt, options))
     if "rsa" in given:
         request.rsa = rsa_config(typed(given, "rsa", dict, {}))
-        if request.rsa.N > 64 or request.rsa.T > 32 or request.rsa.C * request.rsa.tau > size:
-            raise Wrong(f"rsa: N may be at most 64, T at most 32, C times tau at most {size}", "rsa")
-        longest = len(form.aggregate(prompt, [[0] * request.rsa.tau] * request.rsa.C)) + request.rsa.beta
-        if longest > size:
-            raise Wrong(f"rsa needs up to {longest} tokens of context, there are {size}", "rsa")
-        if request.stream or request.n > 1:
-            raise Wrong("rsa gives one answer, in one piece: no stream, n = 1", "rsa")
+        request.aggregate = form.aggregator(messages, tools, options)
+        check_rsa(given, request, size)
     return request
 
 
-def checked_message(i: int, message) -> dict:
-    """{"role", "content"} of one message. Content may be a list of text parts, as clients send it."""
-    if not isinstance(message, dict) or message.get("role") not in ("system", "developer", "user", "assistant", "tool"):
-        raise Wrong(f"messages[{i}] must be an object with a role of system, user, assistant or tool", "messages")
-    content = message.get("content") or ""
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
-            raise Wrong(f"messages[{i}]: content may only hold text parts", "messages")
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str):
-        raise Wrong(f"messages[{i}]: content must be text", "messages")
-    role = "system" if message["role"] == "developer" else message["role"]
-    return {"role": role, "content": content}
+def check_rsa(given: dict, request: Request, size: int) -> None:
+    rsa = request.rsa
+    if rsa.N > 64 or rsa.T > 32 or rsa.C * rsa.tau > size:
+        raise Wrong(f"rsa: N may be at most 64, T at most 32, C times tau at most {size}", "rsa")
+    longest = len(request.aggregate(request.prompt, [[0] * rsa.tau] * rsa.C)) + rsa.beta
+    if longest > size:
+        raise Wrong(f"rsa needs up to {longest} tokens of context, there are {size}", "rsa")
+    if request.stream or request.n > 1:
+        raise Wrong("rsa gives one answer, in one piece: no stream, n = 1", "rsa")
+    for name in ("max_tokens", "max_completion_tokens", "stop"):
+        if name in given:
+            raise Wrong(f"{name} does not go with rsa: beta is the budget of a trace, and the model ends it", name)
 
 
-def typed(given: dict, name: str, kind, default):
-    value = given.get(name, default)
-    if not isinstance(value, kind):
-        raise Wrong(f"{name} must be a {kind.__name__}, got {type(value).__name__}", name)
-    return value
-
-
-def number(given: dict, name: str, low: float, high: float, default: float) -> float:
-    value = given.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise Wrong(f"{name} must be a number in {low}..{high}, got {value!r}", name)
-    return float(value)
-
-
-def whole(given: dict, name: str, low: int, high: int | None, default: int) -> int:
-    value = given.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise Wrong(f"{name} must be an integer of at least {low}{f' and at most {high}' if high else ''}, got {value!r}", name)
-    return value
+def usage_wanted(given: dict) -> bool:
+    """Does a stream end with the count of its tokens?"""
+    options = {name: value for name, value in typed(given, "stream_options", dict, {}).items() if value is not None}
+    unknown = set(options) - {"include_usage", "include_obfuscation"}
+    if unknown or not isinstance(options.get("include_usage", False), bool):
+        raise Wrong(f"stream_options may hold include_usage, true or false, got {brief(options)}", "stream_options")
+    return options.get("include_usage", False)
 
 
 def stops(given: dict) -> tuple[str, ...]:
@@ -203,9 +133,10 @@ def stops(given: dict) -> tuple[str, ...]:
 
 
 def rsa_config(given: dict) -> RSAConfig:
+    given = {name: value for name, value in given.items() if value is not None}
     unknown = set(given) - {"N", "C", "T", "beta", "tau"}
     if unknown:
-        raise Wrong(f"rsa may hold N, C, T, beta, tau, got {sorted(unknown)}", "rsa")
+        raise Wrong(f"rsa may hold N, C, T, beta, tau, got {brief(sorted(unknown))}", "rsa")
     try:
         return RSAConfig(**given)
     except (ValueError, TypeError) as error:
@@ -225,7 +156,7 @@ def message_of(reply: Reply) -> dict:
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
     if reply.calls:
-        message["tool_calls"] = [call_of(i, call) | {} for i, call in enumerate(reply.calls)]
+        message["tool_calls"] = [call_of(i, call) for i, call in enumerate(reply.calls)]
     return message
 
 
@@ -234,9 +165,26 @@ def call_of(i: int, call) -> dict:
             "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
 
 
+def choice_of(i: int, reply: Reply, finish: str) -> dict:
+    """Choice i of a whole answer."""
+    return {"index": i, "message": message_of(reply), "logprobs": None, "finish_reason": "tool_calls" if reply.calls else finish}
+
+
 def completion(name: str, choices: list[dict], usage: dict) -> dict:
     return {"id": new_id(), "object": "chat.completion", "created": int(time.time()), "model": name, "choices": choices,
             "usage": usage}
+
+
+def chunks(name: str) -> Callable[..., dict]:
+    """What makes the chunks of one stream, which share an id: chunk(i, delta, finish) of choice i, or chunk(usage=...)."""
+    head = {"id": new_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": name}
+
+    def chunk(i: int = 0, delta: dict | None = None, finish: str | None = None, usage: dict | None = None) -> dict:
+        if usage is not None:
+            return head | {"choices": [], "usage": usage}
+        return head | {"choices": [{"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+
+    return chunk
 
 
 def usage_of(prompt: int, written: int) -> dict:
@@ -247,14 +195,15 @@ def error_of(message: str, kind: str, param: str | None = None) -> dict:
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}
 
 
-def answer_by_rsa(request: Request, form, ask) -> tuple[str, str, int]:
-    """Runs Markovian RSA. ask(prompts, room) -> traces. Returns (text, finish reason, new tokens).
+def answer_by_rsa(request: Request, form: ChatFormat | TaskFormat, ask) -> tuple[Reply, str, int]:
+    """Runs Markovian RSA. ask(prompts, room) -> traces. Returns (reply, why it ends: "stop" or "length", new tokens).
 
-    The text is a trace of the last round with the most frequent answer, or the first trace where none got to an answer.
+    The reply is a trace of the last round with the most frequent answer, or the first trace where none got to an answer.
     """
-    result = markovian_rsa(ask, request.prompt, request.rsa, form.aggregate, request.seed)
-    texts = [form.tokenizer.decode(trace) for trace in result.rounds[-1]]
-    ended = [trace[-1] in form.stop for trace in result.rounds[-1]]
-    answers = [form.read(text).content if done else None for text, done in zip(texts, ended)]
-    best = answers.index(majority(answers)) if any(ended) else 0
-    return texts[best], "stop" if ended[best] else "length", result.generated_tokens
+    result = markovian_rsa(ask, request.prompt, request.rsa, request.aggregate, request.seed, form.reduce)
+    replies = [read_text(form, text_of(form, trace), request.thinking) for trace in result.rounds[-1]]
+    ended = [bool(trace) and trace[-1] in form.stop for trace in result.rounds[-1]]
+    votes = [(reply.content, reply.calls) if done and (reply.content or reply.calls) else None
+             for reply, done in zip(replies, ended)]
+    best = votes.index(majority(votes))  # without any vote: the first
+    return replies[best], "stop" if ended[best] else "length", result.generated_tokens

@@ -12,12 +12,13 @@ those at work; more are refused, so that memory stays bounded whatever comes.
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .engine import Engine
 
-END = None  # put behind the last token
+END = None    # put behind the last token
+GLANCE = 0.5  # seconds that a reader waits for a token before it looks up
 
 
 class Busy(RuntimeError):
@@ -32,8 +33,24 @@ class Answer:
         self.tokens: queue.SimpleQueue = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[int]:
+        return self.read()
+
+    def read(self, watch: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """The tokens as they come. Raises RuntimeError when the engine broke.
+
+        watch: called before each token, and every half second while none comes. What it raises ends the reading, and the
+        request with it.
+        """
         try:
-            while (token := self.tokens.get()) is not END:
+            while True:
+                watch()
+                try:
+                    token = self.tokens.get(timeout=GLANCE)
+                except queue.Empty:
+                    continue
+                if token is END:
+                    self.tokens.put(END)  # whoever reads on finds the end, too
+                    break
                 yield token
         finally:
             if self.finish is None:
@@ -81,8 +98,6 @@ class Service:
             self.closed = True
             self.lock.notify()
         self.thread.join()
-        for answer in list(self.answers.values()):
-            self.end(answer, "cancelled")
 
     def ask(self, prompt: Sequence[int], max_new_tokens: int, **settings) -> Answer:
         """Puts a request in line; settings as in `Engine.submit`.
@@ -103,7 +118,8 @@ class Service:
 
     def cancel(self, answer: Answer) -> None:
         with self.turn():
-            if answer.number in self.answers:
+            # trap: a fresh engine counts from 0 again, so another request may have an old one's number
+            if self.answers.get(answer.number) is answer:
                 self.engine.cancel(answer.number)
                 self.engine.take(answer.number)
                 self.end(answer, "cancelled")
@@ -123,22 +139,32 @@ class Service:
 
     def work(self) -> None:
         """The thread: a step of the engine whenever there is anything to do."""
-        while True:
-            while self.callers > 0:  # let them in first
-                time.sleep(1e-4)
+        try:
+            while not self.closed:
+                self.step()
+        finally:  # however it ends, nobody may wait for ever
             with self.lock:
-                self.lock.wait_for(lambda: self.closed or self.engine.busy)
-                if self.closed:
-                    return
-                try:
-                    written = self.engine.step()
-                except Exception:
-                    # nobody may wait for ever: all that were under way hear of it, and a fresh engine takes over
-                    for answer in list(self.answers.values()):
-                        self.end(answer, "error")
-                    self.engine = Engine(self.model, self.engine.slots, self.engine.size)
-                    continue
-                for number, token in written:
-                    self.answers[number].tokens.put(token)
-                for number in [number for number, _ in written if number in self.engine.done]:
-                    self.end(self.answers[number], self.engine.take(number).finish)
+                why, self.closed = "cancelled" if self.closed else "error", True
+                for answer in list(self.answers.values()):
+                    self.end(answer, why)
+
+    def step(self) -> None:
+        """Waits for work, and hands out one step's tokens. When the engine breaks, all that were under way hear of it."""
+        while self.callers > 0:  # let them in first
+            time.sleep(1e-4)
+        with self.lock:
+            self.lock.wait_for(lambda: self.closed or self.engine.busy)
+            if self.closed:
+                return
+            try:
+                written = self.engine.step()
+            except Exception:
+                for answer in list(self.answers.values()):
+                    self.end(answer, "error")
+                self.engine.cache = None  # there may be no room for two
+                self.engine = Engine(self.model, self.engine.slots, self.engine.size)
+                return
+            for number, token in written:
+                self.answers[number].tokens.put(token)
+            for number in [number for number, _ in written if number in self.engine.done]:
+                self.end(self.answers[number], self.engine.take(number).finish)

@@ -27,7 +27,8 @@ class StandIn(ByteTokenizer):
     def __init__(self, vocab_size: int):
         super().__init__()
         if vocab_size < self.vocab_size:
-            raise ValueError(f"vocab_size must be at least {self.vocab_size} to read bytes, got {vocab_size}")
+            raise ValueError(f"vocab_size must be at least {self.vocab_size} to read bytes, got {vocab_size}: put the model's "
+                             "own tokenizer.json beside the weights, or take a preset with more ids, such as micro")
         self.known, self.vocab_size = self.vocab_size, vocab_size
 
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:

@@ -1,0 +1,164 @@
+"""A checkpoint's own chat template: the Jinja text that makes of a conversation the text that its model was trained on.
+
+    template = beside("ZAYA1-8B")                     # None when the folder has no template
+    ids = template.encode(messages, tokenizer)        # ends with an opened assistant turn
+
+Folders keep it in chat_template.jinja, or as "chat_template" in tokenizer_config.json. It sees what `transformers` shows
+it: messages, tools, add_generation_prompt, bos_token, eos_token, and options such as enable_thinking.
+
+trap: a template is a program, written by whoever made the checkpoint. It runs in Jinja's sandbox, where it reaches no
+file, no module and no attribute that begins with an underscore. It may still loop for ever, or fill the memory.
+
+trap: the text begins with <bos> already. A tokenizer that adds its own special tokens would write a second one, and
+Gemma's would add <eos>, which ends the answer before it begins. So nothing is added.
+
+As in `data.chat`, a control token that a message, a tool or an argument spells out stays plain text: a mark cuts it in
+two before the template sees it, and text is encoded from mark to mark. Only an assistant's think tags are left whole.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .chat import CLOSE, OPEN
+from .hf_tokenizer import HFTokenizer
+
+MARK, HOLE = "\U000f0000", "\U000f0001"  # of Unicode's private use: no tokenizer needs them, and typed ones are dropped
+TOOL_TAGS = ("<zyphra_tool_call>", "</zyphra_tool_call>", "<zyphra_tool_response>", "</zyphra_tool_response>")
+GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+
+
+class Template:
+    """A compiled template. options: set of str, the further variables that it reads.
+
+    bos, eos: how the checkpoint's tokenizer writes these tokens. Raises ValueError for text that is not Jinja, and for a
+    jinja2 older than 3.1.6, whose sandbox has known holes.
+    """
+
+    def __init__(self, text: str, bos: str = "<bos>", eos: str = "<eos>"):
+        if tuple(map(int, re.findall(r"\d+", version("jinja2"))[:3])) < (3, 1, 6):
+            raise ValueError(f"a chat template needs jinja2 3.1.6 or newer, here is {version('jinja2')}: pip install -U jinja2")
+        # as in transformers: a line that holds only a block leaves no trace
+        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        room.filters["tojson"] = tojson  # Jinja's own writes < as \u003c, for web pages
+        room.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+        self.bos, self.eos = bos, eos
+        try:
+            self.options = find_undeclared_variables(room.parse(text)) - set(room.globals) - GIVEN
+            self.compiled = room.from_string(text)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise ValueError(f"the chat template is no Jinja: {said(error)}") from None
+
+    def render(self, messages: Sequence[dict], tools: Sequence[dict] = (), options: dict | None = None) -> str:
+        """The conversation as text, with an opened assistant turn. Raises ValueError for whatever the template raises."""
+        try:
+            return self.compiled.render(messages=list(messages), tools=list(tools) or None, add_generation_prompt=True,
+                                        bos_token=self.bos, eos_token=self.eos, **(options or {}))
+        except Exception as error:  # it is a program: it may divide by zero
+            raise ValueError(f"the chat template refuses this conversation: {said(error)}") from None
+
+    def encode(self, messages: Sequence[dict], tokenizer, tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
+        """The conversation as tokens, with an opened assistant turn.
+
+        Args:
+            messages: dicts of "role" and "content" (a str); an assistant's may hold "reasoning_content" and "tool_calls",
+                a tool's "tool_call_id", all in OpenAI's form, but a call's arguments are a dict.
+            tokenizer: an `HFTokenizer`, or one of `data.tokenizer`. tools: as OpenAI has them. options: see `options`.
+        Raises ValueError as `render` and the tokenizer do, and when nothing comes out.
+        """
+        tags = control_tokens(tokenizer)
+        ids = encode_marked(self.render(marked_messages(messages, tags), marked(list(tools), tags), options), tokenizer)
+        if not ids:
+            raise ValueError("the chat template makes an empty prompt of this conversation")
+        return ids
+
+    def around(self, messages: Sequence[dict], turn: int, tokenizer, tools: Sequence[dict] = (),
+               options: dict | None = None) -> tuple[list[int], list[int]]:
+        """`encode` in two parts: up to the end of what message `turn` says, and from there on.
+
+        Raises ValueError as `encode` does, and for a template that shows this message never or more than once.
+        """
+        tags = control_tokens(tokenizer)
+        shown = marked_messages(messages, tags)
+        shown[turn] |= {"content": shown[turn]["content"] + HOLE}
+        parts = self.render(shown, marked(list(tools), tags), options).split(HOLE)
+        if len(parts) != 2:
+            raise ValueError(f"the chat template shows messages[{turn}] {len(parts) - 1} times")
+        return encode_marked(parts[0], tokenizer), encode_marked(parts[1], tokenizer)
+
+
+def beside(folder: str | Path) -> Template | None:
+    """The template in a checkpoint's folder; None without one. Raises ValueError for one that cannot be read."""
+    file, config = Path(folder) / "chat_template.jinja", Path(folder) / "tokenizer_config.json"
+    try:
+        settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        text = file.read_text("utf-8") if file.is_file() else settings.get("chat_template")
+        if isinstance(text, list):  # several, by name
+            text = {entry["name"]: entry["template"] for entry in text}.get("default")
+        names = [settings.get(f"{name}_token") or f"<{name}>" for name in ("bos", "eos")]
+        bos, eos = (name["content"] if isinstance(name, dict) else name for name in names)
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"the chat template in {folder} cannot be read: {said(error)}") from None
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"the chat template in {folder} must be text, got {type(text).__name__}")
+    return Template(text, bos, eos)
+
+
+# ---- from text to tokens ---------------------------------------------------------------------------------------------
+
+
+def control_tokens(tokenizer) -> re.Pattern:
+    """Matches whatever the tokenizer would read as a control token, the longest first."""
+    names = {*tokenizer.special_ids, *TOOL_TAGS}
+    if isinstance(tokenizer, HFTokenizer):
+        names |= {token.content for token in tokenizer.inner.get_added_tokens_decoder().values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+
+
+def marked(value, tags: re.Pattern, spared: Sequence[str] = ()):
+    """A JSON value whose strings have a mark in every control token but the spared."""
+    if isinstance(value, str):
+        value = value.replace(MARK, "").replace(HOLE, "")
+        return tags.sub(lambda tag: tag[0] if tag[0] in spared else tag[0][0] + MARK + tag[0][1:], value)
+    if isinstance(value, dict):
+        return {marked(name, tags): marked(inner, tags) for name, inner in value.items()}
+    return [marked(inner, tags) for inner in value] if isinstance(value, list) else value
+
+
+def marked_messages(messages: Sequence[dict], tags: re.Pattern) -> list[dict]:
+    return [marked(message, tags) | {"content": marked(message["content"], tags, (OPEN, CLOSE))}
+            if message["role"] == "assistant" else marked(message, tags) for message in messages]
+
+
+def encode_marked(text: str, tokenizer) -> list[int]:
+    """Tokens of a rendered text; its control tokens are tokens, those with a mark are not."""
+    if isinstance(tokenizer, HFTokenizer):  # its `encode` knows our special tokens only, and not the tool tags
+        try:
+            return [i for piece in text.split(MARK) for i in tokenizer.inner.encode(piece, add_special_tokens=False).ids]
+        except (TypeError, UnicodeEncodeError):
+            raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
+    return [i for piece in text.split(MARK) for i in tokenizer.encode(piece, allow_special=True)]
+
+
+# ---- what a template may call ----------------------------------------------------------------------------------------
+
+
+def raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def tojson(value, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
