@@ -16,7 +16,7 @@ from .tokenizer import SPECIALS
 class HFTokenizer:
     """`encode`, `decode`, `vocab_size`, `special_ids` and the four ids as in `tokenizer.Tokenizer`.
 
-    It has no `to_dict`: the file itself is the description, and can be large. Keep it beside the checkpoint.
+    `to_dict` holds the whole file, so that a checkpoint needs nothing beside it: tens of megabytes for Gemma 3's.
 
     Args:
         file: path of a tokenizer.json.
@@ -25,24 +25,42 @@ class HFTokenizer:
             "</think>": "<unused1>"}. Texts use our names.
 
     Raises ValueError if the file cannot be read, if a special token of `tokenizer.SPECIALS` is not in it, or if two of
-    the chat template's share one id; ImportError, with what to install, without the package.
+    the chat template's share one id; ModuleNotFoundError, with what to install, without the package.
     """
 
+    kind = "huggingface"
+
     def __init__(self, file: str | Path, names: dict[str, str] | None = None):
-        try:
-            import tokenizers
-        except ImportError as error:
-            raise ImportError('HFTokenizer needs tokenizers: pip install "minizaya[checkpoints]"') from error
+        package = _package()
         if not Path(file).is_file():
             raise ValueError(f"file: there is no {file}")
+        self._read(package, Path(file).read_bytes(), str(file), names or {})
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "HFTokenizer":
+        """The tokenizer that `to_dict` described. Raises ValueError for anything else, ModuleNotFoundError as above."""
+        text, names = data.get("file"), data.get("names")
+        if not isinstance(text, str) or not isinstance(names, dict) or not all(isinstance(token, str) for token in names.values()):
+            raise ValueError("data for a huggingface tokenizer must have file, the text of a tokenizer.json, and names, a dict")
+        made = cls.__new__(cls)
+        made._read(_package(), text.encode(), "the tokenizer.json in data", names)
+        return made
+
+    def to_dict(self) -> dict:
+        """A plain dict (strings and a dict of strings) that `tokenizer.from_dict` turns back into this tokenizer."""
+        return {"kind": self.kind, "file": self.inner.to_str(), "names": self.names}
+
+    def _read(self, package, content: bytes, file: str, names: dict[str, str]) -> None:
+        """What both ways of making one have in common. file: how messages call it."""
         try:
-            self.inner = tokenizers.Tokenizer.from_file(str(file))
+            self.inner = package.Tokenizer.from_buffer(content)
         except Exception as error:   # the package raises plain Exception
             raise ValueError(f"file: {file} is no tokenizer.json ({error})") from error
+        self.names = names
         self.inner.no_truncation()   # trap: a file may carry both, and then long texts are cut in silence
         self.inner.no_padding()
 
-        theirs = {token: token for token in SPECIALS} | (names or {})
+        theirs = {token: token for token in SPECIALS} | names
         unknown = sorted(set(theirs) - set(SPECIALS))
         missing = sorted({token for token in theirs.values() if self.inner.token_to_id(token) is None})
         if unknown:
@@ -115,6 +133,15 @@ class HFTokenizer:
             return self.inner.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
             raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
+
+
+def _package():
+    """The package tokenizers. Raises ModuleNotFoundError that says how to get it."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ModuleNotFoundError('HFTokenizer needs tokenizers: pip install "minizaya[checkpoints]"') from error
+    return tokenizers
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern:

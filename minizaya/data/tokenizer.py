@@ -151,11 +151,15 @@ class CharTokenizer(Tokenizer):
         return "".join(self.alphabet[i] for i in ids)
 
 
-def from_dict(data: dict) -> Tokenizer:
-    """The tokenizer that `to_dict` described. Raises ValueError for anything else."""
+def from_dict(data: dict):
+    """The tokenizer that `to_dict` described, also that of `hf_tokenizer.HFTokenizer`. Raises ValueError for anything else."""
     kinds = {"byte": (ByteTokenizer, {"specials"}), "char": (CharTokenizer, {"specials", "alphabet", "unknown"})}
+    if isinstance(data, dict) and data.get("kind") == "huggingface":
+        from .hf_tokenizer import HFTokenizer  # which imports this module
+
+        return HFTokenizer.from_dict(data)
     if not isinstance(data, dict) or data.get("kind") not in kinds:
-        raise ValueError(f"data must be a dict whose 'kind' is one of {sorted(kinds)}, got {data!r}")
+        raise ValueError(f"data must be a dict whose 'kind' is one of {sorted([*kinds, 'huggingface'])}, got {data!r}")
     cls, fields = kinds[data["kind"]]
     given = set(data) - {"kind"}
     if given != fields:
