@@ -119,7 +119,7 @@ def test_plan_table_shows_the_figures(capsys):
     shown = capsys.readouterr().out
     for figure in ("8,840,488,784", "8.3034B", "0.7536B", "40,960", "40.00 KiB", "0.76B"):
         assert figure in shown
-    assert max(map(len, shown.splitlines())) <= 100
+    assert max(map(len, shown.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("argv", [["nano", "--context", "0"], ["huge"]], ids=str)

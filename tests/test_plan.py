@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minizaya import Zaya, ZayaConfig
 from minizaya import __main__ as cli
 from minizaya.config import PRESETS
+from minizaya.plots import full_8b as lab
 from minizaya.scale import account, devices, materialize, memory, plan, schedule
 from minizaya.scale.layout import Layout
 from minizaya.scale.paging import PagedZaya
@@ -171,6 +172,8 @@ def test_sizes_that_mi300_likes():
     assert said[("GEMMs near 200 GFLOP", "attention down")] and not said[("GEMMs near 200 GFLOP", "router down")]
     assert any(not f["ok"] and f["what"] == "vocab_size" for f in devices.findings(ZayaConfig.preset("nano")))
     assert not devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=9))[-1]["ok"]
+    assert said[("experts divide", "dp x cp")] is False and "room for 1, not 0.25" in found[-1]["said"]
+    assert all(f["ok"] for f in devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=8)) if f["rule"] == "experts divide")
 
 
 def test_the_schedule():
@@ -202,6 +205,68 @@ def test_the_command_with_a_device(capsys):
     for preset in PRESETS:
         assert cli.main(["plan", preset, "--device", "laptop"]) == 0
     assert "device" not in plan.plan("nano")
+
+
+def planned_by(capsys, *flags):
+    assert cli.main(["plan", "nano", "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_no_flag_is_ignored(capsys):
+    """Without --device, too: each flag changes the plan."""
+    plain = planned_by(capsys)
+    assert plain["device"]["name"] == "mi300x" and plain["layout"]["devices"] == 1
+    for flags in (["--dp", "2"], ["--ep", "2"], ["--cp", "2"], ["--batch", "2"], ["--optimizer", "muon"], ["--efficiency", "0.5"],
+                  ["--price", "3"], ["--answer-tokens", "100"], ["--context", "2048"], ["--dtype", "float32"], ["--device", "h100"]):
+        assert planned_by(capsys, *flags) != plain, flags
+
+
+def test_dtype_reaches_the_paged_model(capsys):
+    config, paged = ZayaConfig.preset("nano"), planned_by(capsys, "--dtype", "float32")["memory"]
+    assert paged["paged"] == memory.paged_memory(config, 4096, "float32") != memory.paged_memory(config, 4096, "bfloat16")
+    assert paged["paged_int8"] == memory.paged_memory(config, 4096, "float32", int8=True)
+
+
+def test_a_plan_is_drawn(tmp_path, capsys):
+    folder = tmp_path / "new" / "plans"
+    figures = planned_by(capsys, "--figures", str(folder), "--ep", "2")
+    assert figures["pictures"] == [str(folder / f"{name}.png") for name in ("parameters", "memory", "decoding")]
+    assert {path.name for path in folder.iterdir()} == {"parameters.png", "memory.png", "decoding.png"}
+    assert all(path.stat().st_size > 10_000 for path in folder.iterdir())
+
+
+def widths(axis):
+    return [bar.get_width() for bar in axis.patches]
+
+
+@pytest.mark.parametrize("preset, layout", [("zaya1-8b", Layout(dp=16, ep=8)), ("nano", Layout())], ids=["8b", "nano"])
+def test_pictures_show_the_plan(preset, layout):
+    """Bars and curves are the plan's figures; axes say what they count."""
+    figures = plan.plan(preset, 1024, device="h100", layout=layout)
+    drawn = lab.of_plan(figures)
+    for figure in drawn.values():
+        assert all(axis.get_xlabel() for axis in figure.axes)
+    parts = figures["parameters"]
+    (axis,) = drawn["parameters"].axes
+    assert sum(widths(axis)[::2]) == parts["total"] and sum(widths(axis)[1::2]) == parts["active"]
+    (axis,) = drawn["memory"].axes
+    sums = [held["sum"] / 1e9 for held in figures["memory"]["training"].values()]
+    assert sum(widths(axis)) == pytest.approx(sum(sums))
+    assert bool(axis.lines) == (4 * max(sums) > 80)                      # the device's memory, where it is in sight
+    (axis,) = drawn["decoding"].axes
+    assert axis.get_xscale() == axis.get_yscale() == "log" and axis.get_ylabel()
+    curves = {line.get_label(): line.get_ydata() for line in axis.lines}
+    assert curves["context 1,024"][6] == pytest.approx(figures["decode"]["batches"][64]["tokens_per_second"])
+    ridge = devices.ridge_batch(ZayaConfig.preset(preset), 128, devices.device("h100"))
+    assert [list(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"] == ([[ridge]] if ridge else [])
+
+
+def test_bars_of_layouts():
+    held = {name: memory.training_memory(ZayaConfig.preset("zaya1-8b"), 1, 4096, layout=Layout.parse(name)) for name in ("dp1", "ep8")}
+    (axis,) = lab.training_memory(held).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["ep8", "dp1"]
+    assert sum(widths(axis)) == pytest.approx(sum(parts["sum"] for parts in held.values()) / 1e9)
+    assert len(lab.decode_bounds().axes) == len(devices.PEAK)
 
 
 @pytest.mark.parametrize("call, message", [

@@ -3,7 +3,7 @@
 Decoding reads every weight that some sequence needs and the sequence's own cache, and does two FLOPs a weight with each. A
 device that does R FLOPs in the time of one byte (its ridge) waits for memory as long as a step does less than R a byte.
 
-Sources: MI300X and H100: vendors' peaks; bandwidths in brackets are as measured in the AMD paper (second-hand, see PEAK).
+Sources: MI300X and H100: vendors' peaks. trap: nobody reaches them; the bandwidths that the AMD paper measured stand beside PEAK.
 The rules for MI300X (multiples of 64; GEMMs of about 200 GFLOP; all eight GPUs of a node in a collective): the same paper,
 section on sizing, as reported by its readers: leads, not laws.
 """
@@ -20,12 +20,11 @@ GOOD_GEMM = 200e9  # FLOPs from which a product reaches the best rate
 
 @dataclass(frozen=True)
 class Device:
-    """memory: bytes. bandwidth: bytes a second, peak. flops: bfloat16 FLOPs a second, dense peak. measured: of bandwidth."""
+    """memory: bytes. bandwidth: bytes a second, peak. flops: bfloat16 FLOPs a second, dense peak."""
 
     memory: float
     bandwidth: float
     flops: float
-    measured: float
 
     @property
     def ridge(self) -> float:
@@ -34,10 +33,10 @@ class Device:
 
 
 PEAK = {
-    "mi300x": Device(192e9, 5.3e12, 1307e12, 4.33e12),
-    "h100": Device(80e9, 3.35e12, 989e12, 3.036e12),
+    "mi300x": Device(192e9, 5.3e12, 1307e12),   # measured: 4.33e12 bytes a second (second-hand)
+    "h100": Device(80e9, 3.35e12, 989e12),      # measured: 3.036e12 (second-hand)
     # two cores of the machine that the lessons were timed on: float32 GEMM and reading, from `bench`
-    "laptop": Device(24e9, 35e9, 0.18e12, 35e9),
+    "laptop": Device(24e9, 35e9, 0.18e12),
 }
 
 
@@ -118,6 +117,7 @@ def findings(config: ZayaConfig, layout: Layout = Layout(), tokens: int = 4096) 
     """The rules for MI300X, applied: {"rule", "what", "ok", "said"} each.
 
     tokens: of one device in a step. With ep, an expert sees the tokens of ep devices, and there are fewer of them here.
+    The last rule but one is FSDP's: ranks that share experts hold whole ones (`memory.held_by_a_rank`).
     """
     found = []
     for name in ("vocab_size", "hidden_size", "moe_intermediate_size", "router_hidden_size", "head_dim", "query_size", "kv_size"):
@@ -136,6 +136,11 @@ def findings(config: ZayaConfig, layout: Layout = Layout(), tokens: int = 4096) 
             found.append({"rule": "whole nodes of 8", "what": name, "ok": size % NODE == 0,
                           "said": f"{size} ranks" + ("" if size % NODE == 0 else
                                                      f": at best {inside - 1} of a GPU's {NODE - 1} links at work")})
+    experts, sharers = config.num_experts // layout.ep, layout.ranks // layout.ep
+    if sharers > 1:
+        found.append({"rule": "experts divide", "what": "dp x cp", "ok": experts % sharers == 0,
+                      "said": f"{experts} experts over {sharers} ranks" + (
+                          "" if experts % sharers == 0 else f": each has room for {-(-experts // sharers)}, not {experts / sharers:.2g}")})
     if layout.ranks % NODE and layout.ranks > 1:
         found.append({"rule": "whole nodes of 8", "what": "devices", "ok": False,
                       "said": f"{layout.ranks} is no multiple of {NODE}: a node stays partly idle"})
