@@ -117,7 +117,7 @@ def most_at_once(work):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset", ["nano", "micro"])
 def test_a_prefill_needs_no_more_than_planned(tmp_path, preset, dtype):
-    config, length = ZayaConfig.preset(preset), 1000
+    config, length = ZayaConfig.preset(preset), 2000
     model = PagedZaya(materialize.materialize(config, tmp_path / "w"), getattr(torch, dtype))
     tokens, cache = torch.randint(3, config.vocab_size, (1, length)), model.new_cache(1)
     for layer in range(config.num_hidden_layers):
@@ -222,9 +222,11 @@ def test_no_flag_is_ignored(capsys):
 
 
 def test_dtype_reaches_the_paged_model(capsys):
-    config, paged = ZayaConfig.preset("nano"), planned_by(capsys, "--dtype", "float32")["memory"]
-    assert paged["paged"] == memory.paged_memory(config, 4096, "float32") != memory.paged_memory(config, 4096, "bfloat16")
-    assert paged["paged_int8"] == memory.paged_memory(config, 4096, "float32", int8=True)
+    config = ZayaConfig.preset("nano")
+    for dtype in ("float32", "bfloat16"):
+        paged = planned_by(capsys, "--dtype", dtype)["memory"]
+        assert paged["paged"] == memory.paged_memory(config, 4096, dtype)
+        assert paged["paged_int8"] == memory.paged_memory(config, 4096, dtype, int8=True) != paged["paged"]
 
 
 def test_a_plan_is_drawn(tmp_path, capsys):
