@@ -1,4 +1,4 @@
-"""The command line: `python -m minizaya COMMAND`.
+"""The command line: `python -m minizaya COMMAND`. Without a command it lists them.
 
 Each command is a module with two functions, `add_arguments(parser)` and `run(args) -> int` (the exit code); this file
 only knows where they live. With `--json` a command prints exactly one JSON document on standard output; progress bars
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. As usual with argparse, --help and wrong flags raise SystemExit."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m minizaya", description="minizaya: ZAYA1-8B, built to be read.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     first = next((word for word in argv if not word.startswith("-")), None)
     try:
         for name, (module, about) in available().items():
@@ -49,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
             if name == first:  # only the chosen command pays for its imports
                 chosen = importlib.import_module(module)
                 chosen.add_arguments(command)
-        args = parser.parse_args(argv)  # trap: before the next line, for an unknown command has no `chosen`
+        args = parser.parse_args(argv)  # trap: before the next lines, for an unknown command has no `chosen`
+        if args.command is None:
+            parser.print_help()
+            return 0
         return chosen.run(args)
     except KeyboardInterrupt:
         return complain(first, "stopped", 130)

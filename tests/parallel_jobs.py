@@ -1,5 +1,6 @@
 """What the ranks of test_parallel.py do: `run_job` imports these functions in processes of their own."""
 
+import errno
 import importlib
 import os
 import re
@@ -115,22 +116,29 @@ def refusals():
     from minizaya.scale import equality
     from minizaya.scale.parallel import Grid, Layout, forward, parallelize
     from minizaya.scale.parallel_trainer import ParallelTrainer
+    from minizaya.scale.sharded_checkpoint import together
     from minizaya.train.loop import Recipe
     from minizaya.train.sources import Batch
     import torch
     said = []
+
+    def full_on_rank_one():
+        if dist.get_rank() == 1:
+            raise OSError(errno.ENOSPC, "rank 1's own words")
+
     ep, cp = Grid(Layout(ep=2)), Grid(Layout(cp=2))
     row = torch.ones(1, 1, dtype=torch.int64)
     tries = [lambda: Grid(Layout(dp=3)),
              lambda: parallelize(equality.tiny_model(num_experts=3, load=None), ep),
              lambda: ParallelTrainer(equality.tiny_model(), Recipe(steps=1, optimizer="muon"), equality.tiny_batches, ep),
              lambda: forward(equality.tiny_model(), Batch("row", row, row), cp),
-             lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", row.expand(1, 4), row), cp)]
+             lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", row.expand(1, 4), row), cp),
+             lambda: together(ep, full_on_rank_one, Path("run"))]
     for attempt in tries:
         try:
             attempt()
             said.append("")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             said.append(str(error))
     return said
 

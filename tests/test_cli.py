@@ -48,7 +48,13 @@ def test_a_command_without_a_module_is_not_listed(monkeypatch):
     assert "ghost" not in cli.available()
 
 
-@pytest.mark.parametrize("argv", [[], ["fly"], ["--fly"], ["--", "fly"]], ids=str)
+def test_without_a_command_they_are_listed(capsys):
+    assert cli.main([]) == 0
+    out, err = capsys.readouterr()
+    assert re.findall(r"^    (\w+)(?: |$)", out, re.MULTILINE) == list(cli.available()) and err == ""
+
+
+@pytest.mark.parametrize("argv", [["fly"], ["--fly"], ["--", "fly"]], ids=str)
 def test_an_unknown_command_is_a_usage_error(argv, capsys):
     assert exits(argv) == 2
     said = capsys.readouterr().err

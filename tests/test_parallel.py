@@ -15,7 +15,7 @@ import torch
 
 from minizaya import ZayaConfig
 from minizaya.arch import balance
-from minizaya.scale import equality, memory, sharded_checkpoint
+from minizaya.scale import equality, memory, run_parallel, sharded_checkpoint
 from minizaya.scale.launch import LOST, RankFailed, run_job, verdict
 from minizaya.scale.layout import Layout, rows_of
 from minizaya.train import run_train
@@ -324,6 +324,49 @@ def test_the_command_survives_a_kill(tmp_path, starter):
         assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
 
 
+def minizaya_lines(*words):
+    """The exit code of `python -m minizaya parallel`, and the lines in which it complains."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "minizaya", "parallel", *words], env=env, capture_output=True, text=True, timeout=120)
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("minizaya")]
+
+
+def test_what_one_rank_alone_finds_wrong_is_said(tmp_path):
+    """Rank 1 reads part 1. Its complaint is the job's, once."""
+    folder = tmp_path / "run"
+    words = [*FLAGS, "--steps", "2", "--out", str(folder)]
+    assert minizaya_lines(*words) == (0, [])
+    part = latest(folder) / sharded_checkpoint.part_name(1, 2)
+    part.write_bytes(part.read_bytes()[:-100])
+    code, (line,) = minizaya_lines(*words, "--resume")
+    assert code == 2 and "rank 1 failed: ValueError: " in line and f"{part} is damaged" in line
+
+
+def test_wrong_flags_are_said_once(tmp_path):
+    """A zero arrives as a zero; and all ranks find the same, but one line is enough."""
+    words = [word if before not in ("--text-rows", "--task-rows") else "0" for before, word in zip(["", *FLAGS], FLAGS)]
+    code, (line,) = minizaya_lines(*words, "--out", str(tmp_path / "run"))
+    assert code == 2 and line == "minizaya parallel: nothing to learn: --text-rows and --task-rows are both 0"
+
+
+@pytest.mark.parametrize("words", [
+    [], ["--text-rows", "0"], ["--task-rows", "0", "--save-every", "0", "--difficulty", "0", "--lr", "0", "--seed", "0", "--steps", "0"],
+    ["--seed", "-1", "--resume", "--json"], ["--text-file", "a b.txt", "--task", "parity", "--timeout", "0"]], ids=str)
+def test_the_ranks_get_the_flags_as_given(words):
+    parser = argparse.ArgumentParser()
+    run_parallel.add_arguments(parser)
+    args = parser.parse_args(["--layout", "dp2", "--out=-odd name", *words])
+    assert parser.parse_args(run_parallel.flags(args)) == args
+
+
+def test_help_promises_what_is_there():
+    parser = argparse.ArgumentParser()
+    run_parallel.add_arguments(parser)
+    said = " ".join(parser.format_help().split())
+    assert said.count("--out OUT") == 2 and "log, picture" not in said and "no picture is drawn" in said
+    assert "{adamw" not in said and "AdamW only" in said
+
+
 def test_the_command_stops_at_ctrl_c(tmp_path):
     """All ranks after the same step, with a checkpoint of it."""
     folder, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
@@ -356,7 +399,8 @@ def test_layouts_are_read_and_written():
 
 
 def test_what_cannot_be_is_said():
-    said = run_job("parallel_jobs:refusals", 2)[0]
-    for message, words in zip(said, ("wants 3 ranks", "divide num_experts", "whole matrices", "cp 2 and 1 tokens", "attention_bias"),
-                              strict=True):
+    said = run_job("parallel_jobs:refusals", 2)
+    for message, words in zip(said[0], ("wants 3 ranks", "divide num_experts", "whole matrices", "cp 2 and 1 tokens", "attention_bias",
+                                        "No space left on device"), strict=True):
         assert words in message
+    assert said[0][-1] == said[1][-1], "all ranks know why one of them could not write"

@@ -34,6 +34,10 @@ PATIENCE = 5.0  # seconds in which torchrun should have ended a rank that lost a
 def add_arguments(parser) -> None:
     parser.add_argument("--layout", required=True, help="how to share the work: dp2, ep4, cp2, dp2xep2, ...")
     run_train.add_arguments(parser)
+    other = parser.add_argument_group("other than in train", conflict_handler="resolve")   # these replace its flags
+    other.add_argument("--out", type=Path, required=True, help="the run's folder: log, newest checkpoint; no picture is drawn")
+    other.add_argument("--optimizer", default="adamw", metavar="adamw",
+                       help="AdamW only: Muon needs whole matrices, and a rank holds rows of them")
     parser.add_argument("--timeout", type=float, default=20.0,
                         help="seconds that a rank waits for the others before it gives up (default 20)")
 
@@ -45,11 +49,9 @@ def run(args) -> int:
         return work(args, layout)
     if layout.dp * layout.ep * layout.cp > 64:
         raise ValueError(f"layout {layout} wants {layout.ranks} ranks on this machine; 64 is the most")
-    flags = [word for name, value in vars(args).items() if name != "command" and value not in (None, False)
-             for word in ([f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)]))]
     with tempfile.TemporaryDirectory() as name:
         store = launch.meeting_place()
-        command = [sys.executable, "-m", "minizaya.scale.run_parallel", *flags]
+        command = [sys.executable, "-m", "minizaya.scale.run_parallel", *flags(args)]
         processes = launch.launch(command, layout.ranks, Path(name), store.port, quiet=False)
 
         def hand_on(signum, frame):
@@ -60,12 +62,20 @@ def run(args) -> int:
         try:
             launch.wait(processes, Path(name))
         except launch.RankFailed as failed:
-            if failed.code != 2:                      # 2: the input was wrong, and rank 0 has said so
+            if failed.code != 2:
                 print(f"minizaya parallel: {failed}; {state_of(args.out)}", file=sys.stderr)
+            elif failed.rank != 0:                    # 2: the input was wrong; what rank 0 says of it has been seen
+                print(f"minizaya parallel: {failed}", file=sys.stderr)
             return 2 if failed.code == 2 else 1
         finally:
             signal.signal(signal.SIGINT, before)
         return processes[0].returncode
+
+
+def flags(args) -> list[str]:
+    """The flags that give these arguments again. trap: 0 is a value, although `0 == False`."""
+    given = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name != "command"}
+    return [flag if value is True else f"{flag}={value}" for flag, value in given.items() if value is not None and value is not False]
 
 
 def state_of(folder: Path) -> str:
@@ -119,8 +129,9 @@ def main() -> int:
     try:
         return run(args)
     except (ValueError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks got the same flags, so all say the same
-            print(f"minizaya parallel: {' '.join(str(error).split())}", file=sys.stderr)
+        # every rank: a file may be damaged that this one alone reads. The launcher shows what it wants of the others' logs
+        who = "minizaya parallel" if os.environ.get("RANK", "0") == "0" else type(error).__name__
+        print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except RuntimeError as error:
         if not launch.lost_peer(error):

@@ -13,12 +13,14 @@ Written into a folder with another name, which is renamed when all ranks are don
 good checkpoint. No pickle (torch.distributed.checkpoint's own index is one).
 """
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..arch import balance
@@ -105,10 +107,11 @@ def together(grid: Grid, work, run: Path) -> None:
         work()
     except OSError as caught:
         error = caught
-    if float(grid.sum(torch.tensor([float(error is not None)]))):
+    number = torch.tensor([0 if error is None else error.errno or errno.EIO]).to(grid.device)
+    dist.all_reduce(number, dist.ReduceOp.MAX)   # so all know why
+    if int(number):
         kept = latest(run)
-        raise OSError(error.errno if error else 5, f"cannot write a checkpoint into {run} "
-                      f"({error.strerror if error else 'another rank said why'}); "
+        raise OSError(int(number), f"cannot write a checkpoint into {run} ({os.strerror(int(number))}); "
                       + (f"the last good one is {kept}" if kept else "there is no earlier one")) from error
 
 
