@@ -39,7 +39,13 @@ def test_what_a_logit_depends_on_must_not(folder, change):
         golden.examine(folder, right, sums=False)
     with pytest.raises(ValueError, match="config.json is damaged: its SHA-256"):
         PagedZaya(folder).mapped.verify()
-    slides = golden.Golden(mz.ZayaConfig(**CONFIG.to_dict() | {"layer_types": ["hybrid", "hybrid_sliding"], "sliding_window": 8}),
-                           right.tokens, right.argmax, right.logits)
-    with pytest.raises(ValueError, match="the golden values are of a model with"):
-        golden.examine(folder, slides, sums=False)
+
+
+def test_the_window_counts_where_a_layer_slides(tmp_path):
+    slides = mz.ZayaConfig(**CONFIG.to_dict() | {"layer_types": ["hybrid", "hybrid_sliding"], "sliding_window": 3})
+    folder = shards.save(randomise(mz.Zaya(slides), 3).float(), tmp_path / "w", dtype=torch.bfloat16)
+    right = golden.record(PagedZaya(folder, torch.bfloat16), [1, 5, 9, 30, 4])
+    assert golden.examine(folder, right)["ok"]
+    rewrite(folder, sliding_window=2)
+    with pytest.raises(ValueError, match="sliding_window is 2, the golden values are of a model with 3"):
+        golden.examine(folder, right, sums=False)

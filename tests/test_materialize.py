@@ -64,6 +64,16 @@ def test_no_room_is_said_before_anything_is_written(tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_there_is_asked_for_its_own_room(tmp_path, monkeypatch):
+    """It may be a disk of its own, mounted there."""
+    asked, usage = [], shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage(path))
+    (tmp_path / "disk").mkdir()
+    assert materialize.materialize(NANO, tmp_path / "disk") == tmp_path / "disk"
+    assert materialize.materialize(NANO, tmp_path / "new" / "folder") == tmp_path / "new" / "folder"
+    assert asked == [tmp_path / "disk", tmp_path]
+
+
 def test_stopped_half_way_leaves_nothing(tmp_path, monkeypatch):
     draw, calls = materialize.random_tensor, []
 
