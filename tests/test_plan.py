@@ -1,19 +1,24 @@
 """What is planned is counted again: what autograd saves, what optimizers keep, what a paged model holds, on the real thing."""
 
 import json
+import time
+from contextlib import nullcontext
 from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from lesson_tools import LESSONS, code_cells, read
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+import minizaya
 from minizaya import Zaya, ZayaConfig
 from minizaya import __main__ as cli
 from minizaya.config import PRESETS
 from minizaya.plots import full_8b as lab
-from minizaya.scale import account, devices, materialize, memory, plan, schedule
+from minizaya.scale import account, devices, materialize, memory, plan, schedule, weights
 from minizaya.scale.layout import Layout
 from minizaya.scale.paging import PagedZaya
 from minizaya.train.optim import adamw, muon, named_state
@@ -269,6 +274,36 @@ def test_bars_of_layouts():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["ep8", "dp1"]
     assert sum(widths(axis)) == pytest.approx(sum(parts["sum"] for parts in held.values()) / 1e9)
     assert len(lab.decode_bounds().axes) == len(devices.PEAK)
+
+
+def test_room_where_a_folder_would_be(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(devices.shutil, "disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=7))
+    assert devices.disk_room(tmp_path / "not" / "there") == 7 and asked == [tmp_path.resolve()]
+
+
+def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
+    """Its last cell, with micro in the place of the 8B: no room; room; told to write; there already."""
+    source = code_cells(read(LESSONS / "16_full_8b.ipynb"))[-1].source
+    home, room = tmp_path / "home", []
+    monkeypatch.setattr(weights, "home", lambda preset: home)
+    monkeypatch.setattr(devices, "disk_room", lambda folder: room[-1])
+
+    def said(free, source=source):
+        room.append(free)
+        names = dict(mz=minizaya, time=time, weights=weights, plan=plan, materialize=materialize, devices=devices, room=nullcontext(),
+                     full=ZayaConfig.preset("micro"))
+        exec(source, names)
+        return capsys.readouterr().out
+
+    opted = source.replace("WRITE_17_7_GB = False", "WRITE_17_7_GB = True")
+    assert opted != source
+    missing = "17.7 GB; the disk has 18.0 GB free, too little"
+    assert missing in said(18e9) and missing in said(18e9, opted) and not home.exists()
+    out = said(19e9)
+    assert "skipped" in out and "writes 17.7 GB" in out and "WRITE_17_7_GB = True" in out and not home.exists()
+    assert "GB of experts read" in said(19e9, opted) and home.is_dir()
+    assert "GB of experts read" in said(0)
 
 
 @pytest.mark.parametrize("call, message", [

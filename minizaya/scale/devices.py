@@ -8,7 +8,9 @@ The rules for MI300X (multiples of 64; GEMMs of about 200 GFLOP; all eight GPUs 
 section on sizing, as reported by its readers: leads, not laws.
 """
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import ZayaConfig
 from . import account
@@ -44,6 +46,12 @@ def device(name: str) -> Device:
     if name not in PEAK:
         raise ValueError(f"device must be one of {', '.join(PEAK)}, got {name!r}")
     return PEAK[name]
+
+
+def disk_room(folder: str | Path) -> int:
+    """Bytes that are free on the disk where `folder` lies, or would if it were made."""
+    there = Path(folder).resolve()
+    return shutil.disk_usage(next(place for place in (there, *there.parents) if place.exists())).free
 
 
 # ---- decoding --------------------------------------------------------------------------------------------------------
