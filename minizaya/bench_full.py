@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from .config import ZayaConfig
 from .scale import account
+from .scale.memory import paged_memory
 from .scale.paging import PagedZaya
 
 PROMPT = 128
@@ -120,6 +121,7 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
     # before the bandwidth is measured, which needs a gigabyte of its own
     after, touched = held(), always_read(config) + (0 if int8 else model.touched_bytes())
     own = model.resident_bytes() + account.kv_bytes_per_token(config, dtype) * 2 * PROMPT
+    own += paged_memory(config, PROMPT, dtype)["scratch"]
 
     theirs = their_layers(config, max(2, pairs // 3)) if peer else {}
     floats = torch.ones(2**26)  # far more than any cache, and little beside the weights
