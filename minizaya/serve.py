@@ -99,7 +99,7 @@ class Handler(JsonHandler):
         if method is None:
             raise Wrong(f"there is no {brief(path)}; chat is at /v1/chat/completions", status=404)
         if self.command != method:
-            self.fail(405, f"{path} takes {method}, not {self.command}", Allow=method)
+            self.fail(405, f"{brief(path)} takes {method}, not {self.command}", Allow=method)
         elif path == "/v1/models":
             self.reply(200, {"object": "list", "data": [model]})
         elif path.startswith(ONE_MODEL):

@@ -84,7 +84,8 @@ def read_request(document, form: ChatFormat | TaskFormat, size: int) -> Request:
 
 def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Request:
     """`read_request` once nulls and unknown fields are gone. Raises `Wrong`; ValueError for text that cannot be a prompt."""
-    messages, tools, options = read_messages(given), read_tools(given), typed(given, "chat_template_kwargs", dict, {})
+    messages, tools = read_messages(given), read_tools(given)
+    options = {name: value for name, value in typed(given, "chat_template_kwargs", dict, {}).items() if value is not None}
     prompt = form.prompt(messages, tools, options)
     limit = size - len(prompt)
     if limit < 1:
