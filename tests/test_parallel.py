@@ -218,6 +218,9 @@ def test_damaged_checkpoints_are_named(tmp_path, alone):
                                  (lambda copy: (copy / "run.json").unlink(), FileNotFoundError, "missing")):
         with pytest.raises(error, match=words):
             sharded_checkpoint.read_model(damaged(change))
+    (folder / "log.jsonl").write_bytes(b"")
+    with pytest.raises(RankFailed, match="log.jsonl is shorter than when"):
+        run_job("parallel_jobs:train", 1, runs=[[str(folder), "dp1"]], steps=6)
 
 
 # ---- a rank is lost --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..arch import balance
 from ..train.checkpoint import latest
-from ..train.loop import Recipe, interrupts
+from ..train.loop import Recipe, interrupts, must_match, open_log
 from ..train.optim import decays, learning_rate
 from ..train.sources import IGNORE, Batch
 from . import sharded_checkpoint
@@ -132,24 +132,18 @@ class ParallelTrainer:
 
     def open_run(self, resume: bool) -> None:
         folder, length = self.run_folder, 0
-        newest, log_path = latest(folder), folder / "log.jsonl"
-        if not resume and (newest or log_path.exists()):
+        newest = latest(folder)
+        if not resume and (newest or (folder / "log.jsonl").exists()):
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         dist.barrier()                                # nobody looks after somebody has written
         if newest:
             info = sharded_checkpoint.read_info(newest)
-            for name, value in {"recipe": asdict(self.recipe), **self.keep}.items():
-                if info.get(name) != value:
-                    raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
+            must_match(newest, info, self.recipe, self.keep)
             sharded_checkpoint.load(newest, self.model, self.optimizer, self.balancer, self.grid)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]
         if self.grid.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.log_file = open(log_path, "ab")
-            self.log_file.truncate(length)            # lines after the checkpoint belong to steps done again
-            self.log_file.seek(0, 2)
-            self.records = [json.loads(line) for line in log_path.read_text().splitlines()]
+            self.log_file, self.records = open_log(folder, length)
 
     def log(self, record: dict) -> None:
         self.records.append(record)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
@@ -168,32 +169,18 @@ class Trainer:
     # ---- the run folder ----------------------------------------------------------------------------------------------
 
     def open_run(self, resume: bool) -> None:
-        folder = self.run_folder
-        log_path = folder / "log.jsonl"
+        folder, length = self.run_folder, 0
         newest = checkpoint.latest(folder)
-        if not resume and (newest or log_path.exists()):
+        if not resume and (newest or (folder / "log.jsonl").exists()):
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         checkpoint.safetensors()  # fail now, not at the first save
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.log_file = open(log_path, "ab")
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write into the run folder {folder} ({error.strerror})") from error
-        length = 0
         if newest:
             info = checkpoint.read_info(newest)
-            for name, value in {"recipe": asdict(self.recipe), **self.keep}.items():
-                if info.get(name) != value:
-                    raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
+            must_match(newest, info, self.recipe, self.keep)
             checkpoint.load(newest, self.model, self.optimizer, self.balancer)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]
-        if log_path.stat().st_size < length:
-            raise ValueError(f"{log_path} is shorter than when {newest} was written: {length} bytes are missing lines")
-        # lines after the checkpoint belong to steps that will be done again
-        self.log_file.truncate(length)
-        self.log_file.seek(0, 2)
-        self.records = [json.loads(line) for line in log_path.read_text().splitlines()]
+        self.log_file, self.records = open_log(folder, length)
 
     def log(self, record: dict) -> None:
         """Keeps the record, and appends it to the log as one line of JSON."""
@@ -209,6 +196,35 @@ class Trainer:
         info = {"recipe": asdict(self.recipe), "tokens": self.tokens, "log_bytes": self.log_file.tell(), **self.keep}
         checkpoint.save(self.run_folder, self.step, self.model, self.optimizer, self.balancer, info)
         self.saved_step = self.step
+
+
+# ---- what several ranks need, too ---------------------------------------------------------------------------------------
+
+
+def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
+    """Raises ValueError unless the checkpoint `newest`, which says `info`, was made with this recipe and these values."""
+    for name, value in {"recipe": asdict(recipe), **keep}.items():
+        if info.get(name) != value:
+            raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
+
+
+def open_log(folder: Path, length: int) -> tuple[BinaryIO, list[dict]]:
+    """The log of a run, to append to, and the records in it; folder and file are made if they are not there.
+
+    length: bytes of it when the checkpoint was written. Lines after them belong to steps that will be done again, and go.
+    Raises OSError when the folder cannot be written, ValueError when lines are missing.
+    """
+    path = folder / "log.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write into the run folder {folder} ({error.strerror})") from error
+    if path.stat().st_size < length:
+        raise ValueError(f"{path} is shorter than when the newest checkpoint was written: it had {length} bytes")
+    file.truncate(length)
+    file.seek(0, 2)
+    return file, [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @contextmanager
