@@ -3,8 +3,9 @@
     python -m minizaya plan zaya1-8b --device mi300x --dp 64 --ep 8 --batch 8
 
 Every count is of what our code keeps: weights, gradients and the optimizer's state to the byte, activations within one in a
-hundred (how tokens fall on experts decides the rest); `tests/test_plan.py` and `tests/test_parallel.py` weigh both. trap: a device holds more than that for a moment (the backward pass's own results, a fragmented allocator,
-buffers of collectives); `OVERHEAD` is what we add, and it is an assumption.
+hundred (how tokens fall on experts decides the rest). `tests/test_plan.py` and `tests/test_parallel.py` weigh the real ones.
+trap: a device holds more than that for a moment (the backward pass's own results, a fragmented allocator, buffers of
+collectives); `OVERHEAD` is what we add, and it is an assumption.
 
 The letters are `account`'s: D hidden_size, H query heads, K KV heads, d head_dim, P = (H + K) d, E experts, F expert width,
 R router width, V vocabulary, L layers; n = b t tokens.
@@ -91,7 +92,7 @@ def held_by_a_rank(name: str, p: Tensor, layout: Layout) -> tuple[int, int]:
 
 
 def optimizer_state(config: ZayaConfig, optimizer: str = "adamw", itemsize: int = 4, layout: Layout = Layout()) -> int:
-    """Bytes of the optimizer's memory on a device: AdamW keeps two numbers a parameter, Muon one a matrix entry (and AdamW the rest).
+    """Bytes of the optimizer's memory on a device. AdamW keeps two numbers a parameter; Muon one a matrix entry, AdamW the rest.
 
     itemsize: of the weights the moments belong to. A counter of 4 bytes a tensor comes on top. trap: Muon is counted for any
     layout, but `parallel` refuses it on several ranks.
