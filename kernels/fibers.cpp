@@ -1,6 +1,7 @@
 // fibers.cpp: the scheduler behind fibers.h. Built once for each wave size and linked to every kernel.
 //
-// Environment: MZ_ORDER = forward | reverse | a number (random, seeded): in which order the threads of a block run.
+// Environment: MZ_ORDER = forward | reverse | a number (random, seeded): in which order the threads of a block run, from the
+// start and again after each barrier. After a wave operation the lanes go on by number, the last to arrive first.
 // MZ_THREADS: how many threads of the machine share the blocks of a launch.
 #include "fibers.h"
 
@@ -96,6 +97,16 @@ static void fail(const std::string& what) {
   mz_switch(&b.thread[b.current].stack, b.scheduler);
 }
 
+// The first thread that can run, from this place in the order on and around; -1 if none can.
+static int first_runnable(int at) {
+  Block& b = *block;
+  for (int k = 0; k < b.threads; k++, at++) {
+    if (at >= b.threads) at = 0;
+    if (b.thread[b.order[at]].state == RUNNING) return b.order[at];
+  }
+  return -1;
+}
+
 static int next_runnable() {
   Block& b = *block;
   if (b.thread[b.current].state == AT_WAVE || b.thread[b.current].state == AT_TEAM) {   // its own wave first: warm caches
@@ -105,12 +116,7 @@ static int next_runnable() {
       if (other < b.threads && b.thread[other].state == RUNNING) return other;
     }
   }
-  int at = b.place[b.current];
-  for (int k = 0; k < b.threads; k++) {
-    at = at + 1 == b.threads ? 0 : at + 1;
-    if (b.thread[b.order[at]].state == RUNNING) return b.order[at];
-  }
-  return -1;
+  return first_runnable(b.place[b.current] + 1);
 }
 
 static void deadlock() {
@@ -131,13 +137,15 @@ static void deadlock() {
   fail(story);
 }
 
-static void sleep() {
+static void go_on_with(int next) {
   Block& b = *block;
-  int me = b.current, next = next_runnable();
+  int me = b.current;
   if (next < 0) return deadlock();
   b.current = next;
   if (next != me) mz_switch(&b.thread[me].stack, b.thread[next].stack);
 }
+
+static void sleep() { go_on_with(next_runnable()); }
 
 static void wake(State state, int from, int to) {
   for (int i = from; i < std::min(to, block->threads); i++)
@@ -156,7 +164,10 @@ void barrier(const char* file, int line) {
   if (b.arrived == 0) b.line = line, b.file = file;
   else if (b.line != line)
     fail("divergent barrier: threads of one block wait at " + where(b.file, b.line) + " and at " + where(file, line));
-  if (++b.arrived == b.alive) return open_barrier();
+  if (++b.arrived == b.alive) {
+    open_barrier();
+    return go_on_with(first_runnable(0));   // not with the last to arrive: the order begins anew
+  }
   Thread& me = b.thread[b.current];
   me.line = line, me.file = file, me.state = AT_BARRIER;
   sleep();
@@ -219,9 +230,10 @@ static void enter() {
   Meeting &wave = b.wave[me / MZ_WAVE], &team = b.team[me / 64];
   if (--wave.alive == wave.arrived && wave.arrived) wave.arrived = 0, wake(AT_WAVE, me / MZ_WAVE * MZ_WAVE, (me / MZ_WAVE + 1) * MZ_WAVE);
   if (--team.alive == team.arrived && team.arrived) team.arrived = 0, wake(AT_TEAM, me / 64 * 64, (me / 64 + 1) * 64);
-  if (--b.alive == b.arrived && b.arrived) open_barrier();
+  bool opened = --b.alive == b.arrived && b.arrived;
+  if (opened) open_barrier();
   if (b.alive == 0) mz_switch(&b.thread[me].stack, b.scheduler);
-  sleep();
+  go_on_with(opened ? first_runnable(0) : next_runnable());
   __builtin_unreachable();
 }
 

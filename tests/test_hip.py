@@ -101,6 +101,25 @@ def test_right_kernels_are_left_alone():
         assert y[:5].tolist() == [2 * (3 * 64 + wave)] * 4 + [0]
 
 
+@pytest.mark.parametrize("order, wanted", [("forward", list(range(8))), ("reverse", list(range(7, -1, -1)))])
+def test_the_threads_run_in_the_order_asked_for(order, wanted):
+    """From the start and again after each barrier, also one that a returning thread opens."""
+    text = """#include "gpu.h"
+extern "C" __global__ void arrive(int* count, int* seen, int leave) {
+  for (int i = 0; i < 3; i++) {
+    seen[8 * i + count[i]++] = threadIdx.x;
+    if (i == 1 && threadIdx.x == leave) return;
+    __syncthreads();
+  }
+}
+LAUNCHABLE(arrive)
+"""
+    seen = torch.full((3, 8), -1, dtype=torch.int32)
+    with hip.order(order):
+        hip.launcher("cpu", 64, text)("text", "arrive", (1,), 8, [torch.zeros(3, dtype=torch.int32), seen, wanted[-1]])
+    assert seen.tolist() == [wanted, wanted, [*wanted[:-1], -1]]
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,24 @@ def test_the_tile_is_what_the_kernels_matrix_instruction_does(wave):
     assert_close(acc, tile.multiply(*(x.float() for x in lanes)))
 
 
+def test_a_forgotten_barrier_is_right_in_one_order_and_the_tracer_sees_it_there():
+    """What lesson 14 shows: without v1's first barrier the order forward is wrong, the order reverse is right, by luck."""
+    line = "  sums[t] = squares;\n"
+    healthy = ladder.source("v1")
+    broken = healthy.replace(line + "  __syncthreads();\n", line)
+    assert broken != healthy
+    inputs, errors = ladder.arguments(4, 512), {}
+    stream, normed = torch.empty(4, 512), torch.empty(4, 512)
+    numbers = [*inputs[:7], stream, normed, 4, 512, 1e-5]
+    for order in ("forward", "reverse"):
+        with hip.order(order):
+            hip.launcher("cpu", 64, broken)("v1", "v1", (4,), 256, numbers)
+            errors[order] = (normed - hip.kernel("residual_norm").reference(*inputs)[1]).abs().max()
+            with pytest.raises(hip.KernelError, match="race in LDS|nobody wrote"):
+                hip.launcher("trace", 64, broken)("v1", "v1", (4,), 256, numbers)
+    assert errors["forward"] > 0.1 and errors["reverse"] < 1e-5
+
+
 def test_a_students_kernel_is_checked_on_the_way():
     right = ladder.rms_norm_from(ladder.rms_norm_text())
     x, weight = torch.randn(3, 300), torch.randn(300)

@@ -1,5 +1,5 @@
 // v0: one thread a row, as a loop over a row reads in C. Right, and as slow as it gets: at each step the 64 lanes of a wave
-// stand in 64 different rows, so one instruction fetches 64 pieces of memory and uses 4 bytes of each.
+// stand in 64 different rows.
 #include "gpu.h"
 
 extern "C" __global__ void __launch_bounds__(256) v0(const float* output, const float* residual, const float* s1, const float* b1,

@@ -16,6 +16,7 @@ from .launch import Launcher, launcher
 from .report import BANDWIDTH, metadata
 from .trace import Tracer, traced
 
+TENSORS = ("output", "residual", "s1", "b1", "s2", "b2", "weight", "stream", "normed")   # of every step, in its order
 STEPS = ("v0", "v1", "v2", "v3", "v4")
 THREADS = 256
 ROWS, WIDTH = 128, 512                # what `measure` traces

@@ -29,7 +29,8 @@ def pieces(fn, addresses, size):
 
 
 def small(draw):
-    return dict(a=draw_a.tensor(draw, 32, 8), b=draw_a.tensor(draw, 8, 32))
+    # float32, torch's own: the exercise is about places, so that `torch.empty(64, 4)` is of the right type
+    return dict(a=draw_a.tensor(draw, 32, 8, dtype=torch.float32), b=draw_a.tensor(draw, 8, 32, dtype=torch.float32))
 
 
 def fragments(fn, a, b):
@@ -42,21 +43,30 @@ def fragments(fn, a, b):
         for lane in range(64):
             for j in range(4):
                 wanted[lane, j] = matrix[lane % 32, 4 * (lane // 32) + j]
-        expect(found, wanted, "x d", f"lanes of {what}", exact=True)
+        expect(found, wanted, "x i", f"lanes of {what}", exact=True)
 
 
 law("kernels.fragments", "lane l brings 4 neighbours of row l % 32 of A and of column l % 32 of B, from place 4 (l // 32) on",
-    cases=draw_a.cases(small), axes=dict(a="y d", b="d y"), subjects={"tile": lambda a, b: (tile.rows_of(a), tile.columns_of(b))},
+    cases=draw_a.cases(small), subjects={"tile": lambda a, b: (tile.rows_of(a), tile.columns_of(b))},
     guards=[tile.rows_of, tile.columns_of])(fragments)
 
 
+def product(draw):
+    """What the lanes hold after the instruction: all that the judged function sees, so all that a counterexample names."""
+    matrices = small(draw)
+    return dict(acc=tile.multiply(tile.rows_of(matrices["a"]), tile.columns_of(matrices["b"])))
+
+
 @law("kernels.tile", "what 64 lanes hold after the instruction is the product: acc[l, r] lies in row 8 (r // 4) + 4 (l // 32) + "
-     "r % 4, column l % 32", cases=draw_a.cases(small), axes=dict(a="y d", b="d y"),
+     "r % 4, column l % 32", cases=draw_a.cases(product), axes=dict(acc="x r"),
      subjects={"tile": tile.collected}, guards=[tile.collected])
-def collected(fn, a, b):
+def collected(fn, acc):
     """fn(acc): (64, 16), what each lane holds after multiplying A (32, 8) by B (8, 32) -> D (32, 32)."""
-    acc = tile.multiply(tile.rows_of(a), tile.columns_of(b))
-    expect(fn(acc), a @ b, "y c")
+    wanted = torch.empty(32, 32, dtype=acc.dtype)
+    for lane in range(64):
+        for r in range(16):
+            wanted[8 * (r // 4) + 4 * (lane // 32) + r % 4, lane % 32] = acc[lane, r]
+    expect(fn(acc), wanted, "y z", exact=True)
 
 
 def rows(draw):

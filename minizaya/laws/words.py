@@ -2,13 +2,14 @@
 
 from dataclasses import fields
 
+import torch
 from torch import Tensor, nn
 
 from ..config import ZayaConfig
 
 WORDS = {"b": "sequence", "t": "token", "s": "key", "h": "head", "j": "KV head", "d": "channel", "c": "channel",
          "e": "expert", "n": "token", "l": "layer", "v": "vocabulary entry", "r": "router channel", "k": "step",
-         "o": "row", "p": "pick", "g": "group", "a": "answer", "m": "guess", "w": "rank", "x": "lane", "y": "row"}
+         "o": "row", "p": "pick", "g": "group", "a": "answer", "m": "guess", "w": "rank", "x": "lane", "y": "row", "i": "place", "z": "column"}
 LONGEST = 24   # numbers; a longer tensor is named by its shape
 
 
@@ -27,7 +28,11 @@ def where(axes: str, at: tuple[int, ...], shape) -> str:
 def show(x) -> str:
     """A value in one line."""
     if isinstance(x, Tensor):
-        return nested(x.detach().tolist()) if x.numel() <= LONGEST else f"a tensor of shape {tuple(x.shape)}"
+        if x.numel() <= LONGEST:
+            return nested(x.detach().tolist())
+        if x.dtype == torch.int64 and x.dim() == 1:      # ids, lengths, addresses: the first ones tell most of it
+            return f"[{', '.join(map(str, x[:8].tolist()))}, ...] ({len(x)} numbers from {int(x.min())} to {int(x.max())})"
+        return f"a tensor of shape {tuple(x.shape)}"
     if isinstance(x, nn.Conv1d):
         kind = "depthwise" if x.groups == x.in_channels else f"{x.groups} groups"
         return f"Conv1d({kind}, {x.kernel_size[0]} taps, weight = {show(x.weight)}, bias = {show(x.bias)})"

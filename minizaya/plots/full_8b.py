@@ -1,4 +1,4 @@
-"""Pictures of lesson 16 and of `plan --figures`: where parameters sit, what decoding is bound by, training memory, pages touched."""
+"""Pictures of lesson 16 and of `plan --figures`: parameters, what decoding is bound by, training memory, pages touched."""
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
@@ -53,7 +53,8 @@ def parameters(preset: str = "zaya1-8b"):
     return figure
 
 
-def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", contexts=(128, 4096, 131072), dtype: str = "bfloat16") -> None:
+def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", contexts=(128, 4096, 131072),
+                      dtype: str = "bfloat16") -> None:
     """Tokens a second by batch; a dot at the ridge, where arithmetic takes over, if it ever does. contexts: up to three."""
     config, on = ZayaConfig.preset(preset), devices.device(device)
     batches = [2**i for i in range(14)]

@@ -146,9 +146,9 @@ def findings(config: ZayaConfig, layout: Layout = Layout(), tokens: int = 4096) 
                                                      f": at best {inside - 1} of a GPU's {NODE - 1} links at work")})
     experts, sharers = config.num_experts // layout.ep, layout.ranks // layout.ep
     if sharers > 1:
+        need = "" if experts % sharers == 0 else f": each has room for {-(-experts // sharers)}, not {experts / sharers:.2g}"
         found.append({"rule": "experts divide", "what": "dp x cp", "ok": experts % sharers == 0,
-                      "said": f"{experts} experts over {sharers} ranks" + (
-                          "" if experts % sharers == 0 else f": each has room for {-(-experts // sharers)}, not {experts / sharers:.2g}")})
+                      "said": f"{experts} experts over {sharers} ranks{need}"})
     if layout.ranks % NODE and layout.ranks > 1:
         found.append({"rule": "whole nodes of 8", "what": "devices", "ok": False,
                       "said": f"{layout.ranks} is no multiple of {NODE}: a node stays partly idle"})

@@ -70,8 +70,8 @@ def table(figures: dict) -> str:
     lines += ["", f"paged from disk, one sequence of {figures['context']:,}, activations and cache in {figures['dtype']}", ""]
     for name, label in (("paged", "as stored"), ("paged_int8", "experts int8")):
         own = held[name]
-        lines.append(f"  {label:14}own {own['own'] / 1e9:5.2f} GB, {own['scratch'] / 1e9:5.2f} more while the prompt is read; pages "
-                     f"{own['pages_of_a_token'] / 1e9:5.2f} GB for a token, {own['pages_at_most'] / 1e9:5.2f} at most")
+        lines.append(f"  {label:14}own {own['own'] / 1e9:5.2f} GB, {own['scratch'] / 1e9:5.2f} more while the prompt is read; "
+                     f"pages {own['pages_of_a_token'] / 1e9:5.2f} GB for a token, {own['pages_at_most'] / 1e9:5.2f} at most")
     lines += ["", f"decoding at context {figures['context']:,}: the device does {device['ridge']:,.0f} FLOPs in the time of a byte", ""]
     for many, at in decode["batches"].items():
         slow = "memory" if at["memory_seconds"] > at["arithmetic_seconds"] else "arithmetic"
@@ -117,7 +117,8 @@ def add_arguments(parser) -> None:
                         help="of peak FLOPs that training gets (default: what the report's step time implies)")
     parser.add_argument("--price", type=float, default=2.0, help="of a device-hour (default 2, an assumption)")
     parser.add_argument("--answer-tokens", type=int, metavar="N", help="plan RL, too, with answers of this mean length")
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw it, too: parameters.png, memory.png, decoding.png in DIR")
+    parser.add_argument("--figures", type=Path, metavar="DIR",
+                        help="draw it, too: parameters.png, memory.png and decoding.png in DIR")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

@@ -74,8 +74,9 @@ def run(args) -> int:
 
 def flags(args) -> list[str]:
     """The flags that give these arguments again. trap: 0 is a value, although `0 == False`."""
-    given = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name != "command"}
-    return [flag if value is True else f"{flag}={value}" for flag, value in given.items() if value is not None and value is not False]
+    given = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()
+             if name != "command" and value is not None and value is not False}
+    return [flag if value is True else f"{flag}={value}" for flag, value in given.items()]
 
 
 def state_of(folder: Path) -> str:
