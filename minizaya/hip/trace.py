@@ -13,7 +13,7 @@ Three measures of a launch on global memory, all in bytes:
     least    what any kernel would have to move: every byte that was touched, once
 
 LDS has 32 banks of 4 bytes. A wave instruction runs over the lanes in groups (32 lanes for 4 bytes a lane, 16 for 8, 8 for
-16); a group takes as many cycles as the fullest bank has different rows to serve.
+16); a group takes as many cycles as the fullest bank has different words to serve.
 """
 
 import ctypes
