@@ -36,7 +36,7 @@ class ChatFormat:
         self.check(options or {})
         if self.template:
             return self.template.encode(messages, self.tokenizer, tools, options)
-        return chat.encode(turns(messages, tools), self.tokenizer, reply=True).tokens
+        return chat.encode(plain_messages(messages, tools), self.tokenizer, reply=True).tokens
 
     def check(self, options: dict) -> None:
         """trap: an option that no template reads would change nothing, and nobody would know."""
@@ -68,7 +68,7 @@ class ChatFormat:
         if self.template:
             before, after = self.template.around(messages, last, self.tokenizer, tools, options)
         else:
-            whole = chat.encode(turns(messages, tools), self.tokenizer, reply=True)
+            whole = chat.encode(plain_messages(messages, tools), self.tokenizer, reply=True)
             turn = last + bool(tools)
             end = [span for span in whole.spans if span.turn == turn and span.kind == "template"][1].start  # its <|im_end|>
             before, after = whole.tokens[:end], whole.tokens[end:]
@@ -76,7 +76,7 @@ class ChatFormat:
         return lambda question, tails: [*words(before, tails), *after]
 
 
-def turns(messages: list[dict], tools: Sequence[dict]) -> list[dict]:
+def plain_messages(messages: list[dict], tools: Sequence[dict]) -> list[dict]:
     """Checked messages as `data.chat` takes them: role and content only."""
     found = []
     if tools:
