@@ -191,6 +191,15 @@ def test_readme_tree_names_what_is_there():
             folders.append(name)
 
 
+def test_readme_tree_names_every_module():
+    """Folders that the tree names without their files are left out: what lies in them is many of one kind."""
+    (tree,) = readme_blocks("text")
+    named = set(re.findall(r"[\w.]+\.(?:py|cpp)(?=  )", tree))
+    for folder in ("", "arch", "data", "hip", "infer", "train", "rl", "scale"):
+        there = {path.name for kind in ("*.py", "*.cpp") for path in (ROOT / "minizaya" / folder).glob(kind)}
+        assert there - {"__init__.py"} <= named, f"README does not name all of minizaya/{folder}"
+
+
 # --- what the Makefile runs ---------------------------------------------------------------------
 
 RUNS = sorted(set(re.findall(r"^\t\$\(PY\) -m (minizaya\S*)(?: ([a-z]+)$)?", read("Makefile"), re.MULTILINE)))

@@ -14,7 +14,6 @@ routers hardly tell tokens apart, and a measurement of paging would read few exp
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train.checkpoint import model_state
 from . import shards
+from .devices import disk_room
 from .names import check_layout
 from .weights import home
 
@@ -67,11 +67,9 @@ def materialize(config: ZayaConfig, folder: str | Path, seed: int = 0, layout: s
         shapes = {name: tuple(tensor.shape) for name, tensor in model_state(Zaya(config)).items()}
     kinds = {name: (shape, torch.float32 if name.endswith("balancing_bias") else dtype) for name, shape in shapes.items()}
     size = sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in kinds.values())
-    there = folder.resolve()
-    disk = next(place for place in (there, *there.parents) if place.exists())  # the folder may be a disk of its own
-    free = shutil.disk_usage(disk).free
+    free = disk_room(folder)
     if free < size + SPARE:
-        raise ValueError(f"{folder} needs {size / 1e9:.1f} GB and {SPARE / 1e9:.1f} GB to spare, {disk} has {free / 1e9:.1f} GB free")
+        raise ValueError(f"{folder} needs {size / 1e9:.1f} GB and {SPARE / 1e9:.1f} GB to spare, its disk has {free / 1e9:.1f} GB free")
     with tqdm(total=size, unit="B", unit_scale=True, desc="materialize", disable=not progress, file=sys.stderr) as bar:
         def make(name: str) -> Tensor:
             shape, kind = kinds[name]
