@@ -5,7 +5,7 @@ import torch
 from ..arch import cca
 from ..scale import context_parallel, expert_parallel
 from . import strategies as draw_a
-from .core import expect, law, require
+from .core import expect, expect_trainable, law, require
 
 # ---- experts ---------------------------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ def by_expert(fn, counts):
 @law("parallel.global_load", "the balancer sees the tokens of all ranks as one batch",
      cases=draw_a.cases(lambda draw: dict(visits=draw_a.integers(draw, draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 2),
                                                                  draw_a.size(draw, 2, 4), low=1, high=9))),
-     axes=dict(visits="w l e"), subjects={"global_load": expert_parallel.global_load},
+     axes=dict(visits="w l r"), subjects={"global_load": expert_parallel.global_load},
      guards=[expert_parallel.global_load])
 def global_load(fn, visits):
     """fn(visits): int64 (ranks, layers, E + 1), each rank's tokens by route, the skip route last -> float (layers, E),
@@ -124,7 +124,11 @@ def with_halo(previous, chunk, depthwise, grouped):
 def halo(fn, previous, chunk, depthwise, grouped):
     """fn(previous, chunk, depthwise, grouped): float (b, s, c), all tokens before the chunk, s from 0 on; float (b, t,
     c); two Conv1d over time of two taps each, without padding -> (b, t, c), the chunk's share of what depthwise, then
-    grouped make of the whole sequence with two columns of zeros in front of it."""
-    whole = torch.cat([chunk.new_zeros(len(chunk), 2, chunk.shape[2]), previous, chunk], dim=1)
-    wanted = grouped(depthwise(whole.transpose(1, 2))).transpose(1, 2)[:, previous.shape[1]:]
-    expect(fn(previous, chunk, depthwise, grouped), wanted.detach(), "b t c")
+    grouped make of the whole sequence with two columns of zeros in front of it. Gradients reach both stretches."""
+    def whole(previous, chunk, depthwise, grouped):
+        z = torch.cat([chunk.new_zeros(len(chunk), 2, chunk.shape[2]), previous, chunk], dim=1).transpose(1, 2)
+        return grouped(depthwise(z)).transpose(1, 2)[:, previous.shape[1]:]
+
+    stretches = dict(previous=previous, chunk=chunk)
+    expect(fn(previous, chunk, depthwise, grouped), whole(previous, chunk, depthwise, grouped), "b t c")
+    expect_trainable(fn, whole, dict(previous="b s c", chunk="b t c"), stretches, depthwise, grouped)

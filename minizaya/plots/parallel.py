@@ -43,16 +43,23 @@ def halo_arrows(axis, tokens: int, ranks: int, lag: int) -> None:
 
 @styled
 def who_sends(record: dict | None = None):
-    """Expert parallelism at two loads, as matrices of KiB; context parallelism's halos as arrows."""
+    """Expert parallelism at two loads, as matrices of KiB."""
     record = record or recorded("parallel")
     tables = {run["load"]: run["sent"]["experts, all-to-all"] for run in record["runs"]
               if run["what"] == "sent" and run["layout"] == "ep4"}
     largest = max(max(map(max, table)) for table in tables.values())
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 2.7), width_ratios=(1, 1, 1.25))
-    matrix(left, tables["balanced"], "ep4, even load (KiB)", largest)
-    matrix(middle, tables["skewed"], "70% to expert 0", largest)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    matrix(left, tables["balanced"], "even load, KiB", largest)
+    matrix(right, tables["skewed"], "70% to expert 0, KiB", largest)
     left.set_ylabel("from rank")
-    halo_arrows(right, 14, 4, 2)
+    return figure
+
+
+@styled
+def halos(tokens: int = 14, ranks: int = 4, lag: int = 2):
+    """Context parallelism: each rank's chunk of a row, and the tokens that it gets from the ranks before."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.4))
+    halo_arrows(axis, tokens, ranks, lag)
     return figure
 
 

@@ -117,10 +117,11 @@ def without_halo(layout: str, halo: bool) -> dict[str, list[float]]:
             "logits": (whole[:, mine] - part).abs().amax((0, 2)).tolist()}
 
 
-def train(folder: str, layout: str, steps: int, lost: list[int] | None = None) -> list[float]:
+def train(folder: str, layout: str, steps: int, lost: list[int] | None = None) -> dict:
     """Trains the tiny model to step `steps`, a checkpoint every second step, going on from what is there.
 
-    lost: [rank, step], a rank that is gone after that step, as if somebody had pulled its plug. Returns all losses.
+    lost: [rank, step], a rank that is gone after that step, as if somebody had pulled its plug. Returns "done", the steps
+    that the checkpoint held already, and "losses", of all steps.
     """
     def watch(record: dict) -> None:
         if lost == [dist.get_rank(), record["step"]]:
@@ -128,5 +129,6 @@ def train(folder: str, layout: str, steps: int, lost: list[int] | None = None) -
 
     trainer = ParallelTrainer(equality.tiny_model(), Recipe(steps=steps, lr=0.02, warmup=2, balance_lr=0.05),
                               equality.tiny_batches, Grid(Layout.parse(layout)), folder, resume=True)
+    done = trainer.step
     trainer.train(save_every=2, bar=False, watch=watch)
-    return [record["loss"] for record in trainer.records]
+    return {"done": done, "losses": [record["loss"] for record in trainer.records]}

@@ -41,6 +41,7 @@ WRONG = {
     },
     "halo": {
         "no halo": HALO.replace("halo = torch.cat([zeros, previous], dim=1)[:, -2:]", "halo = zeros"),
+        "no gradient goes home": HALO.replace("[zeros, previous]", "[zeros, previous.detach()]"),
         "one token": HALO.replace("[:, -2:]", "[:, -2:] * torch.tensor([0., 1.])[:, None].to(chunk)"),
         "the first two of the past": HALO.replace("torch.cat([zeros, previous], dim=1)[:, -2:]",
                                                   "torch.cat([previous, zeros], dim=1)[:, :2]"),
