@@ -43,7 +43,7 @@ def draw_tied(draw):
     return dict(config=draw_a.config(draw, tie_word_embeddings=draw_a.flag(draw)))
 
 
-@law("scale.token_bytes", "a token reads all weights but the experts it does not visit, and of a table of its own one row",
+@law("scale.token_bytes", "a token multiplies with all weights but the experts it does not visit; to look up a row multiplies with nothing",
      cases=draw_a.cases(draw_tied), axes={}, subjects={"decode_bytes": token_bytes}, guards=[devices.decode_bytes,
                                                                                             account.active_parameters])
 def bytes_of_a_token(fn, config):
@@ -104,6 +104,7 @@ def int8(fn, weight):
             raise Broken(f"{name} must be {dtype} of shape {tuple(shape)}, you gave {getattr(tensor, 'dtype', type(tensor).__name__)} "
                          f"{tuple(getattr(tensor, 'shape', ()))}")
     finite(scale, "the scales")
+    require((scale > 0).all(), "a scale must be above zero, also for a row of zeros: divided by zero, its numbers are not numbers")
     off = (small.double() * scale[:, None].double() - weight.double()).abs()
     step = weight.double().abs().amax(-1, keepdim=True) / 127
     wrong = off > step / 2 * (1 + 1e-5) + 1e-12

@@ -55,15 +55,25 @@ def parameters(preset: str = "zaya1-8b"):
 
 def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", contexts=(128, 4096, 131072),
                       dtype: str = "bfloat16") -> None:
-    """Tokens a second by batch; a dot at the ridge, where arithmetic takes over, if it ever does. contexts: up to three."""
+    """Tokens a second by batch; a dot at the ridge, where arithmetic takes over, if it ever does. contexts: up to three.
+
+    Faint where weights and caches need more than the device's memory.
+    """
     config, on = ZayaConfig.preset(preset), devices.device(device)
     batches = [2**i for i in range(14)]
 
     def rate(batch: int, context: int) -> float:
         return batch / max(devices.decode_seconds(config, batch, context, on, dtype))
 
+    def fits(batch: int, context: int) -> bool:
+        cache = context * account.kv_bytes_per_token(config, dtype) + account.state_bytes_per_sequence(config, dtype)
+        return account.bytes_of(dtype) * sum(account.parameters(config).values()) + batch * cache <= on.memory
+
     for context, color, line in zip(contexts, (GREEN, ORANGE, PURPLE), ("-", "--", "-.")):
-        axis.plot(batches, [rate(batch, context) for batch in batches], line, color=color, label=f"context {context:,}")
+        axis.plot(batches, [rate(batch, context) for batch in batches], line, color=color, alpha=0.35)
+        held = [batch for batch in batches if fits(batch, context)]
+        axis.plot(held, [rate(batch, context) for batch in held], line, color=color, label=f"context {context:,}",
+                  marker="." if len(held) == 1 else None)
         ridge = devices.ridge_batch(config, context, on, dtype)
         if ridge and ridge <= batches[-1]:
             above = context == min(contexts)    # two ridges may lie side by side
@@ -135,4 +145,8 @@ def pages(reads: Tensor, title: str = ""):
     axis.set_yticks(range(0, layers, max(1, layers // 8)))
     axis.spines[:].set_visible(False)
     figure.colorbar(image, ax=axis, label="times read")
+    for layer, row in enumerate(reads.tolist() if layers <= 6 else ()):
+        for expert, count in enumerate(row):
+            axis.text(expert, layer, count, ha="center", va="center", fontsize=8.5,
+                      color="white" if count > 0.6 * reads.max() else BLACK)
     return figure
