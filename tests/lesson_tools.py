@@ -4,7 +4,6 @@ How a lesson is marked up:
     notebook metadata   "minizaya": {"minutes": reading time, "seconds": CPU time, "needs": ["transformers", ...]}
     tag exercise:<id>   a code cell that defines one function, the stub; the next code cell holds its checks
     tag answer:<id>     a markdown cell with the answer, folded, in a python fence
-    tag slow            a code cell that is not run a second time with the answers; it may not use an exercise's function
 """
 
 import ast
@@ -95,12 +94,22 @@ def exercises(notebook):
     return found
 
 
+def check_cell(notebook, exercise):
+    """The index of the cell with an exercise's checks, the next code cell."""
+    return next(i for i in range(exercise.cell + 1, len(notebook.cells)) if notebook.cells[i].cell_type == "code")
+
+
 def solved(notebook):
-    """A copy with every answer in place of its stub, without the slow cells."""
+    """A copy with every answer in place of its stub, of which nothing is left but imports, answers and checks.
+
+    No other cell may use an exercise's function (a test says so), so an answer changes nothing else.
+    """
     copy = deepcopy(notebook)
+    cells = [code_cells(copy)[0]]
     for exercise in exercises(notebook):
         copy.cells[exercise.cell].source = exercise.answer
-    copy.cells = [cell for cell in copy.cells if "slow" not in tags(cell)]
+        cells += [copy.cells[exercise.cell], copy.cells[check_cell(notebook, exercise)]]
+    copy.cells = cells
     return copy
 
 
