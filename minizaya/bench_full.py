@@ -5,12 +5,13 @@ What is measured, all in one run, in turns, so that a machine that slows down sl
     load       seconds from the folder to a model that answers
     decode     one token after another, warm: bytes of the weights that a token needs / seconds, over the bandwidth with
                which the machine reads a quarter of a gigabyte of floats at that moment
-    prefill    128 tokens: ours, whole, against `transformers` in bfloat16, and against the speed at which the machine multiplies
-               large float32 matrices: no float32 program can be faster than that
+    prefill    128 tokens: ours, whole, against `transformers` in bfloat16, and against the fastest products that are known
+               here: float32 by torch and by `matmul.cpp`, and bfloat16 where the CPU multiplies it
     memory     the most that the process held: its own, and pages of the files
 
 trap: `transformers` is not run whole. Two small models of full width, with one layer and with three, are timed in turns, and
-a layer's share is multiplied by the number of layers. Its head and the reading from disk are left out, in its favour.
+a layer's share is multiplied by the number of layers. Its head and the reading from disk are left out, in its favour. Its
+tokens visit the experts that ours do: routers of their own send them to half as many, which are read in half the time.
 
 On a CPU with AVX-512 BF16, `transformers` multiplies bfloat16 natively. To see a CPU without it on the same machine:
 
@@ -30,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from .config import ZayaConfig
-from .scale import account
+from .scale import account, matmul
 from .scale.memory import paged_memory
 from .scale.paging import PagedZaya
 
@@ -63,8 +64,25 @@ def always_read(config: ZayaConfig, itemsize: int = 2) -> int:
     return itemsize * (dense if config.tie_word_embeddings else dense - parts["embedding"])
 
 
-def their_layers(config: ZayaConfig, pairs: int) -> dict:
-    """Seconds that a layer of `transformers` takes for 128 tokens in bfloat16, by the way its experts are run; medians."""
+def fastest_products() -> dict[str, float]:
+    """FLOP/s of 128 tokens times a matrix of 2,048 x 2,048, by type: the better of torch's and our own, of three turns each."""
+    x, weight, out = torch.ones(PROMPT, 2048), torch.ones(2048, 2048), torch.empty(PROMPT, 2048)
+    narrow, small = x.bfloat16(), weight.bfloat16()
+    ways = {"float32": [lambda: x @ weight]}
+    if matmul.library() is not None:
+        ways["float32"].append(lambda: matmul.compiled(x, small, None, out))
+    if matmul.has_bfloat16() and torch.backends.cpu.get_cpu_capability() != "AVX2":   # the switch of an older CPU
+        ways["bfloat16"] = [lambda: torch.nn.functional.linear(narrow, small)]
+        if matmul.multiplies_pairs():
+            ways["bfloat16"].append(lambda: matmul.compiled(narrow, small, None, out))
+    return {kind: 2 * PROMPT * 2048**2 / min(seconds(way) for way in some for _ in range(3)) for kind, some in ways.items()}
+
+
+def their_layers(config: ZayaConfig, pairs: int, routes: torch.Tensor) -> dict:
+    """Seconds that a layer of `transformers` takes for 128 tokens in bfloat16, by the way its experts are run; medians.
+
+    routes: int64 (1, 128, layers), the experts that our tokens visited, which theirs visit, too.
+    """
     import transformers
 
     from .scale import hub
@@ -76,10 +94,9 @@ def their_layers(config: ZayaConfig, pairs: int) -> dict:
         for layers in (1, 3):
             small = ZayaConfig(**config.to_dict() | {"num_hidden_layers": layers, "layer_types": None, "vocab_size": 512})
             theirs = transformers.ZayaForCausalLM._from_config(hub.config_to_transformers(small), dtype=torch.bfloat16).eval()
-            with torch.no_grad():
-                for name, parameter in theirs.named_parameters():  # routers that tell tokens apart, as in `materialize`
-                    if ".gate." in name and parameter.dim() == 2:
-                        parameter.normal_(0, parameter.shape[1] ** -0.5)
+            for layer, block in enumerate(theirs.model.layers):
+                same = routes[0, :, layer, None]
+                block.mlp.gate.register_forward_hook(lambda module, args, out, same=same: (*out[:2], same, *out[3:]))
             theirs.set_experts_implementation(path)
             models[layers] = theirs
         tokens, times = torch.randint(3, 512, (1, PROMPT)), {1: [], 3: []}
@@ -123,12 +140,11 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
     own = model.resident_bytes() + account.kv_bytes_per_token(config, dtype) * 2 * PROMPT
     own += paged_memory(config, PROMPT, dtype)["scratch"]
 
-    theirs = their_layers(config, max(2, pairs // 3)) if peer else {}
+    theirs = their_layers(config, max(2, pairs // 3), out.routes) if peer else {}
     floats = torch.ones(2**26)  # far more than any cache, and little beside the weights
-    square = torch.ones(2048, 2048)
     rows = {"prefill": [], "decode": [], "read": [], "needed": [], "multiply": []}
     for _ in tqdm(range(pairs), desc="bench --full", file=sys.stderr):
-        rows["multiply"].append(2 * 2048**3 / min(seconds(lambda: square @ square) for _ in range(3)))
+        rows["multiply"].append(fastest_products())
         rows["prefill"].append(seconds(prefill))
         for _ in range(2):                       # bring the experts of this text back, after whatever took their place
             model(token, cache=cache, last_only=True)
@@ -137,7 +153,8 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
             rows["decode"].append(seconds(lambda: model(token, cache=cache, last_only=True)))
             rows["needed"].append(needed(model, cache))
     speeds = [n / t for n, t in zip(rows["needed"], rows["decode"])]
-    ours, arithmetic = statistics.median(rows["prefill"]), statistics.median(rows["multiply"])
+    products = {kind: statistics.median(turn[kind] for turn in rows["multiply"]) for kind in rows["multiply"][0]}
+    ours, arithmetic = statistics.median(rows["prefill"]), max(products.values())
     work = account.flops(config, PROMPT, causal=True)
     work = sum(work.values()) - work["head"] * (PROMPT - 1) // PROMPT   # the last token alone goes through the head
     fastest = min(theirs, key=theirs.get) if theirs else None
@@ -145,7 +162,7 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
         "folder": str(folder), "layers": config.num_hidden_layers, "dtype": dtype, "int8": int8, "file_bytes": model.mapped.bytes,
         "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__, "cores": os.cpu_count(),
                     "capability": torch.backends.cpu.get_cpu_capability(), "read_gb_s": statistics.median(rows["read"]) / 1e9,
-                    "float32_gflop_s": arithmetic / 1e9},
+                    **{f"{kind}_gflop_s": speed / 1e9 for kind, speed in products.items()}},
         "load_seconds": load, "prefill_first_seconds": cold,
         "decode": {"seconds": statistics.median(rows["decode"]), "bytes": statistics.median(rows["needed"]),
                    "gb_s": statistics.median(speeds) / 1e9,
@@ -172,8 +189,9 @@ def table(found: dict) -> str:
     lines = [f"{found['folder']}: {found['file_bytes'] / 1e9:.2f} GB, {found['layers']} layers, activations {found['dtype']}"
              + (", experts int8" if found["int8"] else ""),
              f"machine   {found['machine']['threads']} threads, {found['machine']['capability']}, "
-             f"{found['machine']['read_gb_s']:.1f} GB/s read, {found['machine']['float32_gflop_s']:.0f} GFLOP/s in float32, torch "
-             f"{found['machine']['torch']}",
+             f"{found['machine']['read_gb_s']:.1f} GB/s read, "
+             + "".join(f"{found['machine'][f'{kind}_gflop_s']:.0f} GFLOP/s in {kind}, " for kind in ("float32", "bfloat16")
+                       if f"{kind}_gflop_s" in found["machine"]) + f"torch {found['machine']['torch']}",
              f"load      {found['load_seconds']:.2f} s, then {found['prefill_first_seconds']:.1f} s for the first {PROMPT} tokens",
              f"decode    {decode['seconds'] * 1e3:.0f} ms a token, {decode['bytes'] / 1e9:.2f} GB each: {decode['gb_s']:.1f} GB/s, "
              f"{decode['of_bandwidth']:.0%} of the bandwidth",
@@ -181,7 +199,7 @@ def table(found: dict) -> str:
     if prefill["ratio"] is not None:
         by = ", ".join(f"{path} {took * 1e3:.0f} ms" for path, took in prefill["transformers_layer_seconds"].items())
         lines.append(f"          transformers in bfloat16 {prefill['transformers_seconds']:.1f} s ({by} a layer): "
-                     f"{prefill['ratio']:.2f}x; at most {prefill['transformers_seconds'] / prefill['least_seconds']:.0f}x in float32")
+                     f"{prefill['ratio']:.2f}x; its arithmetic alone allows {prefill['transformers_seconds'] / prefill['least_seconds']:.1f}x")
     if memory["after"]:
         lines.append(f"memory    own {(memory['after']['own'] - memory['before']['own']) / 1e9:.2f} GB more than before loading, planned "
                      f"{memory['planned_own'] / 1e9:.2f}; peak {memory['after']['peak'] / 1e9:.2f} GB with pages of files, planned "

@@ -76,6 +76,20 @@ def test_matmul_is_the_product(n, k, m, dtype, build, seed):
     assert torch.allclose(matmul.matmul(x.double(), weight, scale), wanted, atol=1e-9 if scale is None else 1e-5)
 
 
+@pytest.mark.skipif(not matmul.multiplies_pairs(), reason="this CPU has no AVX-512 BF16")
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.one_of(st.integers(1, 70), st.integers(120, 300)), st.integers(1, 40), st.integers(0, 999))
+def test_pairs_of_bfloat16_are_the_product(n, k, m, seed):
+    """Products of bfloat16 numbers are exact in float32, so only the sums round. Then the result is rounded once."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = (torch.randn(rows, k, generator=generator).bfloat16() for rows in (n, m))
+    wanted, whole = x.double() @ weight.double().T, torch.full((n, m + 2), 7.0)
+    matmul.compiled(x, weight, None, whole[:, 1:-1])
+    assert torch.allclose(whole[:, 1:-1].double(), wanted, atol=1e-5 * (1 + wanted.abs().max()), rtol=0)
+    assert (whole[:, [0, -1]] == 7).all()
+    assert torch.equal(matmul.matmul(x, weight), whole[:, 1:-1].bfloat16())
+
+
 def test_many_tokens_and_tiles_agree(monkeypatch):
     x, weight = torch.randn(matmul.FEW + 3, 33), torch.randn(70, 33).bfloat16()
     wanted = x.double() @ weight.double().T

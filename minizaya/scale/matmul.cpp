@@ -56,75 +56,96 @@ inline float lanes(Floats v) {
     return total;
 }
 
+// How they are multiplied: as floats, or, where the processor can and the tokens are bfloat16, too, as pairs of bfloat16, two
+// products added to a lane at once. WIDE: numbers in a vector.
+struct AsFloats {
+    typedef float Token;
+    static constexpr int WIDE = N;
+    template <class Weight> static Floats part(const Weight* p) { return load(p); }
+    static Floats add(Floats sum, Floats w, Floats x) { return sum + w * x; }
+};
+#ifdef __AVX512BF16__
+struct AsPairs {
+    typedef uint16_t Token;
+    static constexpr int WIDE = 2 * N;
+    static __m512bh part(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+    static Floats add(Floats sum, __m512bh w, __m512bh x) { return (Floats)_mm512_dpbf16_ps((__m512)sum, w, x); }
+};
+#endif
+
 // Some rows of W against some tokens, all sums in registers. AHEAD: on the way, ask for the rows that come next. A processor
 // guesses what a program will read, but not that it will read these rows again first, for other tokens.
-template <int ROWS, int TOKENS, bool AHEAD, class Weight>
-void block(const float* x, long k, const Weight* w, const float* scale, float* y, long stride) {
+template <class Way, int ROWS, int TOKENS, bool AHEAD, class Weight>
+void block(const typename Way::Token* x, long k, const Weight* w, const float* scale, float* y, long stride) {
     Floats sum[ROWS][TOKENS] = {};
     long i = 0;
-    for (; i + N <= k; i += N) {
+    for (; i + Way::WIDE <= k; i += Way::WIDE) {
         if (AHEAD)
-            for (long byte = 0; byte < long(ROWS * N * sizeof(Weight)); byte += 64)
+            for (long byte = 0; byte < long(ROWS * Way::WIDE * sizeof(Weight)); byte += 64)
                 __builtin_prefetch((const char*)(w + ROWS * (k + i)) + byte, 0, 2);
-        Floats xs[TOKENS];
-        for (int t = 0; t < TOKENS; ++t) xs[t] = load(x + t * k + i);
+        decltype(Way::part(w)) xs[TOKENS];
+        for (int t = 0; t < TOKENS; ++t) xs[t] = Way::part(x + t * k + i);
         for (int r = 0; r < ROWS; ++r) {
-            Floats ws = load(w + r * k + i);
-            for (int t = 0; t < TOKENS; ++t) sum[r][t] += ws * xs[t];
+            auto ws = Way::part(w + r * k + i);
+            for (int t = 0; t < TOKENS; ++t) sum[r][t] = Way::add(sum[r][t], ws, xs[t]);
         }
     }
     for (int r = 0; r < ROWS; ++r)
         for (int t = 0; t < TOKENS; ++t) {
             float total = lanes(sum[r][t]);
-            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * x[t * k + rest];
+            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * one(x[t * k + rest]);
             y[t * stride + r] = scale ? total * scale[r] : total;
         }
 }
 
 // One row against one token: the row is read from end to end, as memory likes it, into four independent sums.
-template <class Weight>
-void single(const float* x, long k, const Weight* w, const float* scale, float* y) {
+template <class Way, class Weight>
+void single(const typename Way::Token* x, long k, const Weight* w, const float* scale, float* y) {
     Floats sum[4] = {};
     long i = 0;
-    for (; i + 4 * N <= k; i += 4 * N)
-        for (int part = 0; part < 4; ++part) sum[part] += load(w + i + part * N) * load(x + i + part * N);
+    for (; i + 4 * Way::WIDE <= k; i += 4 * Way::WIDE)
+        for (int s = 0; s < 4; ++s)
+            sum[s] = Way::add(sum[s], Way::part(w + i + s * Way::WIDE), Way::part(x + i + s * Way::WIDE));
     float total = lanes(sum[0] + sum[1] + sum[2] + sum[3]);
-    for (; i < k; ++i) total += one(w[i]) * x[i];
+    for (; i < k; ++i) total += one(w[i]) * one(x[i]);
     *y = scale ? total * *scale : total;
 }
 
 // Some rows against all tokens: the rows stay in the nearest cache meanwhile.
-template <int ROWS, class Weight>
-void rows(const float* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
+template <class Way, int ROWS, class Weight>
+void rows(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
     long t = 0;
-    if (n >= T) block<ROWS, T, true>(x, k, w, scale, y, stride), t = T;
-    for (; t + T <= n; t += T) block<ROWS, T, false>(x + t * k, k, w, scale, y + t * stride, stride);
-    for (; t < n; ++t) block<ROWS, 1, false>(x + t * k, k, w, scale, y + t * stride, stride);
+    if (n >= T) block<Way, ROWS, T, true>(x, k, w, scale, y, stride), t = T;
+    for (; t + T <= n; t += T) block<Way, ROWS, T, false>(x + t * k, k, w, scale, y + t * stride, stride);
+    for (; t < n; ++t) block<Way, ROWS, 1, false>(x + t * k, k, w, scale, y + t * stride, stride);
 }
 
-template <class Weight>
-void multiply(const float* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride, int threads) {
+template <class Way = AsFloats, class Weight>
+void multiply(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride, int threads) {
     if (m * k <= SMALL) threads = 1;
     if (n == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-        for (long r = 0; r < m; ++r) single(x, k, w + r * k, scale ? scale + r : nullptr, y + r);
+        for (long r = 0; r < m; ++r) single<Way>(x, k, w + r * k, scale ? scale + r : nullptr, y + r);
         return;
     }
     const long blocks = m / R;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long b = 0; b < blocks; ++b)
-        rows<R>(x, n, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
-    for (long r = blocks * R; r < m; ++r) rows<1>(x, n, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
+        rows<Way, R>(x, n, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
+    for (long r = blocks * R; r < m; ++r) rows<Way, 1>(x, n, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
 }
 
 }  // namespace
 
-// x: (n, k) floats. w: (m, k). scale: (m) floats or null. y: n rows of m floats, `stride` floats apart.
-#define EXPORT(NAME, WEIGHT)                                                                                          \
-    extern "C" void NAME(const float* x, long n, long k, const WEIGHT* w, const float* scale, long m, float* y,       \
+// x: (n, k) floats, or bfloat16 for pairs. w: (m, k). scale: (m) floats or null. y: n rows of m floats, `stride` floats apart.
+#define EXPORT(NAME, WAY, WEIGHT)                                                                                     \
+    extern "C" void NAME(const WAY::Token* x, long n, long k, const WEIGHT* w, const float* scale, long m, float* y,  \
                          long stride, int threads) {                                                                  \
-        multiply(x, n, k, w, scale, m, y, stride, threads);                                                           \
+        multiply<WAY>(x, n, k, w, scale, m, y, stride, threads);                                                      \
     }
-EXPORT(multiply_bfloat16, uint16_t)
-EXPORT(multiply_int8, int8_t)
-EXPORT(multiply_float32, float)
+EXPORT(multiply_bfloat16, AsFloats, uint16_t)
+EXPORT(multiply_int8, AsFloats, int8_t)
+EXPORT(multiply_float32, AsFloats, float)
+#ifdef __AVX512BF16__
+EXPORT(multiply_pairs, AsPairs, uint16_t)
+#endif

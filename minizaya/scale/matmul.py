@@ -22,9 +22,10 @@ from torch import Tensor
 
 SOURCES = [Path(__file__).with_name(name) for name in ("step.cpp", "matmul.cpp")]  # the first includes the second
 FEW = 128         # tokens up to which the compiled loop is the faster one (measured on two cores)
-FEW_NATIVE = 4     # the same for bfloat16 tokens, where the CPU multiplies bfloat16 itself
+FEW_NATIVE, FEW_PAIRS = 4, 64   # the same for bfloat16 tokens, where torch multiplies bfloat16 natively; and we do, too
 TILE = 2**19      # numbers in a tile: 2 MiB of floats
 KINDS = {torch.bfloat16: "multiply_bfloat16", torch.int8: "multiply_int8", torch.float32: "multiply_float32"}
+PAIRS = "multiply_pairs"   # bfloat16 tokens and weights; only where the CPU has an instruction for it
 
 
 def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -42,11 +43,12 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
         raise ValueError(f"x must be (n, k) and weight (m, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
     if out is None:
         out = x.new_empty(len(x), len(weight))
-    few = FEW_NATIVE if x.dtype == torch.bfloat16 and has_bfloat16() else FEW
+    pairs = x.dtype == weight.dtype == torch.bfloat16 and scale is None and multiplies_pairs()
+    few = FEW_PAIRS if pairs else FEW_NATIVE if x.dtype == torch.bfloat16 and has_bfloat16() else FEW
     if len(x) <= few and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None:
         narrow = x.dtype != torch.float32 or out.stride(-1) != 1
         into = torch.empty(out.shape) if narrow else out
-        compiled(x.float().contiguous(), weight.contiguous(), scale, into)
+        compiled((x if pairs else x.float()).contiguous(), weight.contiguous(), scale, into)
         if narrow:
             out.copy_(into)
     elif x.dtype == weight.dtype and (x.dtype != torch.bfloat16 or has_bfloat16()):
@@ -57,9 +59,11 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
 
 
 def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
-    """The loop of `matmul.cpp`. x: float32 (n, k); out: float32 (n, m); weight: (m, k), a type of KINDS."""
+    """The loop of `matmul.cpp`. x: float32 (n, k), or bfloat16 where `multiplies_pairs` and the weight is, too; out: float32
+    (n, m); weight: (m, k), a type of KINDS."""
     x_at, weight_at, scale_at, out_at = (None if t is None else t.data_ptr() for t in (x, weight, scale, out))
-    getattr(library(), KINDS[weight.dtype])(x_at, len(x), weight.shape[1], weight_at, scale_at, len(weight), out_at,
+    kind = KINDS[weight.dtype] if x.dtype == torch.float32 else PAIRS
+    getattr(library(), kind)(x_at, len(x), weight.shape[1], weight_at, scale_at, len(weight), out_at,
                                             out.stride(0), torch.get_num_threads())
 
 
@@ -100,6 +104,11 @@ def has_bfloat16() -> bool:
         return False
 
 
+def multiplies_pairs() -> bool:
+    """Was `matmul.cpp` compiled for a CPU with AVX-512 BF16?"""
+    return library() is not None and hasattr(library(), PAIRS)
+
+
 # ---- compiling -------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +143,8 @@ def load(path: Path) -> ctypes.CDLL:
     """The compiled file, and what its functions take. Raises OSError when it is none."""
     built, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_long
     takes = {name: [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int] for name in KINDS.values()}
+    if hasattr(built, PAIRS):
+        takes[PAIRS] = takes[KINDS[torch.bfloat16]]
     takes["attend_and_route"] = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
     takes["visit"] = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
     takes["join"] = [pointer, number, pointer, pointer]
