@@ -157,18 +157,38 @@ BUGS = {
 }
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_seen(tmp_path, monkeypatch, bug):
-    found = 0
-    for source in matmul.SOURCES:
-        text = source.read_text()
-        found += text.count(BUGS[bug][0])
-        (tmp_path / source.name).write_text(text.replace(*BUGS[bug]))
-    assert found == 1, f"the line of {bug!r} has changed"
+PAIR_BUGS = {
+    "as many numbers a vector as floats": ("WIDE = 2 * N", "WIDE = N"),
+    "every sum begins anew": ("_mm512_dpbf16_ps((__m512)sum, w, x)", "_mm512_dpbf16_ps((__m512)Floats{}, w, x)"),
+    "each row by itself": ("_mm512_dpbf16_ps((__m512)sum, w, x)", "_mm512_dpbf16_ps((__m512)sum, x, x)"),
+}
+
+
+def planted(tmp_path, old, new):
+    """The compiled sources with one line changed."""
+    texts = {source.name: source.read_text() for source in matmul.SOURCES}
+    assert sum(text.count(old) for text in texts.values()) == 1, f"{old!r} has changed"
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.replace(old, new))
     built = tmp_path / "bug.so"
     subprocess.run([*compiler_command(), "-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17", str(tmp_path / "step.cpp"), "-o", str(built)],
                    check=True)
-    wrong = matmul.load(built)
+    return matmul.load(built)
+
+
+@pytest.mark.skipif(not matmul.multiplies_pairs(), reason="this CPU has no AVX-512 BF16")
+@pytest.mark.parametrize("bug", PAIR_BUGS)
+def test_planted_bugs_in_pairs_are_seen(tmp_path, monkeypatch, bug):
+    wrong = planted(tmp_path, *PAIR_BUGS[bug])
+    monkeypatch.setattr(matmul, "library", lambda: wrong)
+    x, weight = torch.randn(3, 70).bfloat16(), torch.randn(8, 70).bfloat16()
+    off = (matmul.matmul(x, weight).double() - x.double() @ weight.double().T).abs().max()
+    assert not off < 0.5    # one rounding to bfloat16 is off by less than 0.1
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_seen(tmp_path, monkeypatch, bug):
+    wrong = planted(tmp_path, *BUGS[bug])
     monkeypatch.setattr(step, "library", lambda: wrong)
     folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4, attention_bias=True))
     assert difference(PagedZaya(folder), shards.load(folder, torch.float64)) > 1e-4
