@@ -302,8 +302,8 @@ def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
     assert missing in said(18e9) and missing in said(18e9, opted) and not home.exists()
     out = said(19e9)
     assert "skipped" in out and "writes 17.7 GB" in out and "WRITE_17_7_GB = True" in out and not home.exists()
-    assert "GB of experts read" in said(19e9, opted) and home.is_dir()
-    assert "GB of experts read" in said(0)
+    assert "GB read from experts" in said(19e9, opted) and home.is_dir()
+    assert "GB read from experts" in said(0)
 
 
 @pytest.mark.parametrize("call, message", [
