@@ -1,8 +1,9 @@
 """x W^T for weights that stay as they are stored: bfloat16, or int8 with a scale a row.
 
 Two regimes. Few tokens: every weight is read once and hardly used, so reading is the cost; `matmul.cpp` turns a weight into
-a float in a register. Many tokens: arithmetic is the cost; rows are turned into floats a tile at a time, in a buffer
-that stays in the cache, and torch multiplies them.
+a float in a register, or multiplies bfloat16 as it is, where the tokens are bfloat16, too, and the CPU can. Many tokens:
+arithmetic is the cost; rows are turned into floats a tile at a time, in a buffer that stays in the cache, and torch
+multiplies them.
 
 The C++ files are compiled at first use (a second or two) and kept in the user's cache folder. Without a compiler, and
 for float64, the tiles do everything: same numbers, slower.
