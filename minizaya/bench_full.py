@@ -95,7 +95,7 @@ def their_layers(config: ZayaConfig, pairs: int, routes: torch.Tensor) -> dict:
             small = ZayaConfig(**config.to_dict() | {"num_hidden_layers": layers, "layer_types": None, "vocab_size": 512})
             theirs = transformers.ZayaForCausalLM._from_config(hub.config_to_transformers(small), dtype=torch.bfloat16).eval()
             for layer, block in enumerate(theirs.model.layers):
-                same = routes[0, :, layer, None]
+                same = routes[0, :, layer % routes.shape[2], None]   # a small folder may have fewer layers
                 block.mlp.gate.register_forward_hook(lambda module, args, out, same=same: (*out[:2], same, *out[3:]))
             theirs.set_experts_implementation(path)
             models[layers] = theirs

@@ -101,6 +101,15 @@ def test_many_tokens_and_tiles_agree(monkeypatch):
     assert rounded.dtype == torch.bfloat16 and torch.allclose(rounded.double(), x.bfloat16().double() @ weight.double().T, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("n", [1, 5, matmul.FEW + 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_scale_counts_for_every_type(n, dtype):
+    x, weight, scale = torch.randn(n, 33).to(dtype), torch.randn(7, 33).to(dtype), torch.tensor([3.0, 1, 1, 1, 1, 1, -2])
+    wanted = (x.double() @ weight.double().T) * scale.double()
+    close = torch.finfo(dtype).eps * 60     # sums of 33 numbers of size one, in float32 at least; then one rounding
+    assert torch.allclose(matmul.matmul(x, weight, scale).double(), wanted, atol=close, rtol=2 * torch.finfo(dtype).eps)
+
+
 def test_quantising_is_off_by_half_a_step():
     weight = torch.randn(40, 2048).bfloat16()
     weight[3] = 0
@@ -246,6 +255,10 @@ def test_a_tokenizer_beside_the_weights_is_used(tmp_path):
     inner.save(str(folder / "tokenizer.json"))
     _, tokenizer = open_weights(folder)
     assert tokenizer.encode("hello there") == [1, 2] and "<|im_end|>" in tokenizer.special_ids
+    inner.add_tokens([f"word{number}" for number in range(300)])
+    inner.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"tokenizer.json has \d+ ids, the model 300: it is another model's"):
+        open_weights(folder)
 
 
 def test_the_stand_in_reads_bytes_and_shows_numbers():

@@ -235,6 +235,7 @@ def test_missing_and_extra_tensors_are_named(folder):
     ("config.json", b'{"model_type": "minizaya", "colour": 1}', "no config of a ZAYA"),
     ("model.safetensors.index.json", b"nonsense", "not a JSON document"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "../secret.safetensors"}}', "same folder"),
+    ("model.safetensors.index.json", b'{"weight_map": {"a": "' + 300 * b"m" + b'.safetensors"}}', "same folder"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "model.bin"}}', "nothing else is read"),
     ("model.safetensors.index.json", b'{"weight_map": {}}', "index.json must hold a table of texts, weight_map"),
     ("model.safetensors.index.json", b'{"metadata": null, "weight_map": {"a": "b"}}', "index.json must .* metadata"),
@@ -383,6 +384,52 @@ def test_a_wrong_type_is_named(folder, dtype):
         save(model_of(), folder.parent / "b", dtype=dtype)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("usual, odd", [("BF16", "F16"), ("F16", "BF16")])
+def test_a_tensor_under_another_types_name(tmp_path, layout, usual, odd):
+    """bfloat16 and float16 are of one size, so nothing else would tell; the map does not read the sums."""
+    folder = save(model_of(), tmp_path / "w", layout, dtype={"BF16": torch.bfloat16, "F16": torch.float16}[usual])
+    header = {}
+    rewrite(first(folder), header.update)
+    for name in [name for name in header if name != "__metadata__" and header[name]["dtype"] == usual][::5]:
+        rewrite(first(folder), lambda header: header[name].update(dtype=odd))
+        for reading in (lambda: load(folder, verify=False), lambda: Mapped(folder)):
+            with pytest.raises(ValueError, match=f"{name}' is of type {odd}, the model wants {usual}, like .* or F32"):
+                reading()
+        rewrite(first(folder), lambda header: header[name].update(dtype=usual))
+    load(folder, verify=False)   # all names are right again
+
+
+def test_float32_beside_another_type_is_right(tmp_path):
+    model = model_of(dtype=torch.bfloat16)
+    model.norm.weight.data = model.norm.weight.data.float()
+    folder = save(model, tmp_path / "w")
+    assert load(folder).norm.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_float64_round_trips(tmp_path, layout):
+    """Balancing biases are float32 beside narrower types, and what the model is beside float64."""
+    model = randomise(mz.Zaya(CONFIG), 3).double()
+    for dtype in (None, torch.float64):
+        folder = save(model, tmp_path / str(dtype), layout, dtype=dtype)
+        same(load(folder), model)
+        assert torch.equal(Mapped(folder).tensor("layers.0.router.balancing_bias", torch.float64), model.layers[0].router.balancing_bias)
+
+
+def test_a_number_too_large_is_an_error(tmp_path):
+    model = model_of()
+    model.norm.weight.data[0] = 1e6
+    with pytest.raises(ValueError, match="'?model.norm.weight'? holds 1e\\+06, which is too large for torch.float16"):
+        save(model, tmp_path / "small", "transformers", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    folder = save(model, tmp_path / "w", "transformers")
+    with pytest.raises(ValueError, match="w/model.* holds 1e\\+06, which is too large for torch.float16"):
+        load(folder, torch.float16)
+    model.norm.weight.data[0] = float("inf")   # that is what it was before
+    assert load(save(model, tmp_path / "inf", dtype=torch.float16)).norm.weight[0] == float("inf")
+
+
 # ---- whole or not there ----------------------------------------------------------------------------------------------
 
 
@@ -424,7 +471,7 @@ def test_saving_where_one_stands(tmp_path, monkeypatch):
     assert save(model, ".", shard_bytes=2000) == here
     same(load("."), model)
     assert not [path for path in tmp_path.rglob("*") if "writing" in path.name]
-    with pytest.raises(ValueError, match="folder must be new or empty, got .*here"):
+    with pytest.raises(ValueError, match="folder must be new or empty, got .*here, which holds 'config.json'"):
         save(model, ".")
 
 

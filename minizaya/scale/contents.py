@@ -6,6 +6,7 @@ model and nothing else. Only safetensors are read.
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .config_json import CONFIG, read_config, read_json
 from .names import Piece, layout_of, pieces
 
 INDEX = "model.safetensors.index.json"
+LONGEST_NAME = 255  # bytes in the name of a file; a longer one is an error even to ask for
 TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 DTYPES = {text: dtype for dtype, text in TYPES.items()}
 
@@ -75,6 +77,7 @@ def read_contents(folder: str | Path, verify: bool = False) -> Contents:
             got, wanted = entries[piece.name].shape, tuple(piece.of(state[name]).shape)
             if got != wanted:
                 raise ValueError(f"{entries[piece.name].file}: {piece.name!r} is of shape {got}, the model wants {wanted}")
+    check_types(entries)
     return Contents(config, layout, model, sums, shapes, parts, entries)
 
 
@@ -99,6 +102,19 @@ def check_names(folder: Path, found: set[str], wanted: set[str], tied: bool) -> 
         missing = odd[0] in wanted
         raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
                          f"{odd[0]!r:.200}, which is {'missing' if missing else 'unknown'}")
+
+
+def check_types(entries: dict[str, Entry]) -> None:
+    """Raises ValueError naming the first tensor of an odd type. A folder holds one type, and float32 where that is too narrow.
+
+    trap: bfloat16 and float16 are of one size. A tensor that bears the other one's name loads, as other numbers.
+    """
+    counts = Counter(entry.dtype for entry in entries.values() if entry.dtype != torch.float32)
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        name = min(name for name, entry in entries.items() if entry.dtype not in (usual, torch.float32))
+        raise ValueError(f"{entries[name].file}: {name!r:.200} is of type {TYPES[entries[name].dtype]}, the model wants {TYPES[usual]}, "
+                         f"like {counts[usual]} others, or F32")
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -141,7 +157,7 @@ def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
                             for table in (where, sums)):
         raise ValueError(f"{path} must hold a table of texts, weight_map; metadata, if any, is a table, and so is its sha256")
     for file in (*where.values(), *sums):
-        if file != Path(file).name:
+        if file != Path(file).name or len(file.encode()) > LONGEST_NAME:
             raise ValueError(f"{path} may only name files of the same folder, got {file!r:.200}")
     return where, sums
 

@@ -65,7 +65,7 @@ def materialize(config: ZayaConfig, folder: str | Path, seed: int = 0, layout: s
     check_layout(layout)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in model_state(Zaya(config)).items()}
-    kinds = {name: (shape, torch.float32 if name.endswith("balancing_bias") else dtype) for name, shape in shapes.items()}
+    kinds = {name: (shape, shards.bias_type(dtype) if name.endswith("balancing_bias") else dtype) for name, shape in shapes.items()}
     size = sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in kinds.values())
     free = disk_room(folder)
     if free < size + SPARE:

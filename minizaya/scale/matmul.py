@@ -52,7 +52,7 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
         compiled((x if pairs else x.float()).contiguous(), weight.contiguous(), scale, into)
         if narrow:
             out.copy_(into)
-    elif x.dtype == weight.dtype and (x.dtype != torch.bfloat16 or has_bfloat16()):
+    elif scale is None and x.dtype == weight.dtype and (x.dtype != torch.bfloat16 or has_bfloat16()):
         out.copy_(F.linear(x, weight))
     else:
         tiles(x, weight, scale, out)

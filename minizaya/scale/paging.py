@@ -23,6 +23,7 @@ from ..arch.model import Zaya, check_inputs
 from ..arch.residual import ResidualScaling
 from .mapped import Mapped
 from .matmul import matmul, quantise
+from .shards import bias_type
 from .step import Step
 
 LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
@@ -134,7 +135,7 @@ class PagedZaya(Zaya):
         with torch.device("meta"):
             super().__init__(mapped.config)
         config, self.mapped = mapped.config, mapped
-        small = {name: mapped.tensor(name, torch.float32 if name.endswith("balancing_bias") else dtype)
+        small = {name: mapped.tensor(name, bias_type(dtype) if name.endswith("balancing_bias") else dtype)
                  for name in mapped.shapes if not name.endswith(MAPPED)}
 
         def linear(name: str) -> PagedLinear:

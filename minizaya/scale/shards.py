@@ -42,11 +42,11 @@ def save(model: Zaya, folder: str | Path, layout: str = "minizaya", dtype: torch
     """Writes a model into `folder`, which must be new or empty. Returns the folder.
 
     layout: "minizaya", "transformers" or "original". dtype: of the file; None: the model's own. Balancing biases stay
-    float32. shard_bytes: largest shard, unless one tensor is larger.
+    float32 at least. shard_bytes: largest shard, unless one tensor is larger.
 
     Raises ValueError for a folder that holds something, an unknown layout or type, or an ablation, which only "minizaya"
-    has words for: before anything is written. OSError when the disk does not take it: nothing is left behind then. A
-    process that is killed leaves a folder with ".writing-" in its name, and none with the final name that could be read.
+    has words for: before anything is written. ValueError for a number that `dtype` cannot hold, OSError when the disk
+    does not take it: nothing is left behind then. A process that is killed leaves a folder with ".writing-" in its name, and none with the final name that could be read.
     """
     state = model_state(model)
     kinds = {name: (tuple(tensor.shape), tensor.dtype if dtype is None else dtype) for name, tensor in state.items()}
@@ -63,7 +63,8 @@ def write_folder(folder: str | Path, config: ZayaConfig, kinds: dict[str, tuple]
     folder = Path(folder).resolve()  # "." has no name and no neighbours
     empty = folder.exists()
     if empty and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder must be new or empty, got {folder}")
+        holds = f", which holds {min(folder.iterdir()).name!r}" if folder.is_dir() else ", a file"
+        raise ValueError(f"folder must be new or empty, got {folder}{holds}")
     check_dtype(dtype)
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes must be at least 1, got {shard_bytes}")
@@ -79,7 +80,7 @@ def write_folder(folder: str | Path, config: ZayaConfig, kinds: dict[str, tuple]
 
     shards, room, sizes = [[]], 0, {}
     for name, (whole, kept) in kinds.items():
-        kept = torch.float32 if name.endswith("balancing_bias") and dtype is not None else kept
+        kept = bias_type(dtype) if name.endswith("balancing_bias") and dtype is not None else kept
         for piece in pieces(name, whole, config, layout):
             shape = whole[1:] if piece.expert else (piece.stop - piece.start, *whole[1:]) if whole else ()
             sizes[piece.name] = size = torch.Size(shape).numel() * kept.itemsize
@@ -133,8 +134,11 @@ def write_shard(path: Path, entries: list) -> str:
         for part in (len(text).to_bytes(8, "little"), text):
             file.write(part)
             digest.update(part)
-        for _, tensor, dtype, _ in entries:
-            data = tensor().detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy()
+        for piece, tensor, dtype, _ in entries:
+            whole = tensor().detach().cpu()
+            kept = whole.to(dtype)
+            check_range(whole, kept, piece.name)
+            data = kept.contiguous().view(torch.uint8).numpy()
             file.write(data)
             digest.update(data)
         file.flush()
@@ -152,14 +156,14 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
     (reads everything once more; a config.json changed by hand is another file, too).
 
     Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, tensors missing, too many, of another
-    shape or type, a dtype that is none of `TYPES`.
+    shape or type, a dtype that is none of `TYPES`, a number that `dtype` cannot hold.
     """
     check_dtype(dtype)
     found = read_contents(folder, verify)
     dtype = dtype or found.entries[found.parts["embed.weight"][0].name].dtype
     filled = {}
     for ours, shape in found.shapes.items():
-        filled[ours] = torch.empty(shape, dtype=torch.float32 if ours.endswith("balancing_bias") else dtype)
+        filled[ours] = torch.empty(shape, dtype=bias_type(dtype) if ours.endswith("balancing_bias") else dtype)
         for piece in found.parts[ours]:
             read_into(piece.of(filled[ours]), found.entries[piece.name])
     model, tied = found.model, found.config.tie_word_embeddings
@@ -180,6 +184,18 @@ def read_into(target: Tensor, entry: Entry) -> None:
             raise ValueError(f"{entry.file} is damaged: it became shorter while it was read")
     if source is not target:
         target.copy_(source)
+        check_range(source, target, f"a tensor in {entry.file}")
+
+
+def bias_type(dtype: torch.dtype) -> torch.dtype:
+    """Of the balancing biases of a model of this type: float32 at least, since a step of a balancer is small."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_range(before: Tensor, after: Tensor, what: str) -> None:
+    """Raises ValueError when a finite number became infinite on the way to a narrower type."""
+    if torch.finfo(after.dtype).max < torch.finfo(before.dtype).max and bool((after.isinf() & before.isfinite()).any()):
+        raise ValueError(f"{what} holds {float(before.abs().max()):.3g}, which is too large for {after.dtype}")
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:

@@ -51,14 +51,18 @@ def home(preset: str) -> Path:
 def open_weights(folder: str | Path, dtype: str = "float32", int8: bool = False):
     """(PagedZaya, tokenizer) of a checkpoint folder in any layout.
 
-    dtype: "float32" or "bfloat16", of activations and cache. Raises FileNotFoundError, or ValueError saying what is wrong.
+    dtype: "float32" or "bfloat16", of activations and cache. Raises FileNotFoundError, or ValueError saying what is wrong, also
+    when the tokenizer has ids that the model has not.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"weights must be a checkpoint folder, got {str(folder)!r}")
     model = PagedZaya(folder, getattr(torch, dtype), int8)
     file = folder / "tokenizer.json"
-    return model, HFTokenizer(file) if file.exists() else StandIn(model.config.vocab_size)
+    tokenizer, ids = HFTokenizer(file) if file.exists() else StandIn(model.config.vocab_size), model.config.vocab_size
+    if tokenizer.vocab_size > ids:
+        raise ValueError(f"{file} has {tokenizer.vocab_size} ids, the model {ids}: it is another model's tokenizer")
+    return model, tokenizer
 
 
 def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
