@@ -6,12 +6,19 @@ The engine's place is taken by `Scripted`, which writes what a test says, so tha
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from minizaya.data import chat as chats
 from minizaya.data.template import Template
 from minizaya.data.tokenizer import ByteTokenizer
 from minizaya.infer.formats import ChatFormat
+from minizaya.infer.messages import read_messages
+from minizaya.infer.parse import parse
+from minizaya.infer.protocol import message_of
 from minizaya.scale.weights import StandIn
 from minizaya.serve import Server
+from test_parse import texts
 from test_serve import events, post
 from test_template import CHATML
 
@@ -143,6 +150,39 @@ def test_a_conversation_with_tools(template):
         assert "<|im_start|>tool\n<zyphra_tool_response>\nno number\n</zyphra_tool_response><|im_end|>" in second
 
 
+@pytest.mark.parametrize("content", ["ok</think>", "The tag <think> opens a block.", "<think>a</think>b</think>", "<think><think></think>"])
+def test_think_tags_that_do_not_pair_are_text(content):
+    """They open no reasoning block and close none, with tools and without: the tags are letters, in all of the content."""
+    form, said = ChatFormat(TOKENIZER), [*USER, {"role": "assistant", "content": content}, *USER]
+    for tools in ((), TOOLS):
+        prompt = form.prompt(said, tools)
+        assert f"<|im_start|>assistant\n{content}<|im_end|>" in TOKENIZER.decode(prompt)
+        assert not {TOKENIZER.special_ids[tag] for tag in ("<think>", "</think>")} & set(prompt)
+        assert form.aggregator(said, tools)(prompt, [[65]])
+    with pytest.raises(ValueError, match="think>"):  # training data is another matter
+        chats.encode(said, TOKENIZER)
+    service = Scripted("x")
+    with serving(service) as server:
+        chat(server, messages=said)
+    assert content in service.prompts[0]
+
+
+def test_think_tags_that_pair_are_a_block():
+    prompt = ChatFormat(TOKENIZER).prompt([*USER, {"role": "assistant", "content": "<think>hm</think>42"}, *USER])
+    assert [prompt.count(TOKENIZER.special_ids[tag]) for tag in ("<think>", "</think>")] == [1, 1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts, st.booleans(), st.booleans())
+def test_any_reply_can_be_sent_back(text, thinking, tools):
+    """Whatever a model writes: what a client gets of it is accepted as history, and no turn is added or lost."""
+    reply = message_of(parse(text, thinking))
+    messages = read_messages({"messages": [*USER, json.loads(json.dumps(reply)), *USER]})
+    prompt = ChatFormat(TOKENIZER).prompt(messages, TOOLS if tools else ())
+    assert prompt.count(IM_END) == 3 + tools
+    assert prompt.count(TOKENIZER.special_ids["<think>"]) == prompt.count(TOKENIZER.special_ids["</think>"])
+
+
 @pytest.mark.parametrize("message, says", [
     ({"role": "tool", "content": "x", "tool_call_id": "other"}, "id of an earlier call, got 'other'"),
     ({"role": "tool", "content": "x", "tool_call_id": 3}, "id of an earlier call"),
@@ -151,7 +191,6 @@ def test_a_conversation_with_tools(template):
     ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "arguments must be a JSON object"),
     ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}, "arguments must be a JSON object"),
     ({"role": "assistant", "function_call": {"name": "f"}}, "tool_calls is its new form"),
-    ({"role": "assistant", "content": "<think>"}, "<think> without </think>"),
 ])
 def test_bad_tool_messages_are_named(message, says):
     with serving(Scripted("x")) as server:

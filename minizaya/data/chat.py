@@ -60,7 +60,7 @@ class Chat:
         return [span for span in self.spans if span.kind == "reasoning"]
 
 
-def encode(conversation: Sequence[dict], tokenizer, reply: bool = False) -> Chat:
+def encode(conversation: Sequence[dict], tokenizer, reply: bool = False, strict: bool = True) -> Chat:
     """The conversation as tokens, with the template applied.
 
     Trained is what the assistant must write: its think tags, reasoning, answer, and the `<|im_end|>` that ends its
@@ -70,9 +70,11 @@ def encode(conversation: Sequence[dict], tokenizer, reply: bool = False) -> Chat
         conversation: at least one message, a dict of exactly "role" (one of ROLES) and "content" (a str).
         tokenizer: one of `data.tokenizer`, or `data.hf_tokenizer.HFTokenizer`.
         reply: end with an opened assistant turn, ready for a model to go on.
+        strict: False for what a model wrote, and is only read: an assistant's content whose think tags do not pair up is
+            then plain text, tags and all. Training data with such tags is broken, so there it is an error.
 
-    Raises ValueError for an empty conversation, a malformed message, an unknown role, think tags that do not pair up,
-    a tokenizer that lacks a special token, and text that the tokenizer cannot write.
+    Raises ValueError for an empty conversation, a malformed message, an unknown role, think tags that do not pair up
+    (if strict), a tokenizer that lacks a special token, and text that the tokenizer cannot write.
     """
     bos, im_start, im_end, think, unthink = template_ids(tokenizer)
     newline = tokenizer.encode("\n")
@@ -91,7 +93,7 @@ def encode(conversation: Sequence[dict], tokenizer, reply: bool = False) -> Chat
         if role != "assistant":
             add("prompt", turn, tokenizer.encode(content), False)
         else:
-            for kind, text in _pieces(content, turn):
+            for kind, text in _pieces(content, turn) if strict else _pieces_or_text(content, turn):
                 if kind == "reasoning":
                     add("template", turn, [think], True)
                     add("reasoning", turn, tokenizer.encode(text), True)
@@ -145,6 +147,14 @@ def _pieces(content: str, turn: int) -> list[tuple[str, str]]:
     if inside:
         raise ValueError(f"conversation[{turn}]: <think> without </think> after it")
     return pieces
+
+
+def _pieces_or_text(content: str, turn: int) -> list[tuple[str, str]]:
+    """`_pieces`, but where the think tags do not pair up, all of the content is answer."""
+    try:
+        return _pieces(content, turn)
+    except ValueError:
+        return [("answer", content)]
 
 
 def _checked(conversation: Sequence[dict]) -> Sequence[dict]:

@@ -22,8 +22,8 @@ class ChatFormat:
 
     template: the checkpoint's own, from `data.template.beside`. Without one it is the ChatML of `data.chat`: tools are told
     in a system message, calls stand in the assistant's turn as it wrote them, a tool's answer between response tags, and
-    the reasoning of earlier turns is left out. trap: there the tool tags are plain text, also where a tokenizer has tokens
-    for them.
+    the reasoning of earlier turns is left out. Think tags in an assistant's content are a block where they pair up, and
+    plain text where they do not. trap: there the tool tags are plain text, also where a tokenizer has tokens for them.
     """
 
     def __init__(self, tokenizer, template: Template | None = None):
@@ -36,7 +36,7 @@ class ChatFormat:
         self.check(options or {})
         if self.template:
             return self.template.encode(messages, self.tokenizer, tools, options)
-        return chat.encode(plain_messages(messages, tools), self.tokenizer, reply=True).tokens
+        return encode_plain(messages, tools, self.tokenizer).tokens
 
     def check(self, options: dict) -> None:
         """trap: an option that no template reads would change nothing, and nobody would know."""
@@ -68,12 +68,21 @@ class ChatFormat:
         if self.template:
             before, after = self.template.around(messages, last, self.tokenizer, tools, options)
         else:
-            whole = chat.encode(plain_messages(messages, tools), self.tokenizer, reply=True)
+            whole = encode_plain(messages, tools, self.tokenizer)
             turn = last + bool(tools)
             end = [span for span in whole.spans if span.turn == turn and span.kind == "template"][1].start  # its <|im_end|>
             before, after = whole.tokens[:end], whole.tokens[end:]
         words = in_words(self.tokenizer)
         return lambda question, tails: [*words(before, tails), *after]
+
+
+def encode_plain(messages: list[dict], tools: Sequence[dict], tokenizer) -> chat.Chat:
+    """Checked messages in the ChatML of `data.chat`, with an opened reply. Raises ValueError for text that cannot be encoded.
+
+    trap: a model may write a second </think>, or <think> in its answer. The reader leaves them in the content, clients send
+    that content back, and a refusal would end their conversation for good. So this is not strict.
+    """
+    return chat.encode(plain_messages(messages, tools), tokenizer, reply=True, strict=False)
 
 
 def plain_messages(messages: list[dict], tools: Sequence[dict]) -> list[dict]:
