@@ -253,6 +253,17 @@ def test_bodies_of_no_length_or_too_long(server):
     assert client_works(server)
 
 
+def test_two_lengths_of_one_body(server):
+    """Whichever was taken, the rest would be run as the next request: 400, and the connection ends. Equal ones do no harm."""
+    body, inner = b"{}", b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    for lengths in ((2, 2 + len(inner)), (2 + len(inner), 2), (0, 2)):
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\nContent-Length: %d\r\n\r\n" % lengths
+        answer = raw_answer(server, head + body + inner)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1 and b"they differ" in answer, answer
+    twice = b"GET /health HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    assert raw_answer(server, twice).startswith(b"HTTP/1.1 200 ")
+
+
 def raw_answer(server, sent: bytes) -> bytes:
     """All that comes back until the server ends the connection."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw:

@@ -27,12 +27,15 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def body(self) -> bytes:
         """The request's body. Raises `Wrong`: 411 for one of unknown length, 413 for one that is too long."""
-        length = self.headers.get("Content-Length", "0" if self.command != "POST" else None)
+        lengths = set(self.headers.get_all("Content-Length", ()))
         self.unread = True
         if "Transfer-Encoding" in self.headers:
             raise Wrong("a body in chunks is not supported; send a Content-Length", status=411)
-        if length is None:
+        if len(lengths) > 1:  # trap: whichever we took, the rest of the body might be run as a request of its own
+            raise Wrong("there are several Content-Length headers, and they differ")
+        if not lengths and self.command == "POST":
             raise Wrong("a Content-Length is needed", status=411)
+        length = lengths.pop() if lengths else "0"
         if not re.fullmatch("[0-9]{1,18}", length):
             raise Wrong("Content-Length must be a number of bytes")
         if int(length) > LARGEST_BODY:
