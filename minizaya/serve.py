@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -33,21 +32,18 @@ from .infer.checks import Wrong, brief
 from .infer.formats import ChatFormat, TaskFormat, read_text
 from .infer.service import Answer, Busy, Service
 from .infer.telling import Telling
-from .infer.wire import JsonHandler
+from .infer.wire import JsonHandler, PatientServer
 from .scale.weights import add_weight_arguments, open_weights
 
 METHODS = {"/health": "GET", "/v1/health": "GET", "/v1/models": "GET", "/v1/chat/completions": "POST"}
 ONE_MODEL = "/v1/models/"
 
 
-class Server(ThreadingHTTPServer):
+class Server(PatientServer):
     """HTTP around a `Service`. `url` is what a client needs. Use it in a `with` block, which runs both.
 
     host: an address or a name; one with a colon is IPv6's. port: 0 for a free one. Raises OSError when it cannot listen there.
     """
-
-    daemon_threads = True
-    request_queue_size = 256
 
     def __init__(self, service: Service, form: ChatFormat | TaskFormat, name: str, host: str = "127.0.0.1", port: int = 0):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -64,7 +60,8 @@ class Server(ThreadingHTTPServer):
     def __exit__(self, *error) -> None:
         self.shutdown()
         self.server_close()
-        self.service.close()
+        self.service.close()  # whoever is waiting for an answer is told
+        self.say_goodbye()
 
     def handle_error(self, request, client_address) -> None:
         """A client that hangs up is no news; anything else is said in one line, not in a traceback."""
@@ -80,16 +77,17 @@ class Handler(JsonHandler):
 
     def answer(self) -> None:
         """Any request. Whatever goes wrong before the answer has begun is said in a document."""
-        try:
-            self.route(self.body(), self.path.partition("?")[0])
-        except Wrong as error:
-            self.fail(error.status, str(error), error.param)
-        except Busy as error:
-            self.fail(503, str(error), kind="overloaded", Retry_After="1")
-        except OSError:  # the client has gone
-            raise
-        except Exception as error:
-            self.fail(500, f"{type(error).__name__}: {error}", kind="server_error")
+        with self.server.at_work():
+            try:
+                self.route(self.body(), self.path.partition("?")[0])
+            except Wrong as error:
+                self.fail(error.status, str(error), error.param)
+            except Busy as error:
+                self.fail(503, str(error), kind="overloaded", Retry_After="1")
+            except OSError:  # the client has gone
+                raise
+            except Exception as error:
+                self.fail(500, f"{type(error).__name__}: {error}", kind="server_error")
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = answer
 

@@ -22,7 +22,7 @@ from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 from minizaya.infer.service import Busy, Service
 from minizaya.infer.telling import held_back
 from minizaya.infer.wire import LARGEST_BODY
-from minizaya.serve import Server
+from minizaya.serve import Handler, Server
 
 openai = pytest.importorskip("openai")
 
@@ -444,6 +444,50 @@ def test_closing_tells_those_who_wait(slow):
     slow.service.close()
     asking.join(10)
     assert found[0][0] == 503 and "closed" in found[0][1]["error"]["message"]
+
+
+def test_closing_waits_for_answers_that_go_out(monkeypatch):
+    """They are sent by threads that end with the process. A client that keeps its connection, and asks nothing, is not waited for."""
+    fail, gone_out = Handler.fail, []
+
+    def slowly(self, *args, **named):
+        time.sleep(0.3)
+        fail(self, *args, **named)
+        gone_out.append(1)
+
+    monkeypatch.setattr(Handler, "fail", slowly)
+    monkeypatch.setattr(Engine, "step", lambda self: time.sleep(0.02) or [])
+    found = []
+    with Server(Service(tiny_model(), TOKENIZER, slots=4, size=100), Endless(TOKENIZER), "slow") as server:
+        asking = [threading.Thread(target=lambda: found.append(post(server, json.dumps({"messages": USER})))) for _ in range(6)]
+        for thread in asking:
+            thread.start()
+        assert soon(lambda: len(server.service.answers) == 6)
+    assert len(gone_out) == 6
+    for thread in asking:
+        thread.join(10)
+    assert [status for status, _ in found] == [503] * 6 and all("closed" in document["error"]["message"] for _, document in found)
+    with Server(Service(tiny_model(), TOKENIZER, slots=4, size=100), Endless(TOKENIZER), "idle") as server:
+        idle = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        idle.request("GET", "/health")
+        assert idle.getresponse().read()
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.9
+    idle.close()
+
+
+def test_head_and_body_go_out_together(server, monkeypatch):
+    """A client that has the head of an answer has its body, too, whatever becomes of the process."""
+    sent, sendall = [], socket.socket.sendall
+
+    def noting(self, data, *flags):
+        sent.append(bytes(data))
+        return sendall(self, data, *flags)
+
+    monkeypatch.setattr(socket.socket, "sendall", noting)
+    assert client_works(server) and post(server, b"{}", path="/nothing")[0] == 404
+    answers = [data for data in sent if data.startswith(b"HTTP/1.1 ")]
+    assert len(answers) == 2 and all(json.loads(data.partition(b"\r\n\r\n")[2]) for data in answers)
 
 
 def test_ipv6_loopback(reasoner):

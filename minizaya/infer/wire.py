@@ -4,11 +4,15 @@ trap: a connection is kept for the next request. Whatever a body leaves unread w
 is read before anything else is decided, or the connection ends.
 """
 
+import io
 import json
 import re
 import socket
+import threading
 import time
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from . import protocol
 from .checks import Wrong
@@ -16,6 +20,36 @@ from .checks import Wrong
 LARGEST_BODY = 4 * 2**20  # bytes
 SLOW = 60                 # seconds that a client may take to send or to read
 LINGER = (64 * 2**20, 10)  # bytes and seconds of a refused body that are read and thrown away
+
+FAREWELL = 1  # seconds that a server which closes waits for answers that are going out
+
+
+class PatientServer(ThreadingHTTPServer):
+    """A thread for each connection. Closing it waits for answers that are going out: a process that ends takes them along."""
+
+    daemon_threads = True  # a connection that only waits for its next request keeps nobody
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int], handler: type["JsonHandler"]):
+        self.calm, self.answering = threading.Condition(), 0
+        super().__init__(address, handler)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around the answer to one request."""
+        with self.calm:
+            self.answering += 1
+        try:
+            yield
+        finally:
+            with self.calm:
+                self.answering -= 1
+                self.calm.notify_all()
+
+    def say_goodbye(self) -> None:
+        """Waits until no request is being answered, for at most FAREWELL seconds."""
+        with self.calm:
+            self.calm.wait_for(lambda: self.answering == 0, FAREWELL)
 
 
 class JsonHandler(BaseHTTPRequestHandler):
@@ -78,19 +112,25 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def reply(self, status: int, document: dict, **headers: str) -> None:
-        """One document. headers: further ones, an underscore for each hyphen."""
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if self.unread:
-            self.send_header("Connection", "close")
-            self.close_connection = True
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        """One document, head and body in one piece. headers: further ones, an underscore for each hyphen.
+
+        trap: the base class sends the head by itself. Where the process ends just then, a client waits for a body in vain.
+        """
+        body, out = json.dumps(document).encode(), self.wfile
+        self.wfile = head = io.BytesIO()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            if self.unread:
+                self.send_header("Connection", "close")
+                self.close_connection = True
+            self.end_headers()
+        finally:
+            self.wfile = out
+        self.wfile.write(head.getvalue() + (b"" if self.command == "HEAD" else body))
         if self.unread:
             self.linger()
 
