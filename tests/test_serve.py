@@ -21,7 +21,7 @@ from minizaya.infer.protocol import Wrong, read_request
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 from minizaya.infer.service import Busy, Service
 from minizaya.infer.telling import held_back
-from minizaya.infer.wire import LARGEST_BODY
+from minizaya.infer.wire import LARGEST_BODY, MOST_CONNECTIONS
 from minizaya.serve import Handler, Server
 
 openai = pytest.importorskip("openai")
@@ -405,6 +405,58 @@ def test_the_client_finds_the_model(client):
     assert client.models.retrieve("nano-reasoner").id == "nano-reasoner"
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.models.retrieve("gpt/4")
+
+
+def test_connections_are_bounded(reasoner):
+    """Beyond the most there is a 503, at once; when one ends, there is room again. Whoever is connected goes on."""
+    with Server(Service(*reasoner, slots=2, size=100), TaskFormat(reasoner[1]), "few") as few:
+        few.most = 5
+        inside = http.client.HTTPConnection("127.0.0.1", few.server_port, timeout=20)
+        inside.connect()
+        half = [socket.create_connection(("127.0.0.1", few.server_port), timeout=20) for _ in range(4)]
+        for raw in half:
+            raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
+        assert soon(lambda: len(few.open) == 5)
+        for _ in range(60):  # more than are kept to read their answer
+            status, document = post(few, json.dumps({"messages": USER}))
+            assert status == 503 and "5 connections are open" in document["error"]["message"]
+        inside.request("GET", "/health")
+        assert inside.getresponse().read() and len(few.open) == 5
+        half.pop().close()
+        assert soon(lambda: len(few.open) == 4) and client_works(few)
+        assert soon(lambda: not few.refused, 5)
+        for raw in (inside, *half):
+            raw.close()
+        assert soon(lambda: not few.open)
+
+
+def test_the_bound_leaves_files_for_others(monkeypatch):
+    """And it leaves room for all whom a service of 64 slots and 256 waiting places can answer, where it can."""
+    for files, most in ((300, 150), (10**6, MOST_CONNECTIONS)):
+        monkeypatch.setattr("minizaya.infer.wire.files_allowed", lambda: files)
+        server = Server(None, None, "unused")
+        server.server_close()
+        assert server.most == most
+    assert MOST_CONNECTIONS > 64 + 256
+
+
+@pytest.mark.parametrize("sent", [b"GET /health HTTP/1.1\r\nX: ", b"POST /v1/models HTTP/1.1\r\nContent-Length: 999\r\n\r\n"],
+                         ids=["head", "body"])
+def test_a_request_has_one_deadline(server, monkeypatch, sent):
+    """However often a byte comes: head and body together. The time before a request begins is not counted."""
+    monkeypatch.setattr(Handler, "timeout", 0.8)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw:
+        for _ in range(2):
+            time.sleep(0.5)
+            raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+        raw.sendall(sent)
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):  # of one that has been closed, at the second byte at the latest
+            for _ in range(100):
+                time.sleep(0.05)
+                raw.sendall(b"a")
+        assert 0.7 < time.monotonic() - began < 3
 
 
 def test_an_error_in_a_stream_is_its_last_event(server, monkeypatch):
