@@ -42,12 +42,16 @@ ONE_MODEL = "/v1/models/"
 class Server(PatientServer):
     """HTTP around a `Service`. `url` is what a client needs. Use it in a `with` block, which runs both.
 
-    host: an address or a name; one with a colon is IPv6's. port: 0 for a free one. Raises OSError when it cannot listen there.
+    host: an address or a name; one with a colon is IPv6's. port: 0 for a free one.
+    Raises OSError, naming both, when it cannot listen there.
     """
 
     def __init__(self, service: Service, form: ChatFormat | TaskFormat, name: str, host: str = "127.0.0.1", port: int = 0):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), Handler)
+        try:
+            super().__init__((host, port), Handler)
+        except OSError as error:
+            raise OSError(f"cannot listen on host {host}, port {port}: {error.strerror or error}") from None
         self.service, self.form, self.name, self.born = service, form, name, int(time.time())
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.server_port}/v1"

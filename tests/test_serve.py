@@ -554,6 +554,13 @@ def test_ipv6_loopback(reasoner):
     assert reply.choices[0].message.content == "132"
 
 
+def test_where_nobody_can_listen(server):
+    """The error says where."""
+    for host, port, says in (("127.0.0.1", server.server_port, "in use"), ("no.such.host.invalid", 80, "")):
+        with pytest.raises(OSError, match=f"cannot listen on host {host}, port {port}: .*{says}"):
+            Server(None, None, "second", host, port)
+
+
 def test_too_many_are_told_to_wait():
     model = tiny_model()
     with Service(model, TOKENIZER, slots=1, size=300, waiting=2) as service:
