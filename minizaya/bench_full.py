@@ -153,6 +153,7 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
             rows["decode"].append(seconds(lambda: model(token, cache=cache, last_only=True)))
             rows["needed"].append(needed(model, cache))
     speeds = [n / t for n, t in zip(rows["needed"], rows["decode"])]
+    decode, bytes_ = statistics.median(rows["decode"]), statistics.median(rows["needed"])
     products = {kind: statistics.median(turn[kind] for turn in rows["multiply"]) for kind in rows["multiply"][0]}
     ours, arithmetic = statistics.median(rows["prefill"]), max(products.values())
     work = account.flops(config, PROMPT, causal=True)
@@ -164,8 +165,7 @@ def bench_full(folder: str, pairs: int = 7, int8: bool = False, peer: bool = Tru
                     "capability": torch.backends.cpu.get_cpu_capability(), "read_gb_s": statistics.median(rows["read"]) / 1e9,
                     **{f"{kind}_gflop_s": speed / 1e9 for kind, speed in products.items()}},
         "load_seconds": load, "prefill_first_seconds": cold,
-        "decode": {"seconds": statistics.median(rows["decode"]), "bytes": statistics.median(rows["needed"]),
-                   "gb_s": statistics.median(speeds) / 1e9,
+        "decode": {"seconds": decode, "bytes": bytes_, "gb_s": bytes_ / decode / 1e9,
                    "of_bandwidth": statistics.median(speed / read for speed, read in zip(speeds, rows["read"]))},
         "prefill": {"tokens": PROMPT, "seconds": ours, "flops": work, "of_arithmetic": work / ours / arithmetic,
                     "least_seconds": work / arithmetic, "transformers_layer_seconds": theirs,

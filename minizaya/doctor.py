@@ -74,9 +74,13 @@ def output(command: list[str]) -> str:
 
 def compiler_command() -> list[str] | None:
     """The C++ compiler that torch would use, as the words of a command: $CXX, else c++, g++ or clang++."""
-    for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        if name and first_line([*shlex.split(name), "--version"]):
-            return shlex.split(name)
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:                  # a quote that is not closed
+        chosen = []
+    for command in (chosen, ["c++"], ["g++"], ["clang++"]):
+        if command and first_line([*command, "--version"]):
+            return command
     return None
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from .data import template
 from .infer.formats import ChatFormat
 from .infer.generate import generate
+from .scale import sharded_checkpoint
 from .scale.weights import add_weight_arguments, open_weights
-from .train import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     if args.weights:
         model, tokenizer = open_weights(args.weights, args.dtype, args.int8)
     else:
-        model, tokenizer = checkpoint.load_model(args.checkpoint)
+        if args.int8 or args.dtype != "float32":
+            raise ValueError("--int8 and --dtype go with --weights: a run's checkpoint is loaded as it was trained")
+        model, tokenizer = sharded_checkpoint.load_model(args.checkpoint)
     stop = {tokenizer.eos_id, *tokenizer.encode(args.stop)}
     if args.weights and not args.raw:
         form = ChatFormat(tokenizer, template.beside(args.weights))

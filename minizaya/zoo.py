@@ -44,12 +44,17 @@ def card(name: str) -> dict:
 
 
 def open_model(name_or_folder: str):
-    """(model, tokenizer) of a shipped checkpoint, or of a run's folder. Raises ValueError when it is neither."""
+    """(model, tokenizer) of a shipped checkpoint, or of a run's folder, made by one process or by several.
+
+    Raises ValueError when it is neither.
+    """
     if name_or_folder in names():
         return load(name_or_folder)
     if not Path(name_or_folder).is_dir():
         raise ValueError(f"model must be one of {names()} or the folder of a run, got {name_or_folder!r}")
-    model, tokenizer = checkpoint.load_model(Path(name_or_folder))
+    from .scale import sharded_checkpoint   # late: it needs torch.distributed, which takes its time
+
+    model, tokenizer = sharded_checkpoint.load_model(Path(name_or_folder))
     return model.eval(), tokenizer
 
 

@@ -247,6 +247,8 @@ def test_doctor_finds_the_cpp_compiler(tmp_path, monkeypatch):
     script = tmp_path / "mine"
     script.write_text("#!/bin/sh\necho my compiler 1.0\n")
     script.chmod(0o755)
+    monkeypatch.setenv("CXX", "g++ 'not closed")
+    assert doctor.compiler_command() in (None, ["c++"], ["g++"], ["clang++"])
     monkeypatch.setenv("CXX", "mine")
     assert doctor.cpp_compiler() == "my compiler 1.0"
 

@@ -242,6 +242,9 @@ def test_sample_reads_a_folder(small, capsys):
     assert capsys.readouterr().out.startswith("Hi")
     assert cli.main(["sample", "--weights", str(small) + "/none", "--prompt", "Hi"]) == 2
     assert "must be a checkpoint folder" in capsys.readouterr().err
+    for flag in ("--int8", "--dtype=bfloat16"):
+        assert cli.main(["sample", "--checkpoint", str(small), "--prompt", "Hi", flag]) == 2
+        assert "go with --weights" in capsys.readouterr().err
 
 
 def test_a_tokenizer_beside_the_weights_is_used(tmp_path):
@@ -279,18 +282,19 @@ def test_serve_answers_from_a_folder(small):
 
 def test_bench_measures_a_folder(tmp_path, capsys):
     """Figures that agree with each other; how large they are is the machine's affair."""
-    config = mz.ZayaConfig(**CONFIG.to_dict() | dict(hidden_size=32, moe_intermediate_size=16))  # the peer wants rows of 16 bytes
+    # the peer wants rows of 16 bytes, and always has three layers
+    config = mz.ZayaConfig(**CONFIG.to_dict() | dict(hidden_size=32, moe_intermediate_size=16, num_hidden_layers=2, layer_types=None))
     small = written(tmp_path / "w", config)
     assert cli.main(["bench", "--full", str(small), "--pairs", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     decode, prefill, memory = found["decode"], found["prefill"], found["memory"]
     assert found["file_bytes"] == Mapped(small).bytes and found["load_seconds"] > 0
-    assert decode["bytes"] / decode["seconds"] / 1e9 == pytest.approx(decode["gb_s"], rel=0.5)   # medians of four
+    assert decode["bytes"] / decode["seconds"] / 1e9 == pytest.approx(decode["gb_s"])
     assert prefill["of_arithmetic"] == pytest.approx(prefill["least_seconds"] / prefill["seconds"])
     # twice a multiplication for each active weight and token; scores and convolutions on top; the head for one token
     active = account.active_parameters(config) - config.vocab_size * config.hidden_size
     assert 2 * 128 * active < prefill["flops"] < 2 * 128 * active * 3
-    assert prefill["ratio"] == pytest.approx(min(prefill["transformers_layer_seconds"].values()) * 3 / prefill["seconds"])
+    assert prefill["ratio"] == pytest.approx(min(prefill["transformers_layer_seconds"].values()) * 2 / prefill["seconds"])
     assert memory["planned_mapped"] > 0 and memory["after"].get("own", 1) > 0
     assert cli.main(["bench", "--full", str(small), "--pairs", "3", "--no-peer", "--int8"]) == 0
     assert "of the arithmetic" in capsys.readouterr().out

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minizaya import ZayaConfig
+from minizaya import ZayaConfig, zoo
+from minizaya import __main__ as cli
 from minizaya.arch import balance
 from minizaya.scale import equality, memory, run_parallel, sharded_checkpoint
 from minizaya.scale.launch import LOST, RankFailed, run_job, verdict
@@ -350,22 +351,28 @@ def test_wrong_flags_are_said_once(tmp_path):
     words = [word if before not in ("--text-rows", "--task-rows") else "0" for before, word in zip(["", *FLAGS], FLAGS)]
     code, (line,) = minizaya_lines(*words, "--out", str(tmp_path / "run"))
     assert code == 2 and line == "minizaya parallel: nothing to learn: --text-rows and --task-rows are both 0"
+    for seconds in ("0", "-1", "nan", "inf"):
+        with pytest.raises(ValueError, match="--timeout must be above 0 seconds, got"):
+            run_parallel.run(parser_of().parse_args([*FLAGS, "--out", str(tmp_path / "run"), f"--timeout={seconds}"]))
+
+
+def parser_of():
+    parser = argparse.ArgumentParser()
+    run_parallel.add_arguments(parser)
+    return parser
 
 
 @pytest.mark.parametrize("words", [
     [], ["--text-rows", "0"], ["--task-rows", "0", "--save-every", "0", "--difficulty", "0", "--lr", "0", "--seed", "0", "--steps", "0"],
     ["--seed", "-1", "--resume", "--json"], ["--text-file", "a b.txt", "--task", "parity", "--timeout", "0"]], ids=str)
 def test_the_ranks_get_the_flags_as_given(words):
-    parser = argparse.ArgumentParser()
-    run_parallel.add_arguments(parser)
+    parser = parser_of()
     args = parser.parse_args(["--layout", "dp2", "--out=-odd name", *words])
     assert parser.parse_args(run_parallel.flags(args)) == args
 
 
 def test_help_promises_what_is_there():
-    parser = argparse.ArgumentParser()
-    run_parallel.add_arguments(parser)
-    said = " ".join(parser.format_help().split())
+    said = " ".join(parser_of().format_help().split())
     assert said.count("--out OUT") == 2 and "log, picture" not in said and "no picture is drawn" in said
     assert "{adamw" not in said and "AdamW only" in said
 
@@ -384,6 +391,44 @@ def test_the_command_stops_at_ctrl_c(tmp_path):
     said = job.communicate(timeout=60)[1]
     assert job.returncode == 130 and "Traceback" not in said
     assert sharded_checkpoint.read_info(latest(folder))["step"] == len(log.read_text().splitlines())
+    # what several processes have trained, one can use; but not train on
+    model, tokenizer = zoo.open_model(str(folder))
+    same = sharded_checkpoint.read_model(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values()))
+    assert tokenizer.decode(tokenizer.encode("17+25=")) == "17+25="
+    assert cli.main(["sample", "--checkpoint", str(folder), "--prompt", "1+1=", "--max-new-tokens", "3"]) == 0
+    with pytest.raises(ValueError, match="belongs to a run of `python -m minizaya parallel`; this reads those of `train`"):
+        Trainer(equality.tiny_model(), Recipe(steps=9), equality.tiny_batches, folder, resume=True)
+
+
+def gone(pid):
+    """Has this process ended? One that nobody has buried yet has, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_ranks_go_with_their_launcher(tmp_path):
+    """Or they would train on, unseen, and write beside whoever resumes the run."""
+    if not Path("/proc").is_dir():
+        pytest.skip("finds the ranks in /proc")
+    folder, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    flags = ["9000" if word == "9" else word for word in FLAGS]
+    job = subprocess.Popen([sys.executable, "-m", "minizaya", "parallel", *flags, "--out", str(folder)], env=env,
+                           stderr=subprocess.DEVNULL)
+    log = folder / "log.jsonl"
+    while job.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= 2):
+        time.sleep(0.02)
+    ranks = [worker(job.pid, rank) for rank in (0, 1)]
+    assert all(ranks)
+    job.kill()
+    job.wait(timeout=20)
+    began = time.monotonic()
+    while not all(map(gone, ranks)) and time.monotonic() - began < 20:
+        time.sleep(0.05)
+    assert all(map(gone, ranks))
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ ODD = dict(router_hidden_size=40, moe_intermediate_size=24, hidden_size=72, voca
            num_attention_heads=6, head_dim=10, partial_rotary_factor=0.6)
 SIZES = [("nano", {}, 3, 50), ("micro", {}, 2, 33), ("mini", dict(num_hidden_layers=3), 1, 20), ("micro", ODD, 3, 41),
          ("nano", dict(num_hidden_layers=1), 1, 1), ("nano", dict(tie_word_embeddings=False), 2, 7)]
+SIZES += [("micro", dict(num_hidden_layers=3, layer_types=kinds, sliding_window=window, rope_theta_sliding=1e4), 1, 400)
+          for kinds in (("hybrid", "hybrid_sliding", "hybrid"), ("hybrid_sliding",) * 3) for window in (16, 400)]
 
 
 def saved_bytes(model, tokens):
@@ -58,6 +60,8 @@ def test_activations_are_what_autograd_saves(preset, changes, batch, length, dty
     model.recompute = True
     planned = memory.activations(config, batch, length, dtype, recompute=True)
     inside = memory.layer_activations(config, batch, length, dtype)
+    if "hybrid_sliding" in config.layer_types and config.sliding_window < length:
+        inside += length**2 * account.bytes_of(dtype)   # the mask, as numbers
     assert planned - inside == saved_bytes(model, tokens)
     if config.num_hidden_layers > 3:
         assert planned < memory.activations(config, batch, length, dtype)
@@ -317,6 +321,7 @@ def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
     (lambda: schedule.schedule(ZayaConfig.preset("nano"), 0), "devices and answer_tokens"),
     (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, efficiency=1.5), "efficiency must lie in"),
     (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, price=-1), "price must not be negative"),
+    (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, price=float("inf")), "price must not be negative, and finite"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):

@@ -86,7 +86,7 @@ def mean_visited(fn, experts, tokens):
 def draw_matrix(draw):
     rows, columns = draw_a.size(draw, 1, 4), draw_a.size(draw, 1, 6)
     weight = draw_a.tensor(draw, rows, columns, dtype=torch.float32)
-    weight[0] *= draw_a.pick(draw, (1.0, 100.0, 0.001))          # one row far larger or smaller than the others
+    weight[0] *= draw_a.pick(draw, (1.0, 100.0, 0.001, 1e-6))          # one row far larger or smaller than the others
     if draw_a.flag(draw):
         weight[-1] = 0
     return dict(weight=weight)

@@ -4,7 +4,7 @@
 
 Each rank is a Python process of its own that imports the function and calls it. When one dies, those that wait for it
 notice (its connections close, or the timeout passes) and leave quietly; the launcher, who saw the exit codes, ends the
-rest and raises one error that names the rank.
+rest and raises one error that names the rank. A rank whose launcher has gone, however that came, goes too.
 """
 
 import importlib
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -46,7 +47,7 @@ def launch(command: list[str], ranks: int, folder: Path, port: int, quiet: bool 
     process does.
     """
     ways = [path for path in sys.path if path]   # they find what this process finds
-    shared = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MINIZAYA_LAUNCHED": "1",
+    shared = os.environ | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MINIZAYA_LAUNCHER": str(os.getpid()),
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(ways),
                            "TORCHELASTIC_USE_AGENT_STORE": "True"}
     shared.setdefault("OMP_NUM_THREADS", "1")    # or every rank would take all cores
@@ -58,6 +59,23 @@ def launch(command: list[str], ranks: int, folder: Path, port: int, quiet: bool 
             out |= dict(stdin=subprocess.DEVNULL, start_new_session=True)  # Ctrl-C reaches the launcher alone
             processes.append(subprocess.Popen(command, env=env, **out))
     return processes
+
+
+def leave_with_launcher() -> None:
+    """Called by a rank: ends this process at most half a second after the launcher has ended. torchrun sees to that itself.
+
+    trap: a launcher that is killed, or whose terminal is closed, ends nobody. Its ranks would train on, unseen, and write
+    into the run's folder beside whoever resumes it.
+    """
+    launcher = os.environ.get("MINIZAYA_LAUNCHER")
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(0.5)
+        os._exit(LOST)
+
+    if launcher:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def meeting_place():
@@ -145,6 +163,7 @@ def work(folder: Path) -> None:
     from torch import distributed as dist
 
     from . import parallel
+    leave_with_launcher()
     job = json.loads((folder / "job.json").read_text())
     module, _, function = job["target"].partition(":")
     parallel.join(job["timeout"])

@@ -62,11 +62,14 @@ def activations(config: ZayaConfig, batch: int, length: int, dtype: str = "float
     n, size, D, R, L = batch * length, account.bytes_of(dtype), config.hidden_size, config.router_hidden_size, config.num_hidden_layers
     # embedding before its scale, the last norm's input (a float32 stream) and result, the head's input; log-softmax; tokens
     ends = n * (3 * D * size + 4 * D + 4 + 4 * config.vocab_size + 8) + 4
+    # trap: a window is a mask, and attention makes numbers of it, a layer each
+    sliding = config.layer_types.count("hybrid_sliding") if length > (config.sliding_window or length) else 0
+    mask = length**2 * size
     if recompute:
-        return ends + n * (L * 4 * D + (L - 1) * R * size) + layer_activations(config, batch, length, dtype)
-    angles = length * config.rotary_dim * size                     # cosines and sines, shared by the layers
+        return ends + n * (L * 4 * D + (L - 1) * R * size) + layer_activations(config, batch, length, dtype) + mask * (sliding > 0)
+    angles = len(set(config.layer_types)) * length * config.rotary_dim * size   # cosines and sines, shared by layers of a kind
     unread = n * R * size if size < 4 else 0                       # nobody above reads the last router's state
-    return ends + L * layer_activations(config, batch, length, dtype) + angles - unread
+    return ends + L * layer_activations(config, batch, length, dtype) + sliding * mask + angles - unread
 
 
 def context_activations(config: ZayaConfig, batch: int, length: int, cp: int, dtype: str = "float32") -> int:

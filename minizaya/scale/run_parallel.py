@@ -9,6 +9,7 @@ A run that was saved by one layout goes on with any other.
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Returns 0 when the run is done, 130 when Ctrl-C stopped it, 1 when a rank failed; it can go on with --resume."""
     layout = Layout.parse(args.layout)
+    if not 0 < args.timeout < math.inf:
+        raise ValueError(f"--timeout must be above 0 seconds, got {args.timeout}")
     if "RANK" in os.environ:
         return work(args, layout)
     if layout.dp * layout.ep * layout.cp > 64:
@@ -52,9 +55,10 @@ def run(args) -> int:
     with tempfile.TemporaryDirectory() as name:
         store = launch.meeting_place()
         command = [sys.executable, "-m", "minizaya.scale.run_parallel", *flags(args)]
-        processes = launch.launch(command, layout.ranks, Path(name), store.port, quiet=False)
+        processes, asked = launch.launch(command, layout.ranks, Path(name), store.port, quiet=False), []
 
         def hand_on(signum, frame):
+            asked.append(True)
             processes[0].send_signal(signal.SIGINT)   # all ranks stop after the same step
             signal.signal(signal.SIGINT, before)      # a second Ctrl-C ends them
 
@@ -62,8 +66,12 @@ def run(args) -> int:
         try:
             launch.wait(processes, Path(name))
         except launch.RankFailed as failed:
+            if asked and failed.code == -signal.SIGINT:   # it was still importing, and had no ears
+                print(f"minizaya parallel: stopped; {state_of(args.out)}", file=sys.stderr)
+                return 130
             if failed.code != 2:
-                print(f"minizaya parallel: {failed}; {state_of(args.out)}", file=sys.stderr)
+                # trap: the bar of a rank that was killed leaves the cursor in the middle of its line
+                print(f"\nminizaya parallel: {failed}; {state_of(args.out)}", file=sys.stderr)
             elif failed.rank != 0:                    # 2: the input was wrong; what rank 0 says of it has been seen
                 print(f"minizaya parallel: {failed}", file=sys.stderr)
             return 2 if failed.code == 2 else 1
@@ -87,6 +95,7 @@ def state_of(folder: Path) -> str:
 
 def work(args, layout: Layout) -> int:
     """One rank's part."""
+    launch.leave_with_launcher()
     join(args.timeout)
     grid = Grid(layout)
     tokenizer, train_text, _ = run_train.material(args)
@@ -138,7 +147,7 @@ def main() -> int:
         if not launch.lost_peer(error):
             raise
         code = launch.LOST
-        if "MINIZAYA_LAUNCHED" not in os.environ:
+        if "MINIZAYA_LAUNCHER" not in os.environ:
             time.sleep(PATIENCE)   # torchrun ends us, and prints which rank it was. If nobody does, say what is known
             me = os.environ["RANK"]
             print(f"minizaya parallel: rank {me} lost another rank; {state_of(args.out)}", file=sys.stderr)

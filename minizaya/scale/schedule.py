@@ -9,6 +9,8 @@ The default is what the report's own storage estimate implies: 4,096 sequences o
 planning figure of theirs, rounded, and not a measured throughput; a price of $2 a GPU-hour is nobody's offer.
 """
 
+import math
+
 from ..config import ZayaConfig
 from ..rl import cascade
 from ..train import stages
@@ -43,8 +45,8 @@ def schedule(config: ZayaConfig, devices: int, on: str = "mi300x", efficiency: f
     efficiency = implied_efficiency() if efficiency is None else efficiency
     if not 0 < efficiency <= 1:
         raise ValueError(f"efficiency must lie in 0 < efficiency <= 1, got {efficiency!r}")
-    if not price >= 0:
-        raise ValueError(f"price must not be negative, got {price!r}")
+    if not 0 <= price < math.inf:
+        raise ValueError(f"price must not be negative, and finite, got {price!r}")
     if devices < 1 or (answer_tokens is not None and answer_tokens < 1):
         raise ValueError(f"devices and answer_tokens must be at least 1, got {devices} and {answer_tokens}")
     work = [(stage["name"], stage["tokens"], stage["context"], stage["tokens"] * training_flops(config, stage["context"]))

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..arch import balance
 from ..arch.model import Zaya
 from ..config import ZayaConfig
+from ..data import tokenizer as tokenizers
 from ..train import checkpoint as one_process
 from ..train.checkpoint import KEPT, latest, safetensors, write
 from .layout import rows_of
@@ -203,6 +204,19 @@ def load(checkpoint: str | Path, model, optimizer, balancer, grid: Grid) -> dict
             value.copy_(parts.whole(name))
     balancer.load_state_dict({name: parts.whole(f"balancer/{name}") for name in balancer.state_dict()})
     return parts.info
+
+
+def load_model(folder: str | Path):
+    """(model, tokenizer) of a run's newest checkpoint, or of one checkpoint's folder, whichever command made it.
+
+    Raises FileNotFoundError or ValueError as `train.checkpoint.load_model`.
+    """
+    newest = latest(folder) or Path(folder)
+    try:
+        info = read_info(newest)
+    except (FileNotFoundError, ValueError):
+        return one_process.load_model(folder)   # also for a better error
+    return read_model(newest), tokenizers.from_dict(info["tokenizer"])
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from ..data import tokenizer as tokenizers
 from .optim import load_named_state, named_state
 
 FORMAT = "minizaya-run-1"
+WRITERS = {FORMAT: "train", "minizaya-sharded-1": "parallel"}   # format -> the command whose run it is
 KEPT = re.compile(r"checkpoint-(\d{8,})")
 
 
@@ -116,7 +117,10 @@ def read_info(checkpoint: str | Path, written_as: str = FORMAT) -> dict:
         info = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: not a JSON document") from error
-    if not isinstance(info, dict) or info.get("format") != written_as:
+    made = info.get("format") if isinstance(info, dict) else None
+    if made in WRITERS and made != written_as:
+        raise ValueError(f"{path} belongs to a run of `python -m minizaya {WRITERS[made]}`; this reads those of `{WRITERS[written_as]}`")
+    if made != written_as:
         raise ValueError(f"{path} is not a checkpoint of this program: format must be {written_as!r}")
     return info
 
