@@ -213,6 +213,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("slots", "size"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
+    if not args.host:  # trap: to a socket the empty name means every interface
+        raise ValueError("--host must name an address, got ''; 127.0.0.1 is this machine only, 0.0.0.0 every interface")
     if not 0 <= args.port < 65536:
         raise ValueError(f"port must lie in 0..65535, got {args.port}")
     torch.set_num_threads(max(1, torch.get_num_threads()))

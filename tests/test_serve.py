@@ -12,6 +12,7 @@ import torch
 
 from kill_pipeline import TOKENIZER, tiny_model
 from minizaya import zoo
+from minizaya.__main__ import main
 from minizaya.data import tasks
 from minizaya.infer.engine import Engine
 from minizaya.infer.endpoint import Endpoint
@@ -670,3 +671,14 @@ def test_the_command(tmp_path):
         assert process.wait(timeout=20) == 0
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--host", ""], ["--host must name an address"]),
+], ids=["host"])
+def test_flags_that_cannot_be(capsys, monkeypatch, flags, says):
+    """Exit code 2, and one line."""
+    monkeypatch.setattr("minizaya.serve.Server.__enter__", lambda server: server.server_close() or 1 / 0)  # or it would serve for ever
+    assert main(["serve", "--port", "0", *flags]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("minizaya serve: ") and all(part in line for part in says)
