@@ -226,7 +226,10 @@ def run(args: argparse.Namespace) -> int:
         model, tokenizer = zoo.open_model(args.model)
         own = None
     form = ChatFormat(tokenizer, own) if args.format == "chat" else TaskFormat(tokenizer)
-    service = Service(model, tokenizer, args.slots, args.size)
+    try:
+        service = Service(model, tokenizer, args.slots, args.size)
+    except MemoryError as error:
+        raise ValueError(f"--slots {args.slots} and --size {args.size}: {error}") from None
     with Server(service, form, args.model, args.host, args.port) as server:
         print(f"{args.model} at {server.url}; caches take {service.bytes / 2**20:.0f} MiB; Ctrl-C stops", file=sys.stderr)
         try:

@@ -675,7 +675,10 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("flags, says", [
     (["--host", ""], ["--host must name an address"]),
-], ids=["host"])
+    (["--size", "100000000000"], ["--size 100000000000", "--slots 64", " bytes"]),
+    (["--size", "9" * 30, "--slots", "2"], ["--size " + "9" * 30, "--slots 2", " bytes"]),
+    (["--slots", "9" * 18], ["--size 1024", "--slots " + "9" * 18, " bytes"]),
+], ids=["host", "size", "longer than 64 bits", "slots"])
 def test_flags_that_cannot_be(capsys, monkeypatch, flags, says):
     """Exit code 2, and one line."""
     monkeypatch.setattr("minizaya.serve.Server.__enter__", lambda server: server.server_close() or 1 / 0)  # or it would serve for ever

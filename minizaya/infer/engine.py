@@ -67,7 +67,7 @@ class Engine:
     """Decodes at most `slots` sequences at a time, of at most `size` tokens each, prompt and answer together.
 
     `bytes` is what the caches take: `SlotCache.bytes`, and as much again for at most `joining` prompts being read.
-    Raises ValueError for numbers below 1.
+    Raises ValueError for numbers below 1, MemoryError where there is no memory for the caches.
     """
 
     def __init__(self, model: Zaya, slots: int = 64, size: int = 1024, joining: int = 16):
@@ -77,7 +77,10 @@ class Engine:
         weight = model.embed.weight
         self.model, self.slots, self.size, self.joining = model, slots, size, min(joining, slots)
         self.bytes = SlotCache.bytes(model.config, slots + self.joining, size, weight.element_size())
-        self.cache = SlotCache(model.config, slots, size, weight.dtype, weight.device)
+        try:
+            self.cache = SlotCache(model.config, slots, size, weight.dtype, weight.device)
+        except (RuntimeError, TypeError):  # torch's words for no memory, and for a size beyond 64 bits
+            raise MemoryError(f"the caches take {self.bytes} bytes, and there is no memory for them") from None
         self.waiting: deque[Request] = deque()
         self.active: list[Request] = []           # active[i] is in slot i
         self.done: dict[int, Completion] = {}
