@@ -29,10 +29,11 @@ from . import zoo
 from .data import template
 from .infer import protocol
 from .infer.checks import Wrong, brief
+from .infer.connections import PatientServer
 from .infer.formats import ChatFormat, TaskFormat, read_text
 from .infer.service import Answer, Busy, Service
 from .infer.telling import Telling
-from .infer.wire import JsonHandler, PatientServer
+from .infer.wire import JsonHandler
 from .scale.weights import add_weight_arguments, open_weights
 
 METHODS = {"/health": "GET", "/v1/health": "GET", "/v1/models": "GET", "/v1/chat/completions": "POST"}

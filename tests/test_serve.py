@@ -17,12 +17,13 @@ from minizaya.data import tasks
 from minizaya.infer.engine import Engine
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.formats import TaskFormat, TaskReader
+from minizaya.infer.connections import MOST_CONNECTIONS
 from minizaya.infer.generate import generate
 from minizaya.infer.protocol import Wrong, read_request
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 from minizaya.infer.service import Busy, Service
 from minizaya.infer.telling import held_back
-from minizaya.infer.wire import LARGEST_BODY, MOST_CONNECTIONS
+from minizaya.infer.wire import LARGEST_BODY
 from minizaya.serve import Handler, Server
 
 openai = pytest.importorskip("openai")
@@ -434,7 +435,7 @@ def test_connections_are_bounded(reasoner):
 def test_the_bound_leaves_files_for_others(monkeypatch):
     """And it leaves room for all whom a service of 64 slots and 256 waiting places can answer, where it can."""
     for files, most in ((300, 150), (10**6, MOST_CONNECTIONS)):
-        monkeypatch.setattr("minizaya.infer.wire.files_allowed", lambda: files)
+        monkeypatch.setattr("minizaya.infer.connections.files_allowed", lambda: files)
         server = Server(None, None, "unused")
         server.server_close()
         assert server.most == most
