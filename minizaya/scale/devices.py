@@ -22,7 +22,8 @@ GOOD_GEMM = 200e9  # FLOPs from which a product reaches the best rate
 
 @dataclass(frozen=True)
 class Device:
-    """memory: bytes. bandwidth: bytes a second, peak. flops: bfloat16 FLOPs a second, dense peak."""
+    """memory: bytes. bandwidth: bytes a second, peak. flops: bfloat16 FLOPs a second, dense peak, whatever the type asked for;
+    of the laptop, which has no bfloat16, float32."""
 
     memory: float
     bandwidth: float

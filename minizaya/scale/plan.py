@@ -72,7 +72,8 @@ def table(figures: dict) -> str:
         own = held[name]
         lines.append(f"  {label:14}own {own['own'] / 1e9:5.2f} GB, {own['scratch'] / 1e9:5.2f} more while the prompt is read; "
                      f"pages {own['pages_of_a_token'] / 1e9:5.2f} GB for a token, {own['pages_at_most'] / 1e9:5.2f} at most")
-    lines += ["", f"decoding at context {figures['context']:,}: the device does {device['ridge']:,.0f} FLOPs in the time of a byte", ""]
+    fewer = "" if figures["dtype"] == "bfloat16" or device["name"] == "laptop" else " (bfloat16; fewer in wider types)"
+    lines += ["", f"decoding at context {figures['context']:,}: the device does {device['ridge']:,.0f} FLOPs{fewer} in the time of a byte", ""]
     for many, at in decode["batches"].items():
         slow = "memory" if at["memory_seconds"] > at["arithmetic_seconds"] else "arithmetic"
         lines.append(f"  batch {many:>5}{at['tokens_per_second']:>14,.0f} tokens/s at most, bound by {slow}")
