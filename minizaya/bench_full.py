@@ -11,7 +11,7 @@ What is measured, all in one run, in turns, so that a machine that slows down sl
 
 trap: `transformers` is not run whole. Two small models of full width, with one layer and with three, are timed in turns, and
 a layer's share is multiplied by the number of layers. Its head and the reading from disk are left out, in its favour. Its
-tokens visit the experts that ours do: routers of their own send them to half as many, which are read in half the time.
+tokens visit the experts that ours do: random routers of its own would visit fewer, and fewer are read in less time.
 
 On a CPU with AVX-512 BF16, `transformers` multiplies bfloat16 natively. To see a CPU without it on the same machine:
 

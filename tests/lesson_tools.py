@@ -74,13 +74,18 @@ def checks(source):
     return found
 
 
+def next_code(notebook, index):
+    """The index of the next code cell. After an exercise's stub that is the one with its checks."""
+    return next(i for i in range(index + 1, len(notebook.cells)) if notebook.cells[i].cell_type == "code")
+
+
 def exercises(notebook):
     """The `Exercise`s of a lesson, in order. Raises ValueError where the markup is not as the module says."""
     found = []
     for index, cell in enumerate(notebook.cells):
         for id in tagged(cell, "exercise"):
             (stub,) = ast.parse(cell.source).body
-            after = next(c for c in notebook.cells[index + 1:] if c.cell_type == "code")
+            after = notebook.cells[next_code(notebook, index)]
             pairs = checks(after.source)
             if {name for _, name in pairs} != {stub.name}:
                 raise ValueError(f"the cell after exercise {id} must check {stub.name} and nothing else, got {pairs}")
@@ -94,11 +99,6 @@ def exercises(notebook):
     return found
 
 
-def check_cell(notebook, exercise):
-    """The index of the cell with an exercise's checks, the next code cell."""
-    return next(i for i in range(exercise.cell + 1, len(notebook.cells)) if notebook.cells[i].cell_type == "code")
-
-
 def solved(notebook):
     """A copy with every answer in place of its stub, of which nothing is left but imports, answers and checks.
 
@@ -108,7 +108,7 @@ def solved(notebook):
     cells = [code_cells(copy)[0]]
     for exercise in exercises(notebook):
         copy.cells[exercise.cell].source = exercise.answer
-        cells += [copy.cells[exercise.cell], copy.cells[check_cell(notebook, exercise)]]
+        cells += [copy.cells[exercise.cell], copy.cells[next_code(notebook, exercise.cell)]]
     copy.cells = cells
     return copy
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from lesson_tools import (LESSONS, PATHS, ROOT, SLOW_MACHINE, check_cell, code_cells, execute, exercises, function, printed, read,
+from lesson_tools import (LESSONS, PATHS, ROOT, SLOW_MACHINE, code_cells, execute, exercises, function, next_code, printed, read,
                           solved, words)
 
 import minizaya as mz
@@ -192,7 +192,7 @@ def test_defines_nothing_the_library_has(name):
 def test_only_checks_use_what_a_student_writes(name):
     """Other cells run before an exercise is solved, too; and they are skipped when the answers are run."""
     own = {exercise.name for exercise in EXERCISES[name]}
-    checks = {check_cell(NOTEBOOKS[name], exercise) for exercise in EXERCISES[name]}
+    checks = {next_code(NOTEBOOKS[name], exercise.cell) for exercise in EXERCISES[name]}
     for index, cell in enumerate(NOTEBOOKS[name].cells):
         if cell.cell_type == "code" and index not in checks:
             assert not own & {node.id for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}

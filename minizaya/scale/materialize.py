@@ -1,7 +1,7 @@
 """`python -m minizaya materialize PRESET DIR`: a checkpoint folder of random weights, to try a size without a download.
 
-    python -m minizaya materialize zaya1-8b /tmp/zaya8b        # 17.7 GB, a few minutes
-    python -m minizaya sample --weights /tmp/zaya8b --prompt "Hello" --max-new-tokens 20
+    python -m minizaya materialize zaya1-8b runs/zaya8b        # 17.7 GB, a few minutes
+    python -m minizaya sample --weights runs/zaya8b --prompt "Hello" --max-new-tokens 20
 
 Tensor by tensor: each is drawn, written and dropped, so the peak lies near the largest one (the embedding, 1.07 GB at 8B).
 Written aside and renamed, so the folder is whole or not there.

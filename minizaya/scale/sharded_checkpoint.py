@@ -26,13 +26,12 @@ from torch import Tensor
 from ..arch import balance
 from ..arch.model import Zaya
 from ..config import ZayaConfig
-from ..data import tokenizer as tokenizers
 from ..train import checkpoint as one_process
-from ..train.checkpoint import KEPT, latest, safetensors, write
+from ..train.checkpoint import KEPT, latest, safetensors, tokenizer_of, write
+from ..train.checkpoint import SHARDED as FORMAT
 from .layout import rows_of
 from .parallel import Grid
 
-FORMAT = "minizaya-sharded-1"
 
 
 def sharded(model, optimizer) -> dict[str, Tensor]:
@@ -216,7 +215,8 @@ def load_model(folder: str | Path):
         info = read_info(newest)
     except (FileNotFoundError, ValueError):
         return one_process.load_model(folder)   # also for a better error
-    return read_model(newest), tokenizers.from_dict(info["tokenizer"])
+    tokenizer = tokenizer_of(newest, info)
+    return read_model(newest), tokenizer
 
 
 @torch.no_grad()

@@ -46,7 +46,8 @@ def save(model: Zaya, folder: str | Path, layout: str = "minizaya", dtype: torch
 
     Raises ValueError for a folder that holds something, an unknown layout or type, or an ablation, which only "minizaya"
     has words for: before anything is written. ValueError for a number that `dtype` cannot hold, OSError when the disk
-    does not take it: nothing is left behind then. A process that is killed leaves a folder with ".writing-" in its name, and none with the final name that could be read.
+    does not take it: nothing is left behind then. A process that is killed leaves a folder with ".writing-" in its name,
+    and none with the final name that could be read.
     """
     state = model_state(model)
     kinds = {name: (tuple(tensor.shape), tensor.dtype if dtype is None else dtype) for name, tensor in state.items()}

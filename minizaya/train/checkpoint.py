@@ -28,8 +28,8 @@ from ..config import ZayaConfig
 from ..data import tokenizer as tokenizers
 from .optim import load_named_state, named_state
 
-FORMAT = "minizaya-run-1"
-WRITERS = {FORMAT: "train", "minizaya-sharded-1": "parallel"}   # format -> the command whose run it is
+FORMAT, SHARDED = "minizaya-run-1", "minizaya-sharded-1"   # the latter: `scale.sharded_checkpoint`'s
+WRITERS = {FORMAT: "train", SHARDED: "parallel"}           # format -> the command whose run it is
 KEPT = re.compile(r"checkpoint-(\d{8,})")
 
 
@@ -166,15 +166,21 @@ def load_model(folder: str | Path):
         raise ValueError(f"checkpoint must be a folder, got the file {folder}; give the folder that holds it")
     folder = latest(folder) or folder
     info = read_info(folder)
-    if "tokenizer" not in info:
-        raise ValueError(f"{folder / 'run.json'} names no tokenizer, so text cannot be read or written")
+    tokenizer = tokenizer_of(folder, info)
     try:
         config = ZayaConfig(**info["config"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'run.json'} holds no model config of this program: {error}") from error
     model = Zaya(config)
     load_weights(folder, model)
-    return model, tokenizers.from_dict(info["tokenizer"])
+    return model, tokenizer
+
+
+def tokenizer_of(checkpoint: Path, info: dict):
+    """The tokenizer that a `run.json` describes. Raises ValueError when it describes none."""
+    if "tokenizer" not in info:
+        raise ValueError(f"{checkpoint / 'run.json'} names no tokenizer, so text cannot be read or written")
+    return tokenizers.from_dict(info["tokenizer"])
 
 
 def load(checkpoint: str | Path, model: nn.Module, optimizer, balancer) -> dict:
