@@ -84,9 +84,9 @@ def table(figures: dict) -> str:
     lines += [f"  {' ' if f['ok'] else 'x'} {f['rule']:20.20} {f['what']:22}{f['said']}" for f in figures["sizing"]]
     costs = figures["schedule"]
     lines += ["", f"the report's stages at {costs['efficiency']:.1%} of peak FLOPs, {costs['price']:g} a device-hour", "",
-              f"  {'stage':18}{'tokens':>12}{'context':>10}{'days':>12}{'device-hours':>16}{'cost':>16}"]
+              f"  {'stage':18}{'tokens':>12}{'context':>10}{'days':>15}{'device-hours':>16}{'cost':>16}"]
     for row in costs["stages"]:
-        lines.append(f"  {row['stage']:18}{row['tokens']:>12.3g}{row['context']:>10,}{row['hours'] / 24:>12,.1f}"
+        lines.append(f"  {row['stage']:18}{row['tokens']:>12.3g}{row['context']:>10,}{row['hours'] / 24:>15,.1f}"
                      f"{row['device_hours']:>16,.0f}{row['cost']:>16,.0f}")
     return "\n".join(lines)
 
