@@ -70,7 +70,7 @@ lessons: $(VENV)/lessons.stamp
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) lessons
 
 # Two processes, a test file at a time each; one torch thread in each, since a product this small gains from no second
-# one. `$(PY) -m pytest tests/test_laws.py` runs a part.
+# one. `$(PY) -m pytest tests/laws/test_laws.py` runs a part.
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 

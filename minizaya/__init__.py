@@ -20,11 +20,11 @@ EXPORTS = {  # name -> where it lives: a module, or something in a module
     "generate": "infer.generate:generate",
     "RSAConfig": "infer.rsa:RSAConfig",
     "markovian_rsa": "infer.rsa:markovian_rsa",
-    "hub": "scale.hub",
+    "hub": "hub",
     "rl": "rl",
     "hip": "hip",
     "laws": "laws",
-    "zoo": "zoo",
+    "zoo": "hub.zoo",
 }
 __all__ = list(EXPORTS)
 

@@ -13,20 +13,20 @@ import sys
 from pathlib import Path
 
 COMMANDS = {
-    "doctor": ("minizaya.doctor", "what this machine has, and what each lesson needs"),
-    "demo": ("minizaya.train.demo", "train nano here and show what it learned"),
-    "train": ("minizaya.train.run_train", "train a model, or go on training it"),
-    "parallel": ("minizaya.scale.run_parallel", "train on several processes: data, expert, context parallel"),
-    "stages": ("minizaya.train.run_stages", "train a reasoner through all stages"),
-    "cascade": ("minizaya.rl.run_cascade", "reinforcement learning in four stages, from a shipped reasoner"),
-    "solve": ("minizaya.solve", "put held-out problems to a model"),
-    "serve": ("minizaya.serve", "a chat server on this machine, in the protocol of OpenAI"),
-    "sample": ("minizaya.sample", "let a trained model answer"),
-    "bench": ("minizaya.bench", "time this machine, and minizaya against transformers"),
-    "kernels": ("minizaya.hip.report", "the HIP kernels: registers, LDS, bytes and predicted time on MI300X"),
-    "plan": ("minizaya.scale.plan", "parameters, memory, arithmetic, time and cost of a preset"),
-    "materialize": ("minizaya.scale.materialize", "a checkpoint folder of random weights, of any preset"),
-    "lessons": ("minizaya.lessons", "check the exercises of the lessons"),
+    "doctor": ("minizaya.commands.doctor", "what this machine has, and what each lesson needs"),
+    "demo": ("minizaya.commands.demo", "train nano here and show what it learned"),
+    "train": ("minizaya.commands.train", "train a model, or go on training it"),
+    "parallel": ("minizaya.commands.parallel", "train on several processes: data, expert, context parallel"),
+    "stages": ("minizaya.commands.stages", "train a reasoner through all stages"),
+    "cascade": ("minizaya.commands.cascade", "reinforcement learning in four stages, from a shipped reasoner"),
+    "solve": ("minizaya.commands.solve", "put held-out problems to a model"),
+    "serve": ("minizaya.commands.serve", "a chat server on this machine, in the protocol of OpenAI"),
+    "sample": ("minizaya.commands.sample", "let a trained model answer"),
+    "bench": ("minizaya.commands.bench.command", "time this machine, and minizaya against transformers"),
+    "kernels": ("minizaya.commands.kernels", "the HIP kernels: registers, LDS, bytes and predicted time on MI300X"),
+    "plan": ("minizaya.commands.plan", "parameters, memory, arithmetic, time and cost of a preset"),
+    "materialize": ("minizaya.commands.materialize", "a checkpoint folder of random weights, of any preset"),
+    "lessons": ("minizaya.commands.lessons", "check the exercises of the lessons"),
 }
 
 

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ON_REQUEST = {"gyms"}  # extras too big for `make test`: pinned, but installed by hand
 EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ON_REQUEST}

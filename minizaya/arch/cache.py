@@ -58,7 +58,7 @@ class Cache:
         return room
 
     def ends(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        """`columns` and `delayed` of one layer, for whoever moves them on in place (`scale/step.py`)."""
+        """`columns` and `delayed` of one layer, for whoever moves them on in place (`native/step.py`)."""
         return self.columns[layer], self.delayed[layer]
 
     def held(self) -> Tensor:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .tokenizer import SPECIALS
+# the special tokens of every tokenizer here; `tokenizer` says what they are for
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
 class HFTokenizer:
@@ -24,7 +25,7 @@ class HFTokenizer:
             instance, {"<|im_start|>": "<start_of_turn>", "<|im_end|>": "<end_of_turn>", "<think>": "<unused0>",
             "</think>": "<unused1>"}. Texts use our names.
 
-    Raises ValueError if the file cannot be read, if a special token of `tokenizer.SPECIALS` is not in it, or if two of
+    Raises ValueError if the file cannot be read, if a special token of SPECIALS is not in it, or if two of
     the chat template's share one id; ModuleNotFoundError, with what to install, without the package.
     """
 

@@ -14,7 +14,7 @@ unless `allow_special=True`, which only code that builds the template should say
 import re
 from collections.abc import Iterable
 
-SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+from .hf_tokenizer import SPECIALS, HFTokenizer
 
 
 class Tokenizer:
@@ -155,8 +155,6 @@ def from_dict(data: dict):
     """The tokenizer that `to_dict` described, also that of `hf_tokenizer.HFTokenizer`. Raises ValueError for anything else."""
     kinds = {"byte": (ByteTokenizer, {"specials"}), "char": (CharTokenizer, {"specials", "alphabet", "unknown"})}
     if isinstance(data, dict) and data.get("kind") == "huggingface":
-        from .hf_tokenizer import HFTokenizer  # which imports this module
-
         return HFTokenizer.from_dict(data)
     if not isinstance(data, dict) or data.get("kind") not in kinds:
         raise ValueError(f"data must be a dict whose 'kind' is one of {sorted([*kinds, 'huggingface'])}, got {data!r}")

@@ -1,11 +1,17 @@
-"""The HIP kernels: building, launching, tracing, measuring, and using them inside the model (`Zaya(backend="hip")`)."""
+"""How the model runs on a GPU: the Python half of the HIP kernels in `kernels/`.
+
+In reading order: `build` (one source, four targets), `launch` (the same call on a CPU, an MI300X and an H100), `trace` (what a
+launch does to memory, access by access), `report` (what the machine code says of its cost), `ops` (the kernels as operators of
+torch, with gradients), `layers` (`Zaya(backend="hip")`), `ladder` and `tile` (lesson 14's steps, and one matrix instruction by hand).
+"""
 
 import importlib.util
 from functools import cache
 from types import ModuleType
 
 from .build import KERNELS, KernelError, NoCompiler, build, names
-from .launch import Launcher, launcher, order, recorded
+from .launch import Launcher, order, recorded, this_target
+from .trace import Tracer
 
 
 @cache
@@ -21,6 +27,14 @@ def kernel(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def launcher(target: str | None = None, wave: int | None = None, source: str | None = None) -> Launcher:
+    """The `Launcher` for a target (None: this machine's), kept. "trace" checks every access and keeps none."""
+    if target == "trace":
+        return Tracer(None, source, wave)
+    return Launcher(target or this_target(), wave, source)
 
 
 __all__ = ["KERNELS", "KernelError", "Launcher", "NoCompiler", "build", "kernel", "launcher", "names", "order", "recorded"]

@@ -6,21 +6,15 @@
                        `pip install ziglang`, or ROCm's own hipcc where there is one
     sm_90    nvcc      NVIDIA H100
 
-What was built is kept in `~/.cache/minizaya/kernels` (or under MINIZAYA_CACHE), under a name made from everything that
-went into it: sources, flags, compiler, and for this machine's own code its kind of processor.
+What was built is kept: see `native.compiler`.
 """
 
-import functools
-import hashlib
-import importlib.util
 import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from ..native import compiler as compilers
+from ..native.compiler import CompilerError, kept, run
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"     # beside the package; absent in a wheel
 TARGETS = ("cpu", "trace", "gfx942", "sm_90")
@@ -52,50 +46,19 @@ def names() -> list[str]:
     return [name for name in order if (KERNELS / name / f"{name}.hip").is_file()]
 
 
-def amd_tools() -> tuple[list[str], list[str]]:
-    """The commands (compiler, linker) that make code for AMD. Raises NoCompiler."""
-    for version in ("-19", "-20", "-21", "-22", ""):
-        if shutil.which(f"clang++{version}") and shutil.which(f"ld.lld{version}"):
-            return [f"clang++{version}"], [f"ld.lld{version}"]
-    if (rocm := Path("/opt/rocm/llvm/bin")).is_dir():
-        return [str(rocm / "clang++")], [str(rocm / "ld.lld")]
-    if importlib.util.find_spec("ziglang"):
-        zig = [sys.executable, "-m", "ziglang"]
-        return [*zig, "clang"], [*zig, "ld.lld"]
-    raise NoCompiler("no compiler for gfx942: `apt-get install clang-19 lld-19` or `pip install ziglang`")
-
-
 def compiler(target: str) -> list[str]:
     """The compiler's command for a target. Raises NoCompiler, or ValueError for an unknown target."""
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     if target == "gfx942":
-        return amd_tools()[0]
-    if target == "sm_90":
-        found = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-        if not found:
-            raise NoCompiler("no compiler for sm_90: nvcc of the CUDA toolkit is not on the path")
-        return [found]
-    found = shutil.which(os.environ.get("CXX", "g++"))
-    if not found:
-        raise NoCompiler("no C++ compiler: `apt-get install g++`")
-    return [found]
-
-
-@functools.cache
-def fingerprint(command: tuple[str, ...]) -> str:
-    """Which compiler this is, and on which processor."""
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
-    processor = platform.machine()
-    if Path("/proc/cpuinfo").exists():   # trap: -march=native code from another machine dies of illegal instructions
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    return version + processor
-
-
-def cache() -> Path:
-    root = Path(os.environ.get("MINIZAYA_CACHE") or Path.home() / ".cache" / "minizaya")
-    return root / "kernels"
+        found, wanted = (compilers.gfx942() or [None])[0], "`apt-get install clang-19 lld-19` or `pip install ziglang`"
+    elif target == "sm_90":
+        found, wanted = compilers.nvcc(), "nvcc of the CUDA toolkit is not on the path"
+    else:
+        found, wanted = compilers.cpp(), "`apt-get install g++`"
+    if found is None:
+        raise NoCompiler(f"no compiler for {target}: {wanted}")
+    return found
 
 
 def build(source: str | Path, target: str, wave: int | None = None) -> Path:
@@ -115,21 +78,17 @@ def build(source: str | Path, target: str, wave: int | None = None) -> Path:
     name, text = read_source(source)
     flags = FLAGS[target] + ([f"-DMZ_WAVE={wave or 64}"] if target in ("cpu", "trace") else [])
     headers = "".join(path.read_text() for path in sorted(KERNELS.glob("*.[hc]*")))
-    key = hashlib.sha256("\0".join([text, headers, *flags, fingerprint(tuple(command))]).encode()).hexdigest()[:16]
     suffix = {"gfx942": "hsaco", "sm_90": "cubin"}.get(target, "so")
-    out = cache() / f"{name}-{target}-{wave or 64}-{key}.{suffix}"
-    if out.exists():
-        return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:   # built aside, then renamed: never half a library
-        aside = Path(folder)
+    ingredients = [text, headers, *flags, *command, compilers.version(command) or ""]
+
+    def make(aside: Path) -> Path:
         path = source_file(source, name, text, aside)
-        make = {"gfx942": build_gfx942, "sm_90": build_sm_90}.get(target, build_cpu)
-        made = make(path, aside, command, flags, target)
-        if target == "gfx942":
-            made.with_suffix(".s").replace(out.with_suffix(".s"))
-        made.replace(out)
-    return out
+        return {"gfx942": build_gfx942, "sm_90": build_sm_90}.get(target, build_cpu)(path, aside, command, flags, target)
+
+    try:
+        return kept(f"kernels/{name}-{target}-{wave or 64}.{suffix}", ingredients, make, (".s",) if target == "gfx942" else ())
+    except CompilerError as error:
+        raise KernelError(str(error)) from None
 
 
 def read_source(source: str | Path) -> tuple[str, str]:
@@ -163,35 +122,27 @@ def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str], tar
 
 def runtime(part: str, command: list[str], flags: list[str]) -> Path:
     """fibers.o or trace.o, shared by all kernels."""
-    text = "".join((KERNELS / name).read_text() for name in (f"{part}.cpp", "fibers.h"))
-    key = hashlib.sha256("\0".join([text, *flags, fingerprint(tuple(command))]).encode()).hexdigest()[:16]
-    out = cache() / f"{part}-{key}.o"
-    if not out.exists():
-        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-            made = Path(folder) / "part.o"
-            optimised = ["-O2" if flag == "-O1" else flag for flag in flags]
-            run([*command, *optimised, "-c", KERNELS / f"{part}.cpp", "-o", made])
-            made.replace(out)
-    return out
+    texts = [(KERNELS / name).read_text() for name in (f"{part}.cpp", "fibers.h")]
+    optimised = ["-O2" if flag == "-O1" else flag for flag in flags]
+
+    def make(aside: Path) -> Path:
+        run([*command, *optimised, "-c", KERNELS / f"{part}.cpp", "-o", aside / "part.o"])
+        return aside / "part.o"
+
+    return kept(f"kernels/{part}.o", [*texts, *flags, *command, compilers.version(command) or ""], make)
 
 
 def build_gfx942(path: Path, aside: Path, command: list[str], flags: list[str], target: str) -> Path:
     """Source to listing, listing to object, object to code object: the listing is what students read."""
     run([*command, *flags, "-I", KERNELS, "-S", path, "-o", aside / "kernel.s"])
     run([*command, *ASSEMBLE, aside / "kernel.s", "-o", aside / "kernel.o"])
-    run([*amd_tools()[1], "-shared", aside / "kernel.o", "-o", aside / "kernel.hsaco"])
+    run([*compilers.gfx942()[1], "-shared", aside / "kernel.o", "-o", aside / "kernel.hsaco"])
     return aside / "kernel.hsaco"
 
 
 def build_sm_90(path: Path, aside: Path, command: list[str], flags: list[str], target: str) -> Path:
     run([*command, *flags, "-I", KERNELS, path, "-o", aside / "kernel.cubin"])
     return aside / "kernel.cubin"
-
-
-def run(command: list) -> None:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    if done.returncode:
-        raise KernelError(f"the compiler refused: {' '.join(map(str, command))}\n{done.stderr.strip()}")
 
 
 def build_all(targets=("cpu", "gfx942"), workers: int | None = None) -> dict[tuple[str, str], Path]:

@@ -10,9 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import kernel
+from . import kernel, launcher
 from .build import KERNELS, NoCompiler, build, compiler
-from .launch import Launcher, launcher
+from .launch import Launcher
 from .report import BANDWIDTH, metadata
 from .trace import Tracer, traced
 

@@ -59,16 +59,6 @@ def this_target() -> str:
     return "gfx942" if torch.version.hip else "sm_90"
 
 
-@functools.cache
-def launcher(target: str | None = None, wave: int | None = None, source: str | None = None) -> "Launcher":
-    """The `Launcher` for a target (None: this machine's), kept. "trace" checks every access and keeps none."""
-    if target == "trace":
-        from .trace import Tracer
-
-        return Tracer(None, source, wave)
-    return Launcher(target or this_target(), wave, source)
-
-
 class Launcher:
     """Builds kernels when they are first needed, and launches them on one target.
 

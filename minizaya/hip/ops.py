@@ -14,6 +14,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..arch.experts import experts_grouped
 from . import kernel, launcher, names
 from .build import KernelError, NoCompiler, build, compiler
 from .launch import this_target
@@ -258,8 +259,6 @@ def _save_moe(ctx, inputs, output) -> None:
 
 
 def _moe_backward(ctx, gradient):
-    from ..arch.experts import experts_grouped      # the loop's fast twin
-
     x, routes, gates, gate_up, down = ctx.saved_tensors
     with torch.enable_grad():
         leaves = [leaf.detach().requires_grad_() for leaf in (x, gates, gate_up, down)]

@@ -1,4 +1,4 @@
-"""What a kernel costs on MI300X, read off its machine code: the command `kernels`.
+"""What a kernel costs on MI300X, read off its machine code.
 
 Registers, LDS, scratch and spills come from the metadata that the compiler writes beside the code. Occupancy follows from
 them. The predicted time is the roofline's: the slower of moving the fewest possible bytes at 4.33 TB/s (measured by others;
@@ -6,12 +6,10 @@ the sheet says 5.3) and computing at the sheet's peak, both at ZAYA1-8B's size w
 cost of a launch. No MI300X has been at hand to compare.
 """
 
-import json
 import re
-import sys
 
 from . import kernel, names
-from .build import KERNELS, NoCompiler, build, build_all, compiler
+from .build import KERNELS, NoCompiler, build, compiler
 
 BANDWIDTH = 4.33e12                       # bytes/s of HBM in practice
 PEAK = {"bf16": 1307e12, "f32": 163e12}   # FLOP/s of the matrix cores; float32 vectors have the same 163
@@ -102,78 +100,3 @@ def declared(source: str) -> list[str]:
             filled = dict(zip(macros[call][0], re.split(r",\s*", arguments)))
             found += ["".join(filled.get(part, part) for part in pattern.split("##")) for pattern in macros[call][1]]
     return found
-
-
-# ---- the command -----------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser) -> None:
-    parser.add_argument("name", nargs="?", choices=names() or None, help="one kernel only")
-    parser.add_argument("--build", action="store_true", help="build all of them, for the CPU and for MI300 (gfx942)")
-    parser.add_argument("--trace", action="store_true", help="run the example on the CPU and count what it moves")
-    parser.add_argument("--figure", metavar="FILE", help="with --trace: draw who touches what into FILE")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def run(args) -> int:
-    if not names():
-        raise ValueError("the folder `kernels` is not beside the package: install from a checkout (pip install -e .)")
-    if args.build:
-        built(args.name)
-    if args.trace or args.figure:
-        return trace(args)
-    found = rows(args.name)
-    if found[0]["hsaco"] is None:
-        print("no compiler for gfx942, so no registers: `apt-get install clang-19 lld-19`", file=sys.stderr)
-    if args.json:
-        print(json.dumps(found))
-        return 0
-    print(f"{'kernel':34}{'VGPR':>6}{'LDS':>7}{'scratch':>8}{'spills':>7}{'waves':>6}{'MFMA':>6}{'MB':>9}{'FLOP/B':>8}{'us':>9}")
-    for row in found:
-        cells = [("-" if row[key] is None else row[key]) for key in ("vgpr", "lds", "scratch", "spills", "occupancy", "mfma")]
-        us = "-" if row["predicted_us"] is None else f"{row['predicted_us']:.1f}"
-        print(f"{row['name']:34}{cells[0]:>6}{cells[1]:>7}{cells[2]:>8}{cells[3]:>7}{cells[4]:>6}{cells[5]:>6}"
-              f"{row['bytes'] / 1e6:>9.2f}{row['intensity']:>8}{us:>9}")
-    print(f"\nat ZAYA1-8B's size, {TOKENS} tokens, on MI300X; waves: per SIMD, of 8; us: the roofline's lower bound")
-    return 0
-
-
-def built(only: str | None) -> None:
-    """Builds for every target that this machine has a compiler for, and says which it has not."""
-    targets = []
-    for target in ("cpu", "gfx942"):
-        try:
-            compiler(target)
-            targets.append(target)
-        except NoCompiler as error:
-            print(error, file=sys.stderr)
-    done = [build(only, target) for target in targets] if only else build_all(targets)
-    print(f"built {len(done)} libraries for {' and '.join(targets) or 'nothing'}", file=sys.stderr)
-
-
-def trace(args) -> int:
-    """The three measures of each tensor, counted access by access."""
-    import torch
-
-    from .trace import traced
-
-    documents = []
-    for name in [args.name] if args.name else names():
-        with traced() as found:
-            module = kernel(name)
-            module.launch(found.launcher, *module.example(torch.bfloat16), **getattr(module, "TRACED", {}))
-        documents.append(dict(name=name, asked=found.asked, moved=found.moved, least=found.least,
-                              conflicts=round(found.conflicts(), 3), tensors=found.table()))
-        if args.figure:
-            from ..plots.hip_kernels import traffic
-
-            traffic(found).savefig(args.figure)
-    if args.json:
-        print(json.dumps(documents))
-        return 0
-    for row in documents:
-        print(f"{row['name']}: {row['moved']} bytes moved, {row['least']} at least ({row['moved'] / row['least']:.2f}); LDS takes "
-              f"{row['conflicts']} times the cycles it would without bank conflicts")
-        for t in row["tensors"]:
-            print(f"    {t['kernel']:32} {t['dtype']:9}{str(tuple(t['shape'])):18} moved {t['moved']:>9}, at least {t['least']:>9}")
-    return 0

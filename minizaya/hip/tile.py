@@ -1,6 +1,6 @@
 """One matrix instruction of MI300 by hand: which of its 64 lanes holds what, for D = A B with A (32, 8) and B (8, 32), bfloat16.
 
-The tables of `kernels/mfma.h` in torch, for lesson 14; `tests/test_hip_lesson.py` holds both to each other.
+The tables of `kernels/mfma.h` in torch, for lesson 14; `tests/lessons/test_hip_lesson.py` holds both to each other.
 """
 
 from einops import rearrange

@@ -7,7 +7,7 @@ from ..arch.block import Block
 from ..arch.cache import Cache
 from ..arch.model import Zaya
 from ..infer import generate as lib
-from ..scale import account
+from ..plan import account
 from . import strategies as draw_a
 from . import textbook
 from .core import Broken, expect, finite, law, parts, require

@@ -3,7 +3,7 @@
 import torch
 
 from ..arch import cca
-from ..scale import context_parallel, expert_parallel
+from ..parallel import context_parallel, expert_parallel
 from . import strategies as draw_a
 from .core import expect, expect_trainable, law, require
 

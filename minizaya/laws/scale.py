@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..arch.model import Zaya
-from ..scale import account, devices, matmul
+from ..plan import account, devices
+from ..native import matmul
 from . import strategies as draw_a
 from .core import Broken, finite, law, require
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arch.attention import causal_mask, locate, rope
 from ..arch.cca import CCA, convolve, qk_mean, qk_norm
-from ..scale import attention_cost
+from ..plan import attention_cost
 from ..studies import cca_ablation, phone_book
 from .style import BLUE, COLOR, GREEN, ORANGE, WIDTH, styled
 

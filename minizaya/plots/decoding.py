@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import torch
 
-from .. import zoo
+from ..hub import zoo
 from ..infer.sample import min_p_mask, probabilities, top_p_mask
 from .style import GREY, ORANGE, PURPLE, WIDTH, styled
 

@@ -5,7 +5,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..config import PRESETS, ZayaConfig
-from ..scale import account, devices
+from ..plan import account, devices
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
 
 GB = 1e9

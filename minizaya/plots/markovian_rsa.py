@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 
 from ..config import ZayaConfig
 from ..infer.rsa import RSAConfig, stream_of, subsets
-from ..scale.account import kv_bytes_per_token
+from ..plan.account import kv_bytes_per_token
 from ..studies import recorded
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
 

@@ -1,4 +1,4 @@
-"""The picture of lesson 06: the data flow of one layer. (Its loss curve is `train.picture`.)"""
+"""The picture of lesson 06: the data flow of one layer. (Its loss curve is `plots.picture`.)"""
 
 import matplotlib.pyplot as plt
 

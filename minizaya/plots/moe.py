@@ -5,7 +5,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..config import ZayaConfig
-from ..scale import account
+from ..plan import account
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 # the account's fine parts, gathered into the five that a lesson names
@@ -20,7 +20,7 @@ LABEL = {"embedding": "embedding and head", "residual": "norms, residual scaling
 
 
 def gather(parts: dict[str, float]) -> dict[str, float]:
-    """The figures of `scale.account` summed into the five parts of PARTS."""
+    """The figures of `plan.account` summed into the five parts of PARTS."""
     return {name: sum(parts.get(fine, 0) for fine in group) for name, group in PARTS.items()}
 
 

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import torch
 
-from ..scale.context_parallel import chunk_lengths, halo_plan
+from ..parallel.context_parallel import chunk_lengths, halo_plan
 from ..studies import recorded
 from .style import BLACK, COLOR, EXPERTS, GREY, ORANGE, WIDTH, styled
 

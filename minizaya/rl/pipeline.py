@@ -14,10 +14,8 @@ Sources: PipelineRL (arXiv 2509.19128); ZAYA1-8B report, section IV-B.
 """
 
 import json
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,96 +25,11 @@ from ..arch.model import Zaya
 from ..train import checkpoint
 from ..train.loop import interrupts
 from .buffer import Shelf
-from .generator import Generator, draw_aggregation, draw_problem, verified
-from .learner import Learner, LearnerConfig
-from .mismatch import low_precision
+from .learner import Learner
+from .processes import GeneratorSide, Helper, Job, checkpoint_into
 
 SYNC = 2       # updates between two publications of the weights
 STALENESS = 2  # updates that an answer may be behind
-
-
-@dataclass
-class Job:
-    """One stage of RL, as both sides need to know it. Plain values: it crosses to another process.
-
-    updates: to make. groups, group: problems a batch, answers a problem. scheduler: chooses tasks and difficulties
-    (`curriculum.Scheduler`). aggregation: share of the problems asked as aggregation prompts, made from `records`.
-    learner: a `LearnerConfig`. judge, min_p, threshold: see `Generator`; judge must be a function of a module. precision:
-    None, or (kind, float32_ops) of `mismatch.low_precision` for the generator. seed: of everything.
-    """
-
-    updates: int
-    scheduler: object
-    learner: LearnerConfig
-    groups: int = 12
-    group: int = 16
-    aggregation: float = 0.0
-    records: list | None = None
-    judge: Callable[[dict, str], float] = verified
-    min_p: float = 0.0
-    threshold: float = 0.02
-    slots: int = 256
-    size: int = 768
-    precision: tuple | None = None
-    seed: int = 0
-
-
-class GeneratorSide:
-    """Makes batches and puts them on the shelf. On a restart it goes on after the newest batch that is there."""
-
-    def __init__(self, job: Job, model: Zaya, tokenizer, shelf: Shelf):
-        self.job, self.tokenizer, self.shelf, self.model = job, tokenizer, shelf, model
-        info = shelf.newest_info()
-        self.number = 0 if info is None else info["number"] + 1
-        if info is not None:
-            job.scheduler.load_state(info["scheduler"])
-        self.generator, self.version = None, None
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Loads the newest weights, if there are newer ones."""
-        version = self.shelf.weights()
-        if version is None or version == self.version:
-            return
-        try:
-            state = self.shelf.read_weights(version)
-        except FileNotFoundError:
-            return  # replaced by newer ones just now
-        checkpoint_into(self.model, state)
-        job, engine_model = self.job, self.model
-        if job.precision:
-            engine_model = low_precision(self.model, *job.precision)
-        if self.generator is None:
-            self.generator = Generator(engine_model, self.tokenizer, job.group, job.slots, job.size, job.min_p, job.judge,
-                                       job.threshold)
-        self.generator.load(engine_model.state_dict(), version)
-        self.version = version
-
-    def make(self, in_flight: bool = False) -> dict:
-        """One batch. Returns its facts: number, pass rate by task and difficulty, tokens."""
-        job = self.job
-        rng = random.Random(f"batch/{job.seed}/{self.number}")
-        asked = []
-        for name, difficulty in job.scheduler.draw(job.groups):
-            if rng.random() < job.aggregation:
-                asked.append(draw_aggregation(job.records, rng))
-            else:
-                asked.append(draw_problem(name, difficulty, rng))
-        # kinder to the other process: look for new weights now and then, not at every token
-        steps = iter(range(10**9))
-        refresh = (lambda: self.refresh() if next(steps) % 16 == 0 else None) if in_flight else None
-        rollouts = self.generator.answer(asked, seed=job.seed * 1_000_003 + self.number, refresh=refresh)
-        rates = []
-        for i, problem in enumerate(asked):
-            rewards = [r.reward for r in rollouts[i * job.group: (i + 1) * job.group]]
-            if problem["kind"] == "problem":
-                job.scheduler.update(problem["task"], problem["difficulty"], rewards)
-            rates.append([problem["task"], problem["difficulty"], problem["kind"], round(sum(rewards) / len(rewards), 4)])
-        info = {"number": self.number, "rates": rates, "levels": dict(job.scheduler.levels),
-                "scheduler": job.scheduler.state(), "flags": sum(bool(r.flags) for r in rollouts), "tokens": sum(len(r.tokens) for r in rollouts)}
-        self.shelf.put(self.number, rollouts, self.model.config.num_experts, info)
-        self.number += 1
-        return info
 
 
 class TrainerSide:
@@ -190,16 +103,6 @@ class NoBalancer:
         pass
 
 
-def checkpoint_into(model: Zaya, state: dict) -> None:
-    """Copies published weights into a model. Raises ValueError when they are of another one."""
-    wanted = checkpoint.model_state(model)
-    if state.keys() != wanted.keys():
-        raise ValueError(f"the weights do not fit the model: {sorted(state.keys() ^ wanted.keys())[:3]}")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            wanted[name].copy_(tensor)
-
-
 def run(job: Job, model: Zaya, tokenizer, folder: str | Path, keep: dict | None = None, processes: int = 1,
         watch: Callable[[dict], None] | None = None, bar: bool = True) -> bool:
     """Trains `model` in place for `job.updates` updates, or goes on where a run in `folder` was stopped.
@@ -225,7 +128,6 @@ def run(job: Job, model: Zaya, tokenizer, folder: str | Path, keep: dict | None 
                 time.sleep(0.05)
             generator = GeneratorSide(job, Zaya(model.config), tokenizer, shelf)
         else:
-            from .processes import Helper
             generator, helper = None, Helper(job, model.config, tokenizer, folder / "shelf")
         with interrupts() as stop, tqdm(total=job.updates, initial=trainer.updates, desc="rl", unit="update",
                                         disable=not bar) as line:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .. import zoo
+from ..hub import zoo
 from ..rl import cascade
 
 SETTING = {"model": "nano-reasoner", "problems": 100, "seeds": 3, "processes": 2,

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from ..scale.weights import home
+from ..hub.weights import home
 
 SETTING = {"preset": "zaya1-8b", "layout": "any", "prompt": 128, "pairs": 5,
            "OMP_WAIT_POLICY": "ACTIVE"}  # two threads that sleep between products wake up late where others work, too

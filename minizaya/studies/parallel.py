@@ -1,6 +1,6 @@
 """Several processes: how far each layout is from one process, who sends what to whom, and a halo left out.
 
-The jobs, which `scale.launch.run_job` starts by name on every rank, stand below `one`.
+The jobs, which `parallel.launch.run_job` starts by name on every rank, stand below `one`.
 """
 
 import os
@@ -11,12 +11,12 @@ import torch.distributed as dist
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
-from ..scale import context_parallel, equality
-from ..scale.expert_parallel import slice_of
-from ..scale.launch import run_job
-from ..scale.parallel import Grid, Layout, forward, parallelize, split_batch
-from ..scale.parallel_trainer import ParallelTrainer
-from ..scale.traffic import Traffic
+from ..parallel import context_parallel, equality
+from ..parallel.expert_parallel import slice_of
+from ..parallel.launch import run_job
+from ..parallel.grid import Grid, Layout, forward, parallelize, split_batch
+from ..parallel.trainer import ParallelTrainer
+from ..parallel.traffic import Traffic
 from ..train.loop import Recipe
 from ..train.sources import Batch
 

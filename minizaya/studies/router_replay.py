@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .. import zoo
+from ..hub import zoo
 from ..data import tasks
 from ..rl import cascade
 from ..rl.generator import Generator, draw_problem

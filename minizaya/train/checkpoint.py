@@ -28,7 +28,7 @@ from ..config import ZayaConfig
 from ..data import tokenizer as tokenizers
 from .optim import load_named_state, named_state
 
-FORMAT, SHARDED = "minizaya-run-1", "minizaya-sharded-1"   # the latter: `scale.sharded_checkpoint`'s
+FORMAT, SHARDED = "minizaya-run-1", "minizaya-sharded-1"   # the latter: `parallel.sharded_checkpoint`'s
 WRITERS = {FORMAT: "train", SHARDED: "parallel"}           # format -> the command whose run it is
 KEPT = re.compile(r"checkpoint-(\d{8,})")
 

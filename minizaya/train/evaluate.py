@@ -1,12 +1,21 @@
 """Honest figures: the loss on text that was held out, and the share of held-out problems solved."""
 
+import sys
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data import tasks
 from ..data.tasks import END
 from ..infer.generate import generate
+
+# where a model card looks: an easy problem, two in between, a hard one
+LEVELS = {"addition": (2, 6, 10, 16), "base": (1, 2, 3, 5), "chain100": (2, 6, 12, 20), "copy": (4, 10, 16, 24),
+          "countdown": (1, 2, 3, 4), "falsify": (1, 2, 3, 5), "invert": (1, 2, 3, 5), "modchain": (3, 8, 14, 22),
+          "parity": (3, 8, 14, 20), "program": (1, 3, 5, 8), "reverse": (4, 10, 16, 24), "sorting": (3, 6, 9, 12)}
+ROWS = 256  # sequences decoded at a time
 
 
 @torch.no_grad()
@@ -59,3 +68,36 @@ def solve(model, tokenizer, task, problems: list, batch: int = 128) -> tuple[lis
         texts += [tokenizer.decode(ids) for ids in written]
     right = [task.verify(problem, answer) for problem, answer in zip(problems, texts)]
     return right, texts
+
+
+def accuracies(model, tokenizer, levels: dict, problems: int, temperature: float = 1.0, seed: int = 1) -> dict:
+    """{task: {difficulty: {"accuracy", "stderr", "tokens"}}}: one rollout for each of `problems` held-out problems.
+
+    A rollout may be half as long again as the longest worked solution among the problems. tokens: the mean length.
+    """
+    asked = []
+    for name, difficulties in levels.items():
+        for difficulty in difficulties:
+            drawn = tasks.problems(name, "held_out", difficulty, problems, seed)
+            room = max(len(tokenizer.encode(problem.completion)) for problem in drawn)
+            asked += [(problem, room + room // 2) for problem in drawn]
+    asked.sort(key=lambda pair: pair[1])  # batch mates of one length: no row waits for a long one
+    scores: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    stop = tokenizer.encode(tasks.END)
+    for first in tqdm(range(0, len(asked), ROWS), desc="solve", unit="batch", file=sys.stderr):
+        group = asked[first: first + ROWS]
+        prompts = [tokenizer.encode(problem.prompt) for problem, _ in group]
+        answers = generate(model, prompts, group[-1][1], temperature, stop=stop, seed=seed)
+        for (problem, room), answer in zip(group, answers):
+            right = tasks.get(problem.task).verify(problem, tokenizer.decode(answer[:room]))
+            scores.setdefault((problem.task, problem.difficulty), []).append((right, min(room, len(answer))))
+    return {name: {str(difficulty): summary(scores[name, difficulty]) for difficulty in difficulties}
+            for name, difficulties in levels.items()}
+
+
+def summary(scores: list[tuple[int, int]]) -> dict:
+    """Mean and standard error of the zeros and ones, and the mean length."""
+    n = len(scores)
+    mean = sum(right for right, _ in scores) / n
+    return {"accuracy": round(mean, 4), "stderr": round((mean * (1 - mean) / n) ** 0.5, 4),
+            "tokens": round(sum(length for _, length in scores) / n, 1)}

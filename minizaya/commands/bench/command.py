@@ -1,0 +1,213 @@
+"""`python -m minizaya bench`: this package against `transformers` on the same weights, and against the machine.
+
+Both models run in turn in one process, so that a machine that slows down slows both; the figure is the median over the
+pairs. `limit_share` says how near a row comes to what the machine can do at all: for training and prefill, the
+floating-point operations that torch's own counter sees, over the rate of a large matrix product measured in the same
+run; for decoding, the bytes of weights and of KV cache that a step must read, over the measured read bandwidth. Rows about
+data and optimizers are in `bench_data.py`, which says what each of them is compared with.
+"""
+
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from . import data as bench_data, full as bench_full
+from ...arch.model import Zaya
+from ...config import ZayaConfig
+from ...infer.engine import Engine, engine_generate
+from ...infer.generate import generate
+from ... import hub
+
+
+def seconds(work, *args) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work(*args)
+    return time.perf_counter() - start
+
+
+def machine() -> dict:
+    """Float32 GEMM rate (GFLOP/s, best of 5 products of 1536^3) and read bandwidth (GB/s, best of 5 sums of 1 GiB)."""
+    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
+    big = torch.ones(2**28)
+    gemm = min(seconds(torch.mm, a, b) for _ in range(6))
+    read = min(seconds(torch.sum, big) for _ in range(6))
+    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "gemm_gflops": 2 * 1536**3 / gemm / 1e9, "read_gb_s": big.nbytes / read / 1e9}
+
+
+def flops(work, *args) -> int:
+    """Floating-point operations of the matrix products and attention in one call, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        work(*args)
+    return counter.get_total_flops()
+
+
+def train_step(model, optimizer, tokens) -> None:
+    """Forward, loss, backward, AdamW: 8 x 256 tokens."""
+    logits = model(tokens[:, :-1]).logits
+    F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@torch.inference_mode()
+def our_prefill(model, tokens) -> None:
+    model(tokens, cache=model.new_cache(len(tokens)), last_only=True)
+
+
+@torch.inference_mode()
+def their_prefill(model, tokens) -> None:
+    model(tokens, use_cache=True, logits_to_keep=1)
+
+
+def our_decode(model, prompts, new) -> None:
+    generate(model, prompts, new, temperature=0.0)
+
+
+@torch.inference_mode()
+def their_decode(model, prompts, new) -> None:
+    model.generate(torch.tensor(prompts), attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
+                   do_sample=False, min_new_tokens=new, max_new_tokens=new, eos_token_id=None, pad_token_id=0)
+
+
+@torch.inference_mode()
+def decode_bytes(model, prompts, new) -> float:
+    """Bytes that one decoding step must read: dense weights once, each expert that some token visits, the KV cache."""
+    config = model.config
+    routes = model(torch.tensor(prompts)).routes                    # the last prompt token stands for a typical step
+    visited = sum(len(layer.unique()) for layer in routes[:, -1].unbind(-1))
+    stacked = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    dense = sum(p.numel() for p in model.parameters()) - stacked
+    expert = stacked // (config.num_hidden_layers * config.num_experts)
+    context = len(prompts[0]) + new / 2
+    kv = len(prompts) * context * model.new_cache(1).bytes_per_token
+    return (dense + visited * expert) * model.embed.weight.element_size() + kv
+
+
+def compare(name, unit_count, ours, peers, pairs) -> dict:
+    """Runs `ours` and every peer in turn `pairs` times after one warm-up; rates are units per second, medians.
+
+    The peer's figure is that of its fastest way to run; ratio = ours / peer.
+    """
+    times = {key: [] for key in ("ours", *peers)}
+    jobs = {"ours": ours, **peers}
+    for round_ in tqdm(range(pairs + 1), desc=name, file=sys.stderr, leave=False):
+        for key, job in jobs.items():
+            took = seconds(job)
+            if round_:  # round 0 warms up
+                times[key].append(took)
+        gc.collect()
+    best = min(peers, key=lambda key: statistics.median(times[key]))
+    ratio = statistics.median(b / a for a, b in zip(times["ours"], times[best]))
+    return {"name": name, "ours": unit_count / statistics.median(times["ours"]),
+            "peer": unit_count / statistics.median(times[best]), "unit": "tokens/s", "ratio": ratio, "peer_path": best}
+
+
+def engine_row(preset: str, pairs: int, seed: int) -> dict:
+    """The engine with 64 sequences at once, against the same engine with one: tokens per second, 48 new tokens each."""
+    torch.manual_seed(seed)
+    model = Zaya(ZayaConfig.preset(preset))
+    prompts = torch.randint(3, 100, (64, 16)).tolist()
+    engines = {many: Engine(model, slots=many, size=64, joining=many) for many in (1, 64)}
+
+    def decode(many):
+        return engine_generate(engines[many], prompts[:many], 48)
+
+    times = {many: [] for many in engines}
+    for round_ in tqdm(range(pairs + 1), desc=f"engine_{preset}", file=sys.stderr, leave=False):
+        for many in engines:
+            took = seconds(decode, many)
+            if round_:  # round 0 warms up
+                times[many].append(took)
+    rate = {many: many * 48 / statistics.median(took) for many, took in times.items()}
+    ratio = statistics.median(64 * one / many for one, many in zip(times[1], times[64]))
+    return {"name": f"engine_64_{preset}", "ours": rate[64], "peer": rate[1], "unit": "tokens/s", "ratio": ratio,
+            "peer_path": "one at a time", "limit_share": None}
+
+
+def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
+    """All rows. Raises ModuleNotFoundError with what to install when `transformers` is missing."""
+    try:
+        import transformers
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError("bench compares with transformers: pip install 'minizaya[test]'") from missing
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    config = ZayaConfig.preset(preset)
+    model = Zaya(config)
+    theirs = {}
+    for path in ("eager", "grouped_mm"):
+        theirs[path] = hub.to_transformers(model)
+        theirs[path].set_experts_implementation(path)
+    limits, rows = machine(), []
+    gemm, read = limits["gemm_gflops"] * 1e9, limits["read_gb_s"] * 1e9
+
+    def tokens(batch, steps):
+        return torch.randint(3, config.vocab_size, (batch, steps))
+
+    batch = tokens(8, 257)
+    steppers = {key: (net, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True), batch)
+                for key, net in (("ours", model), *theirs.items())}
+    row = compare("train_step_8x256", 8 * 256, lambda: train_step(*steppers["ours"]),
+                  {key: lambda key=key: train_step(*steppers[key]) for key in theirs}, pairs)
+    work = flops(train_step, *steppers["ours"])
+    rows.append(row | {"limit_share": row["ours"] / (8 * 256) * work / gemm})
+    del steppers
+
+    prompt = tokens(1, 1024)
+    row = compare("prefill_1x1024", 1024, lambda: our_prefill(model, prompt),
+                  {key: lambda key=key: their_prefill(theirs[key], prompt) for key in theirs}, pairs)
+    rows.append(row | {"limit_share": row["ours"] / 1024 * flops(our_prefill, model, prompt) / gemm})
+
+    for many in (1, 16):
+        prompts, new = tokens(many, 32).tolist(), 64
+        row = compare(f"decode_batch_{many}", many * new, lambda: our_decode(model, prompts, new),
+                      {key: lambda key=key: their_decode(theirs[key], prompts, new) for key in theirs}, pairs)
+        rows.append(row | {"limit_share": row["ours"] / many * decode_bytes(model, prompts, new) / read})
+    rows += [engine_row(name, pairs, seed) for name in ("nano", preset)]
+    return {"rows": rows + bench_data.rows(compare, pairs, seed), "machine": limits}
+
+
+def add_arguments(parser) -> None:
+    parser.description = "compare speed with transformers' ZAYA on the same weights, and with the machine's limits"
+    parser.add_argument("--pairs", type=int, default=7, help="alternating pairs per row, at least 7 (default 7)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full", metavar="DIR", help="time a checkpoint folder paged from disk, instead")
+    parser.add_argument("--int8", action="store_true", help="with --full: experts in int8")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="with --full: of activations")
+    parser.add_argument("--no-peer", action="store_true", help="with --full: without transformers")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args) -> int:
+    if args.pairs < (3 if args.full else 7):
+        raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
+    if args.full:
+        found = bench_full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
+        print(json.dumps(found) if args.json else bench_full.table(found))
+        return 0
+    result = bench(args.pairs, seed=args.seed)
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{'row':18} {'ours':>10} {'peer':>10} {'unit':15} {'ratio':>7} {'of limit':>8}  peer's path")
+    for row in result["rows"]:
+        limit = "-" if row["limit_share"] is None else f"{row['limit_share']:.1%}"
+        fill = f", rows {row['fill']:.1%} full" if "fill" in row else ""
+        print(f"{row['name']:18} {row['ours']:10.0f} {row['peer']:10.0f} {row['unit']:15} {row['ratio']:6.2f}x "
+              f"{limit:>8}  {row['peer_path']}{fill}")
+    box = result["machine"]
+    print(f"machine: {box['gemm_gflops']:.0f} GFLOP/s float32 GEMM, {box['read_gb_s']:.1f} GB/s read, "
+          f"{box['threads']} threads, torch {box['torch']}")
+    return 0

@@ -1,0 +1,78 @@
+"""`python -m minizaya cascade`: reinforcement learning in four stages, from a shipped reasoner."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ..train import evaluate
+from ..hub import zoo
+from ..train import checkpoint
+from ..rl import cascade
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the runs, or one to go on with (--resume)")
+    parser.add_argument("--model", default="nano-reasoner",
+                        help="a shipped checkpoint or a run's folder (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out was")
+    parser.add_argument("--share", type=float, default=1.0,
+                        help="of every stage's updates; 0.1 tries the whole path (default 1)")
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=2,
+                        help="2: generator and trainer side by side; 1: in turn, repeatable to the last digit (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of problems and answers (default 0)")
+    parser.add_argument("--problems", type=int, default=100, help="held-out problems a task, before and after (default 100)")
+    parser.add_argument("--publish", metavar="NAME", help="at the end put the model into the zoo, with its card")
+    parser.add_argument("--table", action="store_true", help="print the table of stages, ours beside the real one, and stop")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when all stages are done, 130 when Ctrl-C stopped one (it can go on with --resume)."""
+    if args.table:
+        print(json.dumps(cascade.rows()) if args.json else cascade.text_table())
+        return 0
+    if args.out is None:
+        raise ValueError("out must name a folder for the runs, got none")
+    if (args.out / "plan.json").exists() and not args.resume:
+        raise ValueError(f"out: {args.out} holds a run already; give --resume to go on with it, or another folder")
+    if args.problems < 1 or not args.share > 0:
+        raise ValueError(f"problems must be at least 1 and share positive, got {args.problems} and {args.share}")
+    torch.set_num_threads(1)  # the generator has a process, and a core, of its own
+    model, tokenizer = zoo.open_model(args.model)
+    if not cascade.train(model, tokenizer, args.out, seed=args.seed, processes=args.processes, share=args.share):
+        return 130
+    plan = json.loads((args.out / "plan.json").read_text())
+    found = {"levels": plan["levels"], "before": {}, "after": {}, "minutes": round(cascade.minutes(args.out), 1)}
+    start, _ = zoo.open_model(args.model)
+    for name, judged in (("before", start), ("after", model.eval())):
+        found[name] = cascade.examine(judged, tokenizer, plan["levels"], args.problems, seed=7)
+    before, after = (sum(found[name].values()) / len(found[name]) for name in ("before", "after"))
+    found["gain"] = round(after - before, 4)
+    checkpoint.replace_file(args.out / "result.json", json.dumps(found, indent=1).encode())
+    if args.publish:
+        publish(args, found)
+    print(json.dumps(found) if args.json else text(found))
+    return 0
+
+
+def text(found: dict) -> str:
+    """Before and after, a line a task."""
+    lines = [f"{name:10} difficulty {level:3}   {100 * found['before'][name]:5.1f} -> {100 * found['after'][name]:5.1f} %"
+             for name, level in sorted(found["levels"].items())]
+    return "\n".join([*lines, f"mean gain {100 * found['gain']:.1f} points in {found['minutes']} minutes"])
+
+
+def publish(args: argparse.Namespace, found: dict) -> None:
+    """Puts the last stage's model into the zoo, with a card that says before and after."""
+    last = sorted(args.out.glob("[0-9]-*"))[-1]
+    zoo.publish(last / "trainer", args.publish, {})
+    model, tokenizer = zoo.load(args.publish)
+    zoo.write_rl_card(args.publish, found | {
+        "model": args.publish, "from": args.model, "parameters": sum(p.numel() for p in model.parameters()),
+        "accuracy": evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems), "problems": args.problems,
+        "training_seed": args.seed, "torch": torch.__version__,
+        "stages": [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]})
+    print(f"published as {args.publish}", file=sys.stderr)

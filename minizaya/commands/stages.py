@@ -1,0 +1,54 @@
+"""`python -m minizaya stages`: trains the shipped reasoner, or one like it, through all stages of the table."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ..train import evaluate
+from ..hub import zoo
+from ..train import stages
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="the folder of all runs, one a stage")
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out was")
+    parser.add_argument("--share", type=float, default=1.0,
+                        help="of every stage's tokens; 0.01 tries the whole path in a minute or two (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data (default 0)")
+    parser.add_argument("--publish", metavar="NAME", help="at the end measure the model and put it into the zoo")
+    parser.add_argument("--problems", type=int, default=200, help="with --publish: for each accuracy (default 200)")
+    parser.add_argument("--table", action="store_true", help="print the table, ours beside the real one, and stop")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when all stages are done, 130 when Ctrl-C stopped one (it can go on with --resume)."""
+    if args.table:
+        print(json.dumps(stages.rows()) if args.json else stages.text_table())
+        return 0
+    if args.out is None:
+        raise ValueError("out must name a folder for the runs, got none")
+    done = stages.train(args.out, share=args.share, seed=args.seed, resume=args.resume)
+    if done and args.publish:
+        publish(args)
+    if args.json:
+        print(json.dumps({"done": done, "run": str(args.out)}))
+    elif done:
+        last = args.out / f"{len(stages.TOY)}-{stages.TOY[-1].name}"
+        print(f"done; now: python -m minizaya solve --model {last}", file=sys.stderr)
+    return 0 if done else 130
+
+
+def publish(args: argparse.Namespace) -> None:
+    """Puts the last stage's model into the zoo, with its card."""
+    last = args.out / f"{len(stages.TOY)}-{stages.TOY[-1].name}"
+    zoo.publish(last, args.publish, {})
+    model, tokenizer = zoo.load(args.publish)
+    found = evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems)
+    zoo.write_card(args.publish, {
+        "model": args.publish, "parameters": sum(p.numel() for p in model.parameters()), "experts": model.config.num_experts,
+        "training_seed": args.seed, "torch": torch.__version__, "stages": zoo.stage_facts(args.out), "temperature": 1.0,
+        "problems": args.problems, "seed": 1, "accuracy": found})

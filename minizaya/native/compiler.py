@@ -1,0 +1,148 @@
+"""The compilers of this machine, and what they made: the one place that looks for them and keeps their files.
+
+`native.matmul` compiles C++ for this CPU through it, `hip.build` the kernels for four targets. What was made is kept in
+`~/.cache/minizaya` (or under MINIZAYA_CACHE), under a name made from everything that went into it: sources, flags, the
+compiler's own version, and the processor.
+
+trap: `doctor` runs where torch is missing, so this module imports only the standard library.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CompilerError(RuntimeError):
+    """The compiler refused; its own words follow."""
+
+
+# ---- finding ---------------------------------------------------------------------------------------------------------
+
+
+def cpp() -> list[str] | None:
+    """The C++ compiler that torch would use, as the words of a command: $CXX, else c++, g++ or clang++; None: there is none."""
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:  # a quote that is not closed
+        chosen = []
+    return next((command for command in (chosen, ["c++"], ["g++"], ["clang++"]) if command and version(command)), None)
+
+
+def gfx942() -> tuple[list[str], list[str]] | None:
+    """The commands (compiler, linker) that make MI300's machine code, or None. They need no GPU and no ROCm."""
+    found = [([f"clang++{number}"], [f"ld.lld{number}"]) for number in ("-19", "-20", "-21", "-22", "")]
+    rocm = Path("/opt/rocm/llvm/bin")
+    found.append(([str(rocm / "clang++")], [str(rocm / "ld.lld")]))
+    if importlib.util.find_spec("ziglang"):
+        zig = [sys.executable, "-m", "ziglang"]
+        found.append(([*zig, "clang"], [*zig, "ld.lld"]))
+    for compiler, linker in found:
+        knows = "gfx942" in said(*compiler, "--target=amdgcn-amd-amdhsa", "--print-supported-cpus")
+        if knows and version(linker):
+            return compiler, linker
+    return None
+
+
+def nvcc() -> list[str] | None:
+    """The command of NVIDIA's compiler, or None."""
+    path = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    return [path] if path else None
+
+
+def version(command: list[str]) -> str | None:
+    """The first line of what `command --version` prints, or None where it does not run."""
+    return next(iter(said(*command, "--version").splitlines()), None)
+
+
+def said(*command: str) -> str:
+    """What a command prints, "" where it does not run. Asked once for each PATH: compilers take their time to answer."""
+    return _said(command, os.environ.get("PATH", ""))
+
+
+@functools.cache
+def _said(command: tuple[str, ...], path: str) -> str:
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+@functools.cache
+def processor() -> str:
+    """Which CPU this is, and what it can do. trap: -march=native code of another one dies of illegal instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    wanted = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join([platform.machine(), *sorted(wanted)])
+
+
+# ---- making and keeping ----------------------------------------------------------------------------------------------
+
+
+def home() -> Path:
+    """Where this user's compiled files and large folders are kept. It need not be there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("MINIZAYA_CACHE") or cache / "minizaya")
+
+
+def run(command: Iterable[str | Path]) -> None:
+    """Runs a compiler. Raises CompilerError, with what it said, when it fails or cannot be started."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except OSError as error:
+        raise CompilerError(f"the compiler did not start: {error}") from None
+    if done.returncode:
+        raise CompilerError(f"the compiler refused: {' '.join(words)}\n{done.stderr.strip()}")
+
+
+def kept(name: str, ingredients: Iterable[str], make: Callable[[Path], Path], beside: tuple[str, ...] = ()) -> Path:
+    """The file NAME-KEY.suffix in the cache, made now if it is not there.
+
+    Args:
+        name: "kernels/router-cpu.so", say: a folder of the cache, what to call it, and its suffix.
+        ingredients: everything that decides what comes out (sources, flags, compiler); the key is made of it.
+        make: given an empty folder, returns the file it made there. It is renamed into the cache, so there is never half of
+            one. beside: suffixes of further files to keep next to it.
+
+    One process makes it while others wait for it. Raises what `make` raises, and OSError where the cache cannot be written.
+    """
+    text = "\0".join([*ingredients, processor()])
+    wanted = home() / name
+    out = wanted.with_name(f"{wanted.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{wanted.suffix}")
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        if not out.exists():  # or somebody made it while we waited
+            made = make(Path(folder))
+            for suffix in beside:
+                made.with_suffix(suffix).replace(out.with_suffix(suffix))
+            made.replace(out)
+    return out
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other process is inside with the same path. The lock goes with its owner, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes may do the same work twice, and the last rename wins
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

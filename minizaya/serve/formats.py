@@ -1,0 +1,165 @@
+"""How a model is asked, and how it writes: what turns messages into a prompt, and text into a reply.
+
+A format has `stop` (token ids that end an answer), `prompt`, `reader`, and what Markovian RSA needs: `reduce` and
+`aggregator`. `ChatFormat` is for chat models, `TaskFormat` for the shipped reasoners.
+"""
+
+import json
+from collections.abc import Sequence
+
+from ..data import chat, tasks
+from ..data.template import Template
+from .checks import Wrong, brief
+from .messages import calls_of
+from ..infer.parse import CALL, RESPONSE, UNCALL, UNRESPONSE, Reader, Reply, write_call
+from ..infer.rsa import Aggregate, delimited, in_words, last_tokens
+
+HOW_TO_CALL = f"To call one, write {CALL}\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n{UNCALL}"
+
+
+class ChatFormat:
+    """Turns with think tags and `zaya_xml` tool calls: what ZAYA1-8B writes, and vLLM serves.
+
+    template: the checkpoint's own, from `data.template.beside`. Without one it is the ChatML of `data.chat`: tools are told
+    in a system message, calls stand in the assistant's turn as it wrote them, a tool's answer between response tags, and
+    the reasoning of earlier turns is left out. Think tags in an assistant's content are a block where they pair up, and
+    plain text where they do not. trap: there the tool tags are plain text, also where a tokenizer has tokens for them.
+    """
+
+    def __init__(self, tokenizer, template: Template | None = None):
+        _, _, im_end, _, self.unthink = chat.template_ids(tokenizer)
+        self.tokenizer, self.template = tokenizer, template
+        self.stop = tuple({im_end: None, tokenizer.eos_id: None})
+
+    def prompt(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
+        """The conversation as tokens, with an opened reply. options: chat_template_kwargs. Raises `Wrong`, ValueError."""
+        self.check(options or {})
+        if self.template:
+            return self.template.encode(messages, self.tokenizer, tools, options)
+        return encode_plain(messages, tools, self.tokenizer).tokens
+
+    def check(self, options: dict) -> None:
+        """trap: an option that no template reads would change nothing, and nobody would know."""
+        for name, value in options.items():
+            known = self.template is not None and name in self.template.options
+            if not known and (name, value) != ("enable_thinking", True):
+                raise Wrong(f"the chat template knows no {brief(name)} = {brief(value)}", "chat_template_kwargs")
+
+    def thinks(self, prompt: list[int], options: dict) -> bool:
+        """False when thinking is switched off: by an option, or by a template that has closed the reply's think block."""
+        start = max((i for i, token in enumerate(prompt) if token == self.tokenizer.special_ids["<|im_start|>"]), default=0)
+        return options.get("enable_thinking", True) is not False and self.unthink not in prompt[start:]
+
+    def reader(self, thinking: bool = True) -> Reader:
+        return Reader(thinking)
+
+    def reduce(self, trace: list[int], tau: int) -> list[int]:
+        """The last tau tokens of what a trace says, as plain text: its end would end the user's turn."""
+        return self.tokenizer.encode(text_of(self, trace))[-tau:]
+
+    def aggregator(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> Aggregate:
+        """(question, tails) -> prompt, for `markovian_rsa`: the tails stand at the end of the last user message.
+
+        Raises `Wrong` for a conversation without one, ValueError as `prompt` does.
+        """
+        last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
+        if last is None:
+            raise Wrong("rsa needs a user message", "messages")
+        if self.template:
+            before, after = self.template.around(messages, last, self.tokenizer, tools, options)
+        else:
+            whole = encode_plain(messages, tools, self.tokenizer)
+            turn = last + bool(tools)
+            end = [span for span in whole.spans if span.turn == turn and span.kind == "template"][1].start  # its <|im_end|>
+            before, after = whole.tokens[:end], whole.tokens[end:]
+        words = in_words(self.tokenizer)
+        return lambda question, tails: [*words(before, tails), *after]
+
+
+def encode_plain(messages: list[dict], tools: Sequence[dict], tokenizer) -> chat.Chat:
+    """Checked messages in the ChatML of `data.chat`, with an opened reply. Raises ValueError for text that cannot be encoded.
+
+    trap: a model may write a second </think>, or <think> in its answer. The reader leaves them in the content, clients send
+    that content back, and a refusal would end their conversation for good. So this is not strict.
+    """
+    return chat.encode(plain_messages(messages, tools), tokenizer, reply=True, strict=False)
+
+
+def plain_messages(messages: list[dict], tools: Sequence[dict]) -> list[dict]:
+    """Checked messages as `data.chat` takes them: role and content only."""
+    found = []
+    if tools:
+        told = "\n".join(json.dumps(tool) for tool in tools)
+        found.append({"role": "system", "content": f"You may call these functions:\n{told}\n{HOW_TO_CALL}"})
+    for message in messages:
+        content = "\n".join(part for part in (message["content"], *map(write_call, calls_of(message))) if part)
+        if message["role"] == "tool":
+            content = f"{RESPONSE}\n{message['content']}\n{UNRESPONSE}"
+        found.append({"role": message["role"], "content": content})
+    return found
+
+
+class TaskFormat:
+    """The shipped reasoners' own notation: the last message is the problem, "#" ends the reasoning, "$" the answer."""
+
+    reduce = staticmethod(last_tokens)
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.stop = tuple(tokenizer.encode(tasks.END))
+
+    def prompt(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
+        if tools:
+            raise Wrong("this model knows no tools", "tools")
+        if options and options != {"enable_thinking": True}:
+            raise Wrong("this model has no chat template", "chat_template_kwargs")
+        if not messages[-1]["content"]:
+            raise Wrong("messages: the last one is empty", "messages")
+        return self.tokenizer.encode(messages[-1]["content"])
+
+    def thinks(self, prompt: list[int], options: dict) -> bool:
+        return True
+
+    def reader(self, thinking: bool = True) -> "TaskReader":
+        return TaskReader()
+
+    def aggregator(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> Aggregate:
+        return delimited(self.tokenizer.encode("|"), self.tokenizer.encode("~"))
+
+
+class TaskReader:
+    """A stream of task notation, taken apart like `parse.Reader` does with think tags."""
+
+    def __init__(self):
+        self.answering = False
+
+    def feed(self, chunk: str) -> Reply:
+        if self.answering:
+            return Reply(content=chunk.replace(tasks.END, ""))
+        reasoning, cue, content = chunk.partition(tasks.CUE)
+        self.answering = bool(cue)
+        return Reply(reasoning=reasoning, content=content.replace(tasks.END, ""))
+
+    def finish(self) -> Reply:
+        return Reply()
+
+
+# ---- from tokens to text ---------------------------------------------------------------------------------------------
+
+
+def text_of(form, tokens: list[int]) -> str:
+    """What an answer says: without its stop token, and with <unk> for an id that the tokenizer has no word for.
+
+    trap: a model may have more rows than its tokenizer has tokens, and an untrained one writes them.
+    """
+    tokens = tokens[:-1] if tokens and tokens[-1] in form.stop else tokens
+    tokenizer = form.tokenizer
+    return tokenizer.decode([token if token < tokenizer.vocab_size else tokenizer.unk_id for token in tokens])
+
+
+def read_text(form, text: str, thinking: bool = True) -> Reply:
+    """A whole answer taken apart."""
+    reader = form.reader(thinking)
+    reply = reader.feed(text)
+    reply.add(reader.finish())
+    return reply

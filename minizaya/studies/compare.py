@@ -1,0 +1,172 @@
+"""`python -m minizaya solve --compare`: one rollout, a vote, and three kinds of recursive self-aggregation, side by side.
+
+All methods get the same held-out problems, the same budget a trace, and temperature 1.
+
+    single          one rollout: the mean over the N of round 0
+    majority        the most frequent answer of as many rollouts as Markovian RSA spends tokens on: (T + 1) N
+    full_rsa        whole traces are handed on: tau = beta
+    delethink       each trace goes on from its own tail: C = 1
+    markovian_rsa   the last tau tokens of C traces
+
+The last three also say what a vote over their last population would give, and how often it holds a right trace at all.
+An accuracy's standard error counts problems, not traces: the N traces of a problem share its luck.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, replace
+
+from tqdm import tqdm
+
+from ..data import tasks
+from ..data.aggregation import GO, SEPARATOR
+from ..infer.generate import generate
+from ..infer.rsa import RSAConfig, delimited, majority, markovian_rsa_many
+
+ROWS = 256  # sequences decoded at a time
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task at one difficulty, and how much a trace may write and hand on."""
+
+    task: str
+    difficulty: int
+    rsa: RSAConfig
+
+
+SETTINGS = {
+    # a trace is too short for the whole calculation: it must be handed on
+    "tight": Setting("chain100", 20, RSAConfig(N=16, C=4, T=2, beta=56, tau=24)),
+    # a trace is long enough, and is right now and then: checking an attempt is easier than finding it
+    "open": Setting("falsify", 2, RSAConfig(N=16, C=4, T=2, beta=80, tau=60)),
+    # the same, but an answer is long, and a tail that holds one is soon pushed out
+    "countdown": Setting("countdown", 2, RSAConfig(N=16, C=4, T=2, beta=64, tau=40)),
+}
+
+# (beta, tau) pairs of a sweep: over beta at one tau, over tau at one beta
+SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
+
+
+def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dict:
+    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem; with rounds "vote", "best"."""
+    asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
+    questions = [tokenizer.encode(problem.prompt) for problem in asked]
+    task, rsa, found, known = tasks.get(setting.task), setting.rsa, {}, {}
+    aggregate = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
+
+    def right(problem, trace) -> int:
+        return task.verify(problem, tokenizer.decode(trace))
+
+    methods = {"markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta),
+               "majority": replace(rsa, N=(rsa.T + 1) * rsa.N, T=0)}
+    for name, config in tqdm(methods.items(), desc="compare", unit="method", file=sys.stderr):
+        results = markovian_rsa_many(sampler(model, tokenizer, seed, known), questions, config, aggregate, seed)
+        if name == "majority":
+            shares = [right(problem, tokenizer.encode(tasks.CUE + voted + tasks.END)) if voted else 0
+                      for problem, result in zip(asked, results)
+                      for voted in [majority([answer_of(tokenizer.decode(trace)) for trace in result.rounds[-1]])]]
+        else:
+            shares = [mean([right(problem, trace) for trace in result.rounds[-1]]) for problem, result in zip(asked, results)]
+        found[name] = summary(shares, [result.generated_tokens for result in results])
+        if config.T:
+            found[name] |= beside_the_mean(asked, results, tokenizer)
+        if name == "markovian_rsa":
+            first = [[right(problem, trace) for trace in result.rounds[0]] for problem, result in zip(asked, results)]
+            lengths = [mean(list(map(len, result.rounds[0]))) for result in results]
+            found["single"] = summary(list(map(mean, first)), lengths)
+    return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
+
+
+def beside_the_mean(asked: list, results: list, tokenizer) -> dict:
+    """What else the last populations hold: "vote", how often their most frequent answer is right, and "best", how often
+    any trace is. A vote needs answers that can be compared, "best" a judge that knows: neither is the method's score."""
+    voted, best = [], []
+    for problem, result in zip(asked, results):
+        texts = [tokenizer.decode(trace) for trace in result.rounds[-1]]
+        task, answer = tasks.get(problem.task), majority([answer_of(text) for text in texts])
+        voted.append(task.verify(problem, tasks.CUE + answer + tasks.END) if answer else 0)
+        best.append(max(task.verify(problem, text) for text in texts))
+    return {"vote": round(mean(voted), 4), "best": round(mean(best), 4)}
+
+
+def after_each_round(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
+    """For each round of Markovian RSA the mean accuracy of its population, as in `compare`, and the share of traces that
+    got to an answer ("ended"); tokens are those of the round alone."""
+    task = tasks.get(setting.task)
+    asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
+    layout = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
+    questions = [tokenizer.encode(problem.prompt) for problem in asked]
+    results = markovian_rsa_many(sampler(model, tokenizer, seed, {}), questions, setting.rsa, layout, seed)
+    found = []
+    for t in range(setting.rsa.T + 1):
+        texts = [[tokenizer.decode(trace) for trace in result.rounds[t]] for result in results]
+        right = [mean([task.verify(problem, text) for text in own]) for problem, own in zip(asked, texts)]
+        ended = mean([mean([answer_of(text) is not None for text in own]) for own in texts])
+        tokens = [sum(map(len, result.rounds[t])) for result in results]
+        found.append(summary(right, tokens) | {"ended": round(ended, 4)})
+    return found
+
+
+def sweep(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
+    """One row a point of SWEEP: {"beta", "tau", "rounds": `after_each_round`}. The shape of the report's Table XII."""
+    found = []
+    for beta, tau in tqdm(SWEEP, desc="sweep", unit="point", file=sys.stderr):
+        own = replace(setting, rsa=replace(setting.rsa, beta=beta, tau=tau))
+        found.append({"beta": beta, "tau": tau, "rounds": after_each_round(model, tokenizer, own, problems, seed)})
+    return found
+
+
+def sampler(model, tokenizer, seed: int, known: dict):
+    """A generator for `markovian_rsa_many` at temperature 1; each of its calls has its own chances.
+
+    known: answers of first calls. Three of the methods begin with the same round 0, which is then decoded once.
+    """
+    stop, calls = tokenizer.encode(tasks.END), iter(range(10**6))
+
+    def sample(prompts, max_new_tokens):
+        call = next(calls)
+        key = len(prompts), max_new_tokens
+        if call == 0 and key in known:
+            return known[key]
+        traces = generate(model, prompts, max_new_tokens, stop=stop, seed=seed * 1000 + call, rows=ROWS)
+        if call == 0:
+            known[key] = traces
+        return traces
+
+    return sample
+
+
+def answer_of(text: str) -> str | None:
+    """The answer that a trace ends with, or None if it did not get there."""
+    _, cue, answer = text.rpartition(tasks.CUE)
+    return answer.removesuffix(tasks.END) if cue and answer.endswith(tasks.END) else None
+
+
+def mean(values: list) -> float:
+    return sum(values) / len(values)
+
+
+def summary(shares: list[float], tokens: list[float]) -> dict:
+    """Mean and standard error over problems, and the mean number of generated tokens."""
+    average, n = mean(shares), len(shares)
+    spread = (sum((share - average) ** 2 for share in shares) / max(1, n - 1)) ** 0.5
+    return {"accuracy": round(average, 4), "stderr": round(spread / n**0.5, 4), "tokens": round(mean(tokens), 1)}
+
+
+def table(setting: Setting, found: dict) -> str:
+    """The comparison as lines of text."""
+    lines = [f"{setting.task}, difficulty {setting.difficulty}; {asdict(setting.rsa)}"]
+    for name, cell in found.items():
+        beside = f"   (vote {100 * cell['vote']:.1f}, best {100 * cell['best']:.1f})" if "vote" in cell else ""
+        lines.append(f"{name:15}{100 * cell['accuracy']:6.1f} +- {100 * cell['stderr']:3.1f} %"
+                     f"{cell['tokens']:9.0f} tokens a problem{beside}")
+    return "\n".join(lines)
+
+
+def sweep_table(setting: Setting, found: list[dict]) -> str:
+    """A sweep as lines of text: accuracy in percent after each round."""
+    lines = [f"{setting.task}, difficulty {setting.difficulty}: beta, tau, right after each round"]
+    for row in found:
+        cells = "   ".join(f"{100 * cell['accuracy']:5.1f} +- {100 * cell['stderr']:3.1f}" for cell in row["rounds"])
+        lines.append(f"{row['beta']:5} {row['tau']:5}   {cells}")
+    return "\n".join(lines)

@@ -1,0 +1,182 @@
+"""The shipped reasoner and the commands around it: zoo, solve, solve --compare, stages."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import minizaya as mz
+from minizaya.studies import compare
+from minizaya.commands import solve
+from minizaya.train import evaluate
+from minizaya.hub import zoo
+from minizaya.__main__ import main
+from minizaya.data import tasks, text
+from minizaya.data.tokenizer import CharTokenizer
+from minizaya.infer.rsa import RSAConfig
+from minizaya.train import checkpoint
+from minizaya.train.loop import Recipe, Trainer
+from minizaya.train.sources import mixture, task_source
+
+TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A run's folder with an untrained tiny model."""
+    torch.manual_seed(0)
+    model = mz.Zaya(mz.ZayaConfig.preset("nano", hidden_size=16, num_hidden_layers=1, head_dim=8, moe_intermediate_size=8))
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    trainer = Trainer(model, Recipe(steps=1), mixture(task_source("addition", 1, TOKENIZER, 2, 0)), run,
+                      {"tokenizer": TOKENIZER.to_dict()})
+    trainer.train(bar=False)
+    return run
+
+
+# ---- the zoo ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_reasoner_loads_and_is_small():
+    model, tokenizer = mz.zoo.load("nano-reasoner")
+    assert not model.training and tokenizer.vocab_size == model.config.vocab_size
+    assert 2e6 < sum(p.numel() for p in model.parameters()) < 5e6
+    assert (zoo.folder("nano-reasoner") / "model.safetensors").stat().st_size < 16e6
+    assert {path.name for path in zoo.folder("nano-reasoner").iterdir()} == {"model.safetensors", "run.json", "card.json", "README.md"}
+    prompt = tokenizer.encode("47+85?")
+    answer, = mz.generate(model, [prompt], 40, temperature=0.0, stop=tokenizer.encode("$"))
+    assert tokenizer.decode(answer) == "a0752b1483c1#132$"
+
+
+def test_the_card_says_what_the_checkpoint_is():
+    card, words = zoo.card("nano-reasoner"), (zoo.folder("nano-reasoner") / "README.md").read_text("utf-8")
+    assert set(card["accuracy"]) == set(tasks.names())
+    for task, by_difficulty in card["accuracy"].items():
+        for difficulty, cell in by_difficulty.items():
+            p, n = cell["accuracy"], card["problems"]
+            assert cell["stderr"] == pytest.approx(math.sqrt(p * (1 - p) / n), abs=1e-4)
+        assert f"| {task} |" in words
+        easiest = min(by_difficulty, key=int)
+    assert sum(min(cells.values(), key=lambda c: -c["accuracy"])["accuracy"] > 0.9 for cells in card["accuracy"].values()) >= 8
+    middling = [task for task, cells in card["accuracy"].items() if any(0.3 <= c["accuracy"] <= 0.75 for c in cells.values())]
+    assert len(middling) >= 2, "there must be room for what follows"
+    assert easiest and words == zoo.card_text("nano-reasoner", card)
+    assert [stage["stage"][2:] for stage in card["stages"]] == ["base-1", "base-2", "extension", "sft"]
+
+
+@pytest.mark.parametrize("task, difficulty", [("addition", 10), ("countdown", 2), ("program", 8)])
+def test_the_card_reproduces(task, difficulty):
+    """Other problems, other chances: within three standard errors of the difference."""
+    card = zoo.card("nano-reasoner")["accuracy"][task][str(difficulty)]
+    model, tokenizer = zoo.load("nano-reasoner")
+    again = evaluate.accuracies(model, tokenizer, {task: (difficulty, )}, problems=100, seed=123)[task][str(difficulty)]
+    error = math.hypot(max(card["stderr"], 0.01), max(again["stderr"], 0.01))
+    assert abs(card["accuracy"] - again["accuracy"]) <= 3 * error
+
+
+def test_unknown_names_and_folders_are_refused(tmp_path):
+    for call in zoo.load, zoo.card, zoo.folder:
+        with pytest.raises(ValueError, match="name must be one of"):
+            call("giant")
+    with pytest.raises(ValueError, match="the folder of a run"):
+        zoo.open_model("nowhere")
+    with pytest.raises(ValueError, match="with a checkpoint in it"):
+        zoo.publish(tmp_path, "x", {})
+
+
+def test_publish_keeps_weights_and_tokenizer(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    folder = zoo.publish(tiny, "copy", {"made_by": "a test"})
+    assert zoo.names() == ["copy"] and checkpoint.read_info(folder)["made_by"] == "a test"
+    ours, _ = zoo.load("copy")
+    theirs, _ = checkpoint.load_model(tiny)
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values()))
+    assert not list(folder.glob("writing*"))
+
+
+# ---- solve -----------------------------------------------------------------------------------------------------------
+
+
+def test_solve_prints_accuracies(tiny, capsys):
+    assert main(["solve", "--model", str(tiny), "--task", "copy", "--difficulty", "2", "--problems", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["problems"], found["temperature"], found["seed"]) == (3, 1.0, 1)
+    assert found["accuracy"] == {"copy": {"2": {"accuracy": 0.0, "stderr": 0.0, "tokens": pytest.approx(16, abs=16)}}}
+    assert main(["solve", "--model", str(tiny), "--task", "copy", "--problems", "2"]) == 0
+    assert capsys.readouterr().out.startswith("copy ")
+
+
+@pytest.mark.parametrize("flags, says", [(["--problems", "0"], "problems must"), (["--difficulty", "2"], "difficulty needs a task"),
+                                         (["--task", "copy", "--difficulty", "99"], "difficulty of copy")])
+def test_solve_refuses(tiny, flags, says, capsys):
+    assert main(["solve", "--model", str(tiny), *flags]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_right_answers_count(monkeypatch):
+    """A generator that knows: accuracy one, and the mean length of the solutions."""
+    known = {}
+    for problem in tasks.problems("copy", "held_out", 3, 5, 1) + tasks.problems("countdown", "held_out", 2, 5, 1):
+        known[tuple(TOKENIZER.encode(problem.prompt))] = problem
+
+    def generate(model, prompts, room, temperature, stop, seed):
+        return [TOKENIZER.encode(known[tuple(prompt)].completion) for prompt in prompts]
+
+    monkeypatch.setattr(evaluate, "generate", generate)
+    found = evaluate.accuracies(None, TOKENIZER, {"copy": (3, ), "countdown": (2, )}, 5)
+    assert found["copy"]["3"] == {"accuracy": 1.0, "stderr": 0.0, "tokens": 14.0}
+    assert found["countdown"]["2"]["accuracy"] == 1.0
+    assert all(d in range(1, tasks.get(t).max_difficulty + 1) for t, levels in evaluate.LEVELS.items() for d in levels)
+    assert set(evaluate.LEVELS) == set(tasks.names())
+
+
+# ---- compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_compare_counts_and_shapes(tiny):
+    model, tokenizer = zoo.open_model(str(tiny))
+    setting = compare.Setting("copy", 2, RSAConfig(N=3, C=2, T=1, beta=6, tau=3))
+    found = compare.compare(model, tokenizer, setting, problems=4, seed=0)
+    assert list(found) == ["single", "majority", "full_rsa", "delethink", "markovian_rsa"]
+    assert found == compare.compare(model, tokenizer, setting, problems=4, seed=0)
+    assert found["single"]["tokens"] <= 6 and all(cell["tokens"] <= 2 * 3 * 6 for cell in found.values())
+    assert "markovian_rsa" in compare.table(setting, found)
+
+
+def test_compare_scores_by_the_mean(monkeypatch):
+    """Half of the traces are right: the mean says a half, and the vote of equal wrong answers is lost or won."""
+    problem, = tasks.problems("copy", "held_out", 2, 1, 0)
+    right, wrong = TOKENIZER.encode(f"#{problem.answer}$"), TOKENIZER.encode("#000$")
+
+    def half(model, tokenizer, seed, known):
+        return lambda prompts, n: [right if i % 2 else wrong for i in range(len(prompts))]
+
+    monkeypatch.setattr(compare, "sampler", half)
+    setting = compare.Setting("copy", 2, RSAConfig(N=4, C=2, T=1, beta=9, tau=3))
+    found = compare.compare(None, TOKENIZER, setting, problems=1, seed=0)
+    assert found["single"]["accuracy"] == found["markovian_rsa"]["accuracy"] == found["delethink"]["accuracy"] == 0.5
+    assert found["majority"]["accuracy"] == 0.0 and found["markovian_rsa"]["tokens"] == 8 * 5
+    assert found["markovian_rsa"]["vote"] == 0 and found["markovian_rsa"]["best"] == 1  # beside the mean, not instead of it
+
+
+def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "SWEEP", ((6, 3), (4, 4)))
+    monkeypatch.setitem(compare.SETTINGS, "tight", compare.Setting("copy", 2, RSAConfig(N=3, C=2, T=2, beta=6, tau=3)))
+    assert main(["solve", "--model", str(tiny), "--sweep", "--problems", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["beta"], row["tau"], len(row["rounds"])) for row in rows] == [(6, 3, 3), (4, 4, 3)]
+    assert all(set(cell) == {"accuracy", "stderr", "tokens", "ended"} for row in rows for cell in row["rounds"])
+    assert rows[1]["rounds"][0]["tokens"] <= 12
+    assert main(["solve", "--model", str(tiny), "--sweep", "--problems", "2"]) == 0
+    assert "beta, tau" in capsys.readouterr().out
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------------
+
+
+def test_stages_command(tmp_path, capsys):
+    assert main(["stages", "--table", "--json"]) == 0
+    assert [row["stage"] for row in json.loads(capsys.readouterr().out)] == ["base-1", "base-2", "extension", "sft"]
+    assert main(["stages", "--table"]) == 0 and "8.00T" in capsys.readouterr().out
+    assert main(["stages"]) == 2 and "out must name" in capsys.readouterr().err
+    assert main(["stages", "--out", str(tmp_path), "--share", "2"]) == 2 and "share must" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""Markovian RSA: the laws run in test_laws.py; here planted bugs, failing generators, layouts, many questions at once."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minizaya as mz
+from minizaya import laws
+from minizaya.studies.compare import answer_of, summary
+from minizaya.data import text
+from minizaya.data.tokenizer import ByteTokenizer
+from minizaya.infer import rsa as lib
+from minizaya.infer.generate import generate
+from minizaya.infer.rsa import RSAConfig, delimited, in_words, majority, markovian_rsa, markovian_rsa_many, mean_score
+from minizaya.laws.rsa import Script
+
+NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.") and law.name != "rsa.majority"]
+
+
+# ---- planted bugs ----------------------------------------------------------------------------------------------------
+
+
+def textbook(generator, question, rsa, aggregate=None, seed=0, *, tail=None, draw=None, first=0, extra_rounds=0, count=None,
+             pool=None, copy=True):
+    """Markovian RSA, written again with hooks for bugs."""
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    rng = random.Random(f"{seed}/{question}")
+    tail = tail or (lambda trace, tau: trace[-tau:])
+    rounds, prompts = [], []
+    for t in range(rsa.T + 1 + extra_rounds):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            source = pool(rounds) if pool else rounds[-1]
+            tails = [tail(trace, rsa.tau) for trace in source]
+            own = []
+            fixed = rng.sample(range(len(tails)), rsa.C)
+            for n in range(rsa.N):
+                chosen = draw(rng, len(tails), rsa, n, fixed) if draw else (
+                    [n] if rsa.C == 1 else rng.sample(range(len(tails)), rsa.C))
+                own.append(aggregate(question, [tails[i] for i in chosen]))
+        prompts.append(own)
+        rounds.append(generator(own, rsa.beta))
+    spent = count(rounds, prompts) if count else sum(len(trace) for own in rounds for trace in own)
+    return SimpleNamespace(rounds=rounds, prompts=prompts, generated_tokens=spent)
+
+
+BUGS = {
+    "the tail is the head": dict(tail=lambda trace, tau: trace[:tau]),
+    "a tail one token short": dict(tail=lambda trace, tau: trace[len(trace) - tau + 1:] if tau > 1 else trace[-1:]),
+    "a tail one token long": dict(tail=lambda trace, tau: trace[-tau - 1:]),
+    "whole traces": dict(tail=lambda trace, tau: trace),
+    "with replacement": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else [rng.randrange(n) for _ in range(rsa.C)]),
+    "C = 1 drawn uniformly": dict(draw=lambda rng, n, rsa, i, fixed: rng.sample(range(n), rsa.C)),
+    "the same subset for every trace": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else fixed),
+    "always the first C": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else list(range(rsa.C))),
+    "neighbours, not a draw": dict(draw=lambda rng, n, rsa, i, fixed: [(i + k) % n for k in range(rsa.C)]),
+    "the last trace is never drawn": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else rng.sample(range(max(rsa.C, n - 1)), rsa.C)),
+    "one tail fewer": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else rng.sample(range(n), rsa.C - 1)),
+    "sampling from all earlier rounds": dict(pool=lambda rounds: [trace for own in rounds for trace in own]),
+    "always from round 0": dict(pool=lambda rounds: rounds[0]),
+    "T counts all rounds": dict(extra_rounds=-1),
+    "one round too many": dict(extra_rounds=1),
+    "prompts are counted": dict(count=lambda rounds, prompts: sum(len(x) for own in rounds + prompts for x in own)),
+    "the last round alone is counted": dict(count=lambda rounds, prompts: sum(map(len, rounds[-1]))),
+    "beta is counted, not what was written": dict(count=lambda rounds, prompts: 10**6),
+}
+
+
+def verdicts(fn):
+    return {name: laws.judge(name, fn).passed for name in NAMES}
+
+
+def test_the_textbook_passes():
+    assert all(verdicts(textbook).values()) and len(NAMES) == 9  # and rsa.majority, which judges another function
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_die(bug):
+    def wrong(generator, question, rsa, aggregate=None, seed=0):
+        return textbook(generator, question, rsa, aggregate, seed, **BUGS[bug])
+
+    assert not all(verdicts(wrong).values())
+
+
+def test_ignoring_the_seed_dies():
+    assert not laws.judge("rsa.seed", lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, 0)).passed
+    assert not laws.judge("rsa.seed", lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, random.random())).passed
+
+
+# ---- many questions at once ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 2),
+       st.integers(0, 99), st.data())
+def test_many_questions_are_each_as_alone(questions, n, rounds, seed, data):
+    """With a generator that answers each prompt by itself. Copies of a question get the same draws."""
+    config = RSAConfig(N=n, C=data.draw(st.integers(1, n)), T=rounds, beta=4, tau=3)
+
+    def echo(prompts, max_new_tokens):
+        return [[(sum(prompt) + 7 * len(prompt) + k) % 50 for k in range(sum(prompt) % (max_new_tokens + 1))] for prompt in prompts]
+
+    together = markovian_rsa_many(echo, questions, config, delimited([98], [99]), seed)
+    assert together == [markovian_rsa(echo, question, config, delimited([98], [99]), seed) for question in questions]
+
+
+def test_a_round_is_one_call():
+    script = Script([3])
+    markovian_rsa_many(script, [[1], [2], [3]], RSAConfig(N=4, C=2, T=2, beta=5, tau=2))
+    assert [len(prompts) for prompts, _ in script.calls] == [12, 12, 12]
+
+
+# ---- generators that fail --------------------------------------------------------------------------------------------
+
+
+def test_failed_traces_are_left_out_and_counted():
+    def flaky(prompts, max_new_tokens):
+        return [None if i % 2 else [i, i + 1] for i in range(len(prompts))]
+
+    result = markovian_rsa(flaky, [5], RSAConfig(N=4, C=4, T=1, beta=3, tau=3), delimited([0], []))
+    assert result.failed == 4 and [len(own) for own in result.rounds] == [2, 2] and result.generated_tokens == 8
+    assert sorted(result.prompts[1][0]) == sorted([5, 0, 0, 1, 0, 2, 3])  # both survivors' tails: C is now 2
+    with pytest.raises(ValueError, match="all 4 traces of round 0"):
+        markovian_rsa(lambda prompts, n: [None] * len(prompts), [5], RSAConfig(N=4, C=1, T=1, beta=3, tau=3))
+
+
+@pytest.mark.parametrize("broken, says", [
+    (lambda prompts, n: [[1]] * (len(prompts) - 1), "one trace a prompt, 3 in all, got 2"),
+    (lambda prompts, n: [[1] * (n + 1)] * len(prompts), "has 6 tokens, max_new_tokens was 5"),
+    (lambda prompts, n: [["a"]] * len(prompts), "must be a list of token ids"),
+    (lambda prompts, n: [[0.5]] * len(prompts), "must be a list of token ids"),
+    (lambda prompts, n: [7] * len(prompts), "must be a list of token ids"),
+    (lambda prompts, n: None, "must return a list of 3 traces"),
+])
+def test_a_generator_that_breaks_its_word(broken, says):
+    with pytest.raises(ValueError, match=says):
+        markovian_rsa(broken, [1, 2], RSAConfig(N=3, C=2, T=1, beta=5, tau=2))
+
+
+@pytest.mark.parametrize("wrong, names", [(dict(N=0), "N"), (dict(C=17), "C"), (dict(T=-1), "T"), (dict(tau=600), "tau"),
+                                          (dict(beta=0, tau=0), "beta"), (dict(C=2.0), "C"), (dict(T=True), "T")])
+def test_bad_settings_are_named(wrong, names):
+    with pytest.raises(ValueError, match=f"^{names} must"):
+        RSAConfig(**wrong)
+
+
+@pytest.mark.parametrize("question", [[], ["a"], 7])
+def test_bad_questions_are_named(question):
+    with pytest.raises(ValueError, match="question"):
+        markovian_rsa(Script([1]), question, RSAConfig())
+
+
+def test_generators_may_return_tensors():
+    result = markovian_rsa(lambda prompts, n: [torch.tensor([1, 2])] * len(prompts), torch.tensor([4]), RSAConfig(T=0))
+    assert result.rounds == [[[1, 2]] * 16] and result.prompts == [[[4]] * 16]
+
+
+def test_a_generator_cannot_change_the_record():
+    def greedy(prompts, max_new_tokens):
+        for prompt in prompts:
+            prompt.append(99)
+        return [[1]] * len(prompts)
+
+    assert markovian_rsa(greedy, [4], RSAConfig(N=2, C=1, T=1)).prompts == [[[4], [4]], [[4, 1], [4, 1]]]
+
+
+# ---- layouts and scores ----------------------------------------------------------------------------------------------
+
+
+def test_layouts():
+    assert lib.concatenated([1], [[2, 3], [], [4]]) == [1, 2, 3, 4]
+    assert delimited([8], [9])([1], [[2, 3], [], [4]]) == [1, 8, 2, 3, 8, 8, 4, 9]
+    tokenizer = ByteTokenizer()
+    hostile = tokenizer.encode("{tail} %s {0}")
+    told = tokenizer.decode(in_words(tokenizer)(tokenizer.encode("What is 1+1?"), [hostile, tokenizer.encode("so 2")]))
+    assert told.startswith("What is 1+1?") and "{tail} %s {0}" in told and "attempt 2" in told and "so 2" in told
+    for c in range(1, 6):
+        extra = len(in_words(tokenizer)([1], [[2]] * c)) - 1 - c
+        assert extra <= 240 + 40 * c
+
+
+def test_conclusions_are_handed_on_where_there_are_some():
+    """PaCoRe's way: the answer after the end of thought (9), else the tail."""
+    reduce = lib.conclusion_or_tail(9)
+    assert reduce([1, 2, 9, 4, 5], 3) == [4, 5] and reduce([1, 2, 3, 4], 3) == [2, 3, 4]
+    assert reduce([9, 1, 9, 4, 5, 6, 7], 3) == [5, 6, 7] and reduce([1, 9], 3) == []
+    result = markovian_rsa(lambda prompts, n: [[1, 2, 9, 4], [1, 2, 3, 4]], [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=reduce)
+    assert result.prompts[1] == [[8, 4], [8, 3, 4]]
+    with pytest.raises(ValueError, match="reduce's tail has 4 tokens, tau is 2"):
+        markovian_rsa(lambda prompts, n: [[1, 2, 9, 4]] * 2, [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=lambda trace, tau: trace)
+
+
+def test_scores():
+    result = lib.RSAResult([[[1]], [[1], [2], [2], [3]]], [], 5)
+    assert mean_score(result, lambda trace: trace == [2]) == 0.5 and lib.best_of(result, lambda trace: trace[0]) == 3
+    assert majority(["a", "b", None, "b", "a", "b"]) == "b" and majority(["b", "a"]) == "b"
+    assert majority([None, None]) is None and majority([]) is None
+    assert answer_of("a1b2#17$") == "17" and answer_of("a1b2#17") is None and answer_of("a1$") is None
+    assert answer_of("#1$#2$") == "2"
+    assert summary([1.0, 0.0, 1.0, 0.0], [2, 4, 6, 8]) == {"accuracy": 0.5, "stderr": round((1 / 3 / 4) ** 0.5, 4), "tokens": 5.0}
+
+
+def test_our_own_generator_drives_it():
+    torch.manual_seed(0)
+    model = mz.Zaya(mz.ZayaConfig.preset("nano", num_hidden_layers=1, hidden_size=16, moe_intermediate_size=8, head_dim=8))
+    sample = lambda prompts, n: generate(model, prompts, n, seed=3, rows=3)  # noqa: E731
+    config = RSAConfig(N=4, C=2, T=1, beta=5, tau=3)
+    result = mz.markovian_rsa(sample, [1, 2, 3], config, delimited([7], [8]))
+    assert result == mz.markovian_rsa(sample, [1, 2, 3], config, delimited([7], [8]))
+    assert result.generated_tokens == 40 and len({tuple(trace) for trace in result.rounds[0]}) == 4
+    assert text.ALPHABET  # the alphabet has the marks of the layout
+    assert "|" in text.ALPHABET and "~" in text.ALPHABET

@@ -1,0 +1,194 @@
+"""One token through `step.cpp` is one token through the plain path: any sizes, windows, contexts, batches, storage, caches."""
+
+import subprocess
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minizaya as mz
+from minizaya.infer.engine import Engine, engine_generate
+from minizaya.laws.strategies import randomise
+from minizaya.native import compiler, matmul, step
+from minizaya.hub import shards
+from minizaya.hub.paging import PagedZaya
+
+pytestmark = pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
+
+SMALL = dict(vocab_size=90, hidden_size=20, num_hidden_layers=3, num_attention_heads=4, head_dim=6, partial_rotary_factor=1 / 3,
+             num_experts=5, moe_intermediate_size=9, router_hidden_size=7, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+SHAPES = [{}, dict(num_attention_heads=6, num_key_value_heads=3, head_dim=4, partial_rotary_factor=1.0),
+          dict(cca_time0=3, cca_time1=2), dict(cca_time0=1, cca_time1=4), dict(num_key_value_heads=1, hidden_size=37),
+          dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4),
+          dict(attention_bias=True, lm_head_bias=True, tie_word_embeddings=False), dict(num_experts=1)]
+
+
+def folder_of(tmp_path, changes, stored=torch.bfloat16, seed=3, layout="minizaya"):
+    return shards.save(randomise(mz.Zaya(mz.ZayaConfig.preset("nano", **SMALL | changes)), seed).float().to(stored), tmp_path / "w", layout)
+
+
+def close(folder, batch=3, past=5, steps=9) -> bool:
+    """Is the step as near to the model in float64 as the plain path in float32 is? That one's roundings come to 2e-5 of the
+    largest logit here; another order of the same sums may be some times as unlucky, and no more."""
+    exact = shards.load(folder, torch.float64)
+    mine, plain = (difference(model, exact, batch, past, steps) for model in (PagedZaya(folder), shards.load(folder, torch.float32)))
+    return mine < 3e-5 and mine < 5 * max(plain, 2e-6)
+
+
+def difference(paged, plain, batch=3, past=5, steps=9) -> float:
+    """The largest difference of logits, relative to the largest logit, over some steps; inf where routes or shapes differ."""
+    tokens = torch.randint(3, 90, (batch, past + steps), generator=torch.Generator().manual_seed(batch + past))
+    caches, worst = [model.new_cache(batch) for model in (paged, plain)], 0.0
+    with torch.inference_mode():
+        for start, stop in [(0, past), *((i, i + 1) for i in range(past, past + steps))]:
+            one, two = (model(tokens[:, start:stop], cache=cache, last_only=True) for model, cache in zip((paged, plain), caches))
+            if one.logits.shape != two.logits.shape or one.probs.shape != two.probs.shape or not torch.equal(one.routes, two.routes):
+                return float("inf")
+            for a, b in ((one.logits, two.logits), (one.probs, two.probs)):
+                worst = max(worst, float(((a - b).abs().max() / b.abs().max()).nan_to_num(nan=float("inf"))))
+        assert caches[0].length == caches[1].length == past + steps
+        one, two = (cache.ends(1) + (cache.room(1, 0)[:, :, : cache.length],) for cache in caches)  # what is remembered, too
+        worst = max(worst, *(float((a - b).abs().max()) for a, b in zip(one, two)))
+    return worst
+
+
+@pytest.mark.parametrize("changes", SHAPES, ids=lambda changes: next(iter(changes), "released"))
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["of bfloat16", "of float32"])
+def test_step_equals_the_plain_path(tmp_path, changes, stored):
+    folder = folder_of(tmp_path, changes, stored)
+    assert PagedZaya(folder).step is not None
+    assert all(close(folder, batch, past) for batch, past in ((1, 1), (3, 5), (17, 2)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(SHAPES), st.integers(0, 99), st.sampled_from(shards.LAYOUTS))
+def test_any_model_any_layout(tmp_path_factory, batch, past, changes, seed, layout):
+    if layout != "minizaya" and changes.get("cca_time0", 2) == 1:
+        layout = "minizaya"
+    folder = folder_of(tmp_path_factory.mktemp("w"), changes, seed=seed, layout=layout)
+    assert close(folder, batch, past, 4)
+
+
+def test_int8_experts_are_the_same_ones(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path, {})
+    paged, plain = PagedZaya(folder, int8=True), PagedZaya(folder, int8=True)
+    plain.step = None
+    assert difference(paged, plain) < 3e-5
+    assert [block.experts.visited for block in paged.layers] == [block.experts.visited for block in plain.layers]
+    assert paged.resident_bytes() == plain.resident_bytes()
+
+
+def test_who_skips_gets_nothing(tmp_path):
+    folder = folder_of(tmp_path, {})
+    paged, plain = PagedZaya(folder), shards.load(folder, torch.float32)
+    for model in (paged, plain):
+        for block in model.layers:
+            block.router.balancing_bias[-1] = 0.2
+    tokens = torch.randint(3, 90, (6, 7))
+    caches = [model.new_cache(6) for model in (paged, plain)]
+    with torch.inference_mode():
+        routes = [model(tokens[:, i: i + 1], cache=caches[0]).routes for i in range(7) for model in (paged,)]
+    skipped = (torch.cat(routes, 1) == 5).float().mean()
+    assert 0 < skipped < 1 and difference(paged, plain, 6) < 3e-5
+
+
+def test_the_engine_steps_too(tmp_path, monkeypatch):
+    """Sequences of other lengths, some sliding, joining and leaving: token for token, by way of `step.cpp`."""
+    folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4))
+    paged, plain = PagedZaya(folder), shards.load(folder, torch.float64)
+    prompts, calls = [[5, 6, 7], [9], [11, 12, 13, 14, 15], [20, 21]], []
+    inner = paged.step.__class__.__call__
+    monkeypatch.setattr(step.Step, "__call__", lambda self, *args: calls.append(1) or inner(self, *args))
+    for chosen in (dict(temperature=0.0), dict(temperature=1.0, top_p=0.9, seed=4)):
+        wanted = mz.generate(plain, prompts, 9, **chosen)
+        assert mz.generate(paged, prompts, 9, **chosen) == wanted
+        before = len(calls)
+        assert engine_generate(Engine(paged, slots=2, size=16), prompts, 9, **chosen) == wanted
+        assert len(calls) > before
+
+
+def test_what_goes_the_plain_way(tmp_path, monkeypatch):
+    """A first token, several tokens, padding, replayed routes, other types, ablations: not by `step.cpp`."""
+    paged = PagedZaya(folder_of(tmp_path, {}))
+    monkeypatch.setattr(step.Step, "__call__", lambda *_: pytest.fail("went by step.cpp"))
+    with torch.inference_mode():
+        cache = paged.new_cache(2)
+        paged(torch.full((2, 1), 5), cache=cache)
+        paged(torch.full((2, 2), 5), cache=cache)
+        paged(torch.full((2, 1), 5), cache=cache, routes=torch.zeros(2, 1, 3, dtype=torch.int64))
+        paged(torch.full((2, 1), 5), cache=cache, mask=torch.tensor([[True], [False]]))
+        paged(torch.full((2, 1), 5), cache=cache)
+        paged(torch.full((step.FEW + 1, 1), 5), cache=(many := paged.new_cache(step.FEW + 1)))
+        paged(torch.full((step.FEW + 1, 1), 5), cache=many)
+    assert PagedZaya(tmp_path / "w", torch.bfloat16).step is None
+    assert PagedZaya(folder_of(tmp_path / "other", dict(eda=False))).step is None
+
+
+def test_wrong_tokens_are_refused(tmp_path):
+    paged = PagedZaya(folder_of(tmp_path, {}))
+    cache = paged.new_cache(1)
+    with torch.inference_mode():
+        paged(torch.tensor([[5, 6]]), cache=cache)
+        with pytest.raises(ValueError, match="tokens must lie in"):
+            paged(torch.tensor([[90]]), cache=cache)
+        with pytest.raises(ValueError, match="cache was made for batch 1"):
+            paged(torch.tensor([[5], [6]]), cache=cache)
+    assert cache.length == 2
+
+
+BUGS = {
+    "mean path after the convolutions": ("add_means(l, own, mixed)", "add_means(l, mixed, mixed)"),
+    "keys see one token less": ("last = past->stored[n];", "last = past->stored[n] - 1;"),
+    "values arrive at once": ("std::copy(past->delayed + n * late, past->delayed + (n + 1) * late", "std::copy(own + c + late, own + c + kv"),
+    "columns stand still": ("std::copy(columns + c, columns + lag * c, columns);", ""),
+    "a window too wide": ("last + 1 - l.window", "last - l.window"),
+    "temperature on queries": ("h < l.heads ? 1 : l.temperature[h - l.heads]", "l.temperature[std::max(0L, h - l.heads)]"),
+    "another head's keys": ("h / (l.heads / l.kv_heads) * d", "h % l.kv_heads * d"),
+    "rotated the other way": ("first * cos[i] - second", "first * cos[i] + second"),
+    "the bias weighs": ("probs[mine[m] * (layer->experts + 1) + expert]", "(probs[mine[m] * (layer->experts + 1) + expert] + layer->balancing_bias[expert])"),
+    "no memory of the router below": ("l.eda_scale ? l.eda_scale[i % R] * state[i] : 0", "0"),
+    "scaled before the bias": ("(output[i] + m.output_bias[i]) * m.output_scale[i]", "output[i] * m.output_scale[i] + m.output_bias[i]"),
+    "gate and up exchanged": ("const float gate = both[m * 2 * F + i];\n            inner[m * F + i] = gate / (1 + std::exp(-gate)) * both[m * 2 * F + F + i];",
+                              "const float gate = both[m * 2 * F + F + i];\n            inner[m * F + i] = gate / (1 + std::exp(-gate)) * both[m * 2 * F + i];"),
+    "a tanh instead of erf": ("0.5f * x * (1 + std::erf(x * 0.70710678f))", "0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)))"),
+    "every row gets the first row's bias": ("y[i] += a.bias[i % a.rows]", "y[i] += a.bias[0]"),
+    "the last numbers of a row are left out": ("for (long rest = i; rest < k; ++rest) total +=", "for (long rest = k; rest < k; ++rest) total +="),
+}
+
+
+PAIR_BUGS = {
+    "as many numbers a vector as floats": ("WIDE = 2 * N", "WIDE = N"),
+    "every sum begins anew": ("_mm512_dpbf16_ps((__m512)sum, w, x)", "_mm512_dpbf16_ps((__m512)Floats{}, w, x)"),
+    "each row by itself": ("_mm512_dpbf16_ps((__m512)sum, w, x)", "_mm512_dpbf16_ps((__m512)sum, x, x)"),
+}
+
+
+def planted(tmp_path, old, new):
+    """The compiled sources with one line changed."""
+    texts = {source.name: source.read_text() for source in matmul.SOURCES}
+    assert sum(text.count(old) for text in texts.values()) == 1, f"{old!r} has changed"
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.replace(old, new))
+    built = tmp_path / "bug.so"
+    subprocess.run([*compiler.cpp(), "-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17", str(tmp_path / "step.cpp"), "-o", str(built)],
+                   check=True)
+    return matmul.load(built)
+
+
+@pytest.mark.skipif(not matmul.multiplies_pairs(), reason="this CPU has no AVX-512 BF16")
+@pytest.mark.parametrize("bug", PAIR_BUGS)
+def test_planted_bugs_in_pairs_are_seen(tmp_path, monkeypatch, bug):
+    wrong = planted(tmp_path, *PAIR_BUGS[bug])
+    monkeypatch.setattr(matmul, "library", lambda: wrong)
+    x, weight = torch.randn(3, 70).bfloat16(), torch.randn(8, 70).bfloat16()
+    off = (matmul.matmul(x, weight).double() - x.double() @ weight.double().T).abs().max()
+    assert not off < 0.5    # one rounding to bfloat16 is off by less than 0.1
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_seen(tmp_path, monkeypatch, bug):
+    wrong = planted(tmp_path, *BUGS[bug])
+    monkeypatch.setattr(step, "library", lambda: wrong)
+    folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4, attention_bias=True))
+    assert difference(PagedZaya(folder), shards.load(folder, torch.float64)) > 1e-4

@@ -1,0 +1,103 @@
+"""The cascade: its table, resuming, its command, and the record and card of what it gained."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from kill_pipeline import TOKENIZER, tiny_model
+from minizaya.hub import zoo
+from minizaya.__main__ import main
+from minizaya.data import tasks
+from minizaya.rl import cascade
+from minizaya.rl.cascade import Fixed, Stage
+from minizaya.studies import recorded
+
+TINY = (Stage("one", 2, tasks=("copy",), follow=False), Stage("two", 2, tasks=("copy", "parity"), style=True, advantage="grpo"))
+
+
+def test_the_table_is_the_reports():
+    assert [stage.name for stage in cascade.TOY] == [stage["name"] for stage in cascade.REAL]
+    assert "warm-up" in cascade.text_table() and len(cascade.rows()) == 4
+    assert cascade.TOY[2].aggregation > 0 and cascade.TOY[3].style and cascade.TOY[3].advantage == "grpo"
+    for wrong, says in ((dict(updates=0), "updates"), (dict(tasks=("chess",)), "name must be one of"),
+                        (dict(aggregation=1.5), "aggregation")):
+        with pytest.raises(ValueError, match=says):
+            Stage("x", **{"updates": 3, **wrong})
+
+
+def test_difficulties_that_stay():
+    table = Fixed({"copy": 2}, {"copy": 5})
+    assert table.update("copy", 2, [1.0] * 8) == 2 and table.draw(1) == [("copy", 2)]
+
+
+def test_a_stopped_cascade_goes_on(tmp_path, monkeypatch):
+    """Broken off after the first stage and in the middle of the second: the same weights as without a break."""
+    straight = tiny_model()
+    assert cascade.train(straight, TOKENIZER, tmp_path / "a", TINY, bar=False)
+    run, calls = cascade.run, []
+
+    def once(*args, **kwargs):
+        calls.append(args)
+        return False if len(calls) == 2 else run(*args, **kwargs)
+
+    monkeypatch.setattr(cascade, "run", once)
+    model = tiny_model()
+    assert not cascade.train(model, TOKENIZER, tmp_path / "b", TINY, bar=False)
+    monkeypatch.setattr(cascade, "run", run)
+    again = tiny_model()
+    assert cascade.train(again, TOKENIZER, tmp_path / "b", TINY, bar=False)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in straight.state_dict().items())
+    with pytest.raises(ValueError, match="another table, seed or share"):
+        cascade.train(tiny_model(), TOKENIZER, tmp_path / "b", TINY, seed=1, bar=False)
+
+
+def test_room_is_the_same_for_training_and_judging(monkeypatch):
+    """An answer that ends after its room is cut off, so it is wrong: judged as it would be in training."""
+    problem, = tasks.problems("copy", "held_out", 2, 1, 0)
+    limit = cascade.room("copy", 2)
+    monkeypatch.setattr(cascade, "generate", lambda model, prompts, most, **kw: [
+        TOKENIZER.encode("a" * (limit - len(problem.answer)) + f"#{problem.answer}$")] * len(prompts))
+    assert cascade.judged(None, TOKENIZER, [problem], 0) == [0]
+    monkeypatch.setattr(cascade, "generate", lambda model, prompts, most, **kw: [TOKENIZER.encode(problem.completion)] * len(prompts))
+    assert cascade.judged(None, TOKENIZER, [problem, problem], 0) == [1, 1]
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    assert main(["cascade", "--table", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["warm-up", "curriculum", "ttc", "behaviour"]
+    assert main(["cascade"]) == 2
+    assert "out must name a folder" in capsys.readouterr().err
+    monkeypatch.setattr(cascade, "TOY", TINY)
+    monkeypatch.setattr(zoo, "open_model", lambda name: (tiny_model().eval(), TOKENIZER))
+    monkeypatch.setattr(cascade.train, "__defaults__", (TINY, *cascade.train.__defaults__[1:]))
+    arguments = ["cascade", "--out", str(tmp_path / "run"), "--processes", "1", "--problems", "2"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"levels", "before", "after", "gain", "minutes"} and set(found["before"]) == {"copy", "parity"}
+    assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0 and "mean gain" in capsys.readouterr().out
+
+
+def test_the_record_shows_the_gain():
+    """At least ten points on average over tasks, three seeds, two standard errors above zero, in at most 15 minutes each."""
+    runs = recorded("cascade")["runs"]
+    gains = [sum(run["after"].values()) / len(run["after"]) - sum(run["before"].values()) / len(run["before"]) for run in runs]
+    mean = sum(gains) / len(gains)
+    error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1) / len(gains))
+    assert len(runs) >= 3 and mean >= 0.10 and mean - 2 * error > 0
+    assert all(run["minutes"] <= 15 for run in runs)
+    assert max(update["staleness"] for run in runs for update in run["curve"]) <= 2
+
+
+@pytest.mark.parametrize("task", ["sorting", "invert"])
+def test_the_card_of_the_trained_model_reproduces(task):
+    """Sixty held-out problems, within three standard errors of the card's hundred; and better than before."""
+    card = zoo.card("nano-reasoner-rl")
+    model, tokenizer = zoo.load("nano-reasoner-rl")
+    level = card["levels"][task]
+    again = cascade.examine(model, tokenizer, {task: level}, 60, seed=5)[task]
+    error = math.sqrt(0.25 / 60 + 0.25 / 100)
+    assert abs(again - card["after"][task]) <= 3 * error
+    assert again > card["before"][task]

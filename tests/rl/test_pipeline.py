@@ -1,0 +1,246 @@
+"""Generator and trainer: what waits on the shelf, how old it may be, and that no kill loses or doubles anything."""
+
+import json
+
+import pytest
+import torch
+
+from kill_pipeline import TOKENIZER, fates, judge, kill_at_random, tiny_job, tiny_model
+from minizaya.data import tasks
+from minizaya.rl.buffer import Shelf
+from minizaya.rl.curriculum import Scheduler
+from minizaya.rl.generator import Generator, draw_aggregation, draw_problem, room
+from minizaya.rl.pipeline import GeneratorSide, TrainerSide, run
+from minizaya.rl.rollout import Rollout
+
+
+def rollout(version: int = 0) -> Rollout:
+    return Rollout([1], [2, 3], [-0.5, -0.5], [version, version], torch.tensor([[0], [0], [-1]]), {"task": "copy"})
+
+
+# ---- the shelf -------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_batch_is_evicted(tmp_path):
+    shelf = Shelf(tmp_path, capacity=2)
+    evicted = [shelf.put(number, [rollout()], 1, {"number": number}) for number in range(4)]
+    assert evicted == [[], [], [0], [1]] and shelf.numbers("batch") == [2, 3]
+    assert [json.loads(line) for line in (tmp_path / "generator.jsonl").read_text().splitlines()] == [
+        {"made": 0}, {"made": 1}, {"made": 2}, {"evicted": 0}, {"made": 3}, {"evicted": 1}]
+    with pytest.raises(ValueError, match="capacity must be at least 2"):
+        Shelf(tmp_path, capacity=1)
+
+
+def test_the_oldest_fresh_batch_is_taken_and_stale_ones_are_named(tmp_path):
+    shelf = Shelf(tmp_path, capacity=9)
+    for number, version in enumerate((0, 0, 2, 4)):
+        shelf.put(number, [rollout(4), rollout(version)], 1, {"number": number})  # its oldest token counts
+    number, rollouts, stale = shelf.take(oldest_version=2)
+    assert (number, stale) == (2, [0, 1]) and len(rollouts) == 2 and shelf.numbers("batch") == [3]
+    assert shelf.take(oldest_version=6) == (-1, [], [3]) and shelf.take(0) is None
+
+
+def test_taken_batches_wait_again_unless_a_checkpoint_covers_them(tmp_path):
+    shelf = Shelf(tmp_path)
+    for number in range(3):
+        shelf.put(number, [rollout()], 1, {"number": number})
+        shelf.take(0)
+    shelf.untake(keep={0})
+    assert shelf.numbers("batch") == [1, 2] and shelf.numbers("taken") == [0]
+    shelf.forget({0, 1})
+    assert shelf.numbers("taken") == []
+    assert shelf.newest_info() == {"number": 2}
+
+
+def test_the_newest_batch_is_never_forgotten(tmp_path):
+    """The generator reads there where to go on."""
+    shelf = Shelf(tmp_path)
+    shelf.put(7, [rollout()], 1, {"number": 7})
+    shelf.take(0)
+    shelf.forget({7})
+    assert shelf.newest_info() == {"number": 7} and Shelf(tmp_path / "other").newest_info() is None
+
+
+def test_weights_are_published_whole_and_two_are_kept(tmp_path):
+    shelf = Shelf(tmp_path)
+    for version in (0, 2, 4):
+        shelf.publish(version, {"w": torch.full((3,), float(version))})
+    assert shelf.numbers("weights") == [2, 4] and shelf.weights() == 4
+    assert shelf.read_weights(4)["w"].tolist() == [4, 4, 4]
+
+
+# ---- problems and answers --------------------------------------------------------------------------------------------
+
+
+def test_room_does_not_know_the_problem():
+    assert room("countdown", 2) == room("countdown", 2) > 0 and room("copy", 20) > room("copy", 2)
+    import random
+    asked = draw_problem("countdown", 2, random.Random(0))
+    assert asked["room"] == room("countdown", 2)
+    problem = tasks.get("countdown").generate(asked["number"], 2)
+    assert problem.prompt == asked["prompt"] and tasks.split(problem) == "train"
+
+
+def test_aggregation_prompts_hold_tails():
+    import random
+    problem = tasks.get("modchain").generate(3, 12)
+    records = [{"task": "modchain", "difficulty": 12, "number": 3, "rollouts": [problem.completion] * 5}]
+    drawn = [draw_aggregation(records, random.Random(seed)) for seed in range(20)]
+    assert {d["kind"] for d in drawn} == {"own tails", "expert tails"}
+    assert all(d["prompt"].startswith(problem.prompt + "|") and d["prompt"].endswith("~") for d in drawn)
+    assert all(1 <= d["prompt"].count("|") <= 4 for d in drawn)
+
+
+def test_a_loop_earns_nothing():
+    """The canary zeroes the reward before any advantage; the flag says why."""
+    model = tiny_model()
+    generator = Generator(model, TOKENIZER, group=1, slots=1, size=400, threshold=0.06)
+    problem, = tasks.problems("copy", "train", 1, 1, 0)
+    generator.engine.done[0] = _completion(TOKENIZER.encode("ab" * 150 + f"#{problem.answer}$"))
+    import random
+    asked = draw_problem("copy", 1, random.Random(0)) | {"prompt": problem.prompt}
+    number = next(n for n in range(10**6) if tasks.get("copy").generate(n, 1).prompt == problem.prompt)
+    found = generator.judged(0, asked | {"number": number}, [0])
+    assert found.reward == 0 and found.flags == ("repeats", )
+    generator.engine.done[1] = _completion(TOKENIZER.encode(problem.completion))
+    assert generator.judged(1, asked | {"number": number}, [0]).reward == 1
+
+
+def _completion(tokens):
+    from minizaya.infer.engine import Completion
+    return Completion(tokens, "stop", [0.0] * len(tokens), torch.zeros(len(tokens), 2, dtype=torch.int16))
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
+
+def facts(folder):
+    lines = [json.loads(line) for line in (folder / "trainer" / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Eight updates in one process without a break: the folder and the weights."""
+    folder, model = tmp_path_factory.mktemp("straight"), tiny_model()
+    assert run(tiny_job(8), model, TOKENIZER, folder, bar=False)
+    return folder, model.state_dict()
+
+
+def test_staleness_is_bounded_and_recorded(straight):
+    folder, _ = straight
+    judge(fates(folder))
+    lines = facts(folder)
+    assert [line["staleness"] for line in lines] == [0, 1] * 4 and [line["batch"] for line in lines] == list(range(8))
+    assert all(line["mean_staleness"] == line["staleness"] for line in lines)
+    assert sum(line["mixed"] > 0 for line in lines) >= 6  # the weights do move, so the tests below can fail
+    assert any(not torch.equal(value, tiny_model().state_dict()[name]) for name, value in straight[1].items())
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+def test_a_trainer_that_dies_changes_no_later_update(straight, tmp_path, monkeypatch, stop_after):
+    """Killed in the middle of update `stop_after` + 1, after the batch was taken: the same log and the same weights."""
+    class Killed(BaseException):
+        pass
+
+    step, calls = TrainerSide.log, []
+
+    def dies(self, record):
+        calls.append(record)
+        if len(calls) == stop_after + 1:
+            raise Killed
+        step(self, record)
+
+    monkeypatch.setattr(TrainerSide, "log", dies)
+    with pytest.raises(Killed):
+        run(tiny_job(8), tiny_model(), TOKENIZER, tmp_path, bar=False)
+    monkeypatch.setattr(TrainerSide, "log", step)
+    model = tiny_model(seed=9)  # its weights come from the folder, or from the first run's
+    if stop_after < 2:
+        model = tiny_model()    # no checkpoint yet
+    assert run(tiny_job(8), model, TOKENIZER, tmp_path, bar=False)
+    assert facts(tmp_path) == facts(straight[0])
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in straight[1].items())
+
+
+def test_a_generator_that_dies_makes_the_same_batch_again(straight, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    put, calls = Shelf.put, []
+
+    def dies(self, number, *rest):
+        calls.append(number)
+        if len(calls) == 4:
+            raise Killed  # the answers are written, the batch is not yet on the shelf
+        return put(self, number, *rest)
+
+    monkeypatch.setattr(Shelf, "put", dies)
+    with pytest.raises(Killed):
+        run(tiny_job(8), tiny_model(), TOKENIZER, tmp_path, bar=False)
+    monkeypatch.setattr(Shelf, "put", put)
+    assert run(tiny_job(8), tiny_model(), TOKENIZER, tmp_path, bar=False)
+    assert facts(tmp_path) == facts(straight[0])
+
+
+def test_new_weights_in_flight_are_recorded_token_by_token(tmp_path):
+    """Weights that arrive while answers are written: later tokens carry the new version, and the cache goes on."""
+    shelf, model = Shelf(tmp_path), tiny_model()
+    state = {name: value.clone() for name, value in model.state_dict().items() if name != "head.weight"}
+    shelf.publish(0, state)
+    side = GeneratorSide(tiny_job(8), tiny_model(1), TOKENIZER, shelf)
+    asked = [{"task": "copy", "difficulty": 1, "number": 1, "prompt": "Cab?", "room": 20, "kind": "problem"}]
+    steps = iter(range(100))
+
+    def refresh():
+        if next(steps) == 5:
+            shelf.publish(2, {name: value + 0.01 for name, value in state.items()})
+        side.refresh()
+
+    found = side.generator.answer(asked, 0, refresh)
+    assert {tuple(sorted(set(r.versions))) for r in found if len(r.tokens) > 6} == {(0, 2)}
+    assert all(r.versions == sorted(r.versions) and r.versions[:5] == [0] * len(r.versions[:5]) for r in found)
+
+
+def test_two_processes_and_random_kills(tmp_path):
+    """Half a minute of it; `python tests/helpers/kill_pipeline.py --minutes 30` is the long one."""
+    found = kill_at_random(tmp_path, 30, seed=1, between=(5.0, 10.0))
+    judge(found)
+    assert found["kills"]["trainer"] + found["kills"]["generator"] >= 2 and len(found["updates"]) >= 2
+
+
+def test_one_trainer_and_one_generator_at_a_time(tmp_path):
+    """Half an hour of kills found this: an orphan generator beside the new one, and batches made twice."""
+    first, second = Shelf(tmp_path / "shelf"), Shelf(tmp_path / "shelf")
+    assert first.lock("generator") and first.lock("generator") and not second.lock("generator") and second.lock("trainer")
+    with pytest.raises(ValueError, match="another process trains"):
+        run(tiny_job(2), tiny_model(), TOKENIZER, tmp_path, bar=False)
+    first.unlock()
+    second.unlock()
+    assert run(tiny_job(2), tiny_model(), TOKENIZER, tmp_path, bar=False)
+
+
+def test_an_orphan_generator_ends(tmp_path):
+    """Its trainer died before it had even started: it must not take the next process for its parent."""
+    import os
+
+    from minizaya.rl.processes import generate_for_ever
+    Shelf(tmp_path).publish(0, {name: value for name, value in tiny_model().state_dict().items() if name != "head.weight"})
+    generate_for_ever(tiny_job(2), tiny_model().config, TOKENIZER, str(tmp_path), parent=os.getppid() + 1)  # comes back
+    assert Shelf(tmp_path).numbers("batch") == []
+
+
+def test_a_generator_that_cannot_start_is_an_error(tmp_path):
+    from minizaya.rl.processes import Helper
+    helper = Helper(None, tiny_model().config, TOKENIZER, tmp_path)  # no job: it dies at once
+    with pytest.raises(RuntimeError, match="died 5 times"):
+        for _ in range(5):
+            helper.process.join()
+            helper.watch()
+    helper.stop()
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="processes must be 1 or 2"):
+        run(tiny_job(2), tiny_model(), TOKENIZER, "nowhere", processes=3)
+    assert Scheduler({"copy": 1}, {"copy": 3}).draw(0) == []

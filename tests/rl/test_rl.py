@@ -1,0 +1,243 @@
+"""Reinforcement learning's parts: errors, the curriculum, canaries, rewards, one update of the learner."""
+
+import math
+import random
+
+import pytest
+import torch
+
+import minizaya as mz
+from minizaya.data import tasks
+from minizaya.rl import (canary, dppo_mask, grpo_advantage, length_bonus, maxrl_advantage, mixed, policy_loss, rare_share,
+                         repeats, token_logprobs)
+from minizaya.rl.canary import calibrated
+from minizaya.rl.curriculum import Calibrator, Scheduler, pass_rate
+from minizaya.rl.learner import Learner, LearnerConfig, micro_batches
+from minizaya.rl.reward import behaviour_reward, signed_kl_reward, style_score
+from minizaya.rl.rollout import Rollout
+from minizaya.train.optim import is_matrix
+
+from rl_tools import CONFIG, PROMPTS, answered, model  # noqa: F401  (model is a fixture)
+
+# ---- advantages and loss ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda: maxrl_advantage(torch.tensor([1.0])), "float tensor .groups, G."),
+    (lambda: maxrl_advantage(torch.tensor([[1, 0]])), "float tensor"),
+    (lambda: maxrl_advantage([[1.0]]), "float tensor"),
+    (lambda: maxrl_advantage(torch.tensor([[-1.0, 1.0]])), "must not be negative"),
+    (lambda: maxrl_advantage(torch.tensor([[math.nan, 1.0]])), "finite"),
+    (lambda: maxrl_advantage(torch.ones(1, 2), torch.ones(1, 3)), "shape of rewards"),
+    (lambda: grpo_advantage(torch.ones(2, 1)), "at least 2"),
+    (lambda: mixed(torch.ones(2)), "groups, G"),
+    (lambda: dppo_mask(torch.zeros(2), torch.zeros(2), torch.zeros(2), delta=2), "delta must lie"),
+    (lambda: dppo_mask(torch.zeros(2), torch.zeros(3), torch.zeros(2)), "one shape"),
+    (lambda: policy_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1).bool(), 0), "length must be"),
+    (lambda: length_bonus(torch.tensor([[0.5]]), torch.tensor([[1]]), 3.0), "must be 0 or 1"),
+    (lambda: length_bonus(torch.ones(1, 2), torch.ones(1, 3), 3.0), "lengths must have"),
+    (lambda: canary([1], chunk=0), "chunk must be"),
+    (lambda: canary([-1]), "must lie in 0"),
+    (lambda: calibrated([]), "at least one token"),
+    (lambda: rare_share([1], 10, top=0), "top must lie"),
+    (lambda: Calibrator(0), "highest must be"),
+    (lambda: Calibrator(3).tell(1, 3, 2), "right must lie"),
+    (lambda: Scheduler({"a": 4}, {"a": 3}), "a must lie in 1..3"),
+    (lambda: LearnerConfig(advantage="ppo"), "advantage must be"),
+    (lambda: LearnerConfig(lr=0), "lr must be positive"),
+])
+def test_bad_input_is_named(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+def test_ppo_bounds_the_ratio_and_dppo_the_probability():
+    """(1e-4 -> 3e-4): PPO would clip at a ratio of 1.2, DPPO lets it grow. (0.5 -> 0.62): both stop. (0.9 -> 0.99): neither."""
+    old, new = torch.tensor([1e-4, 0.5, 0.9]).log(), torch.tensor([3e-4, 0.62, 0.99]).log()
+    assert dppo_mask(new, old, torch.ones(3)).tolist() == [True, False, True]
+    assert ((new - old).exp() <= 1.2).tolist() == [False, False, True]
+    assert dppo_mask(new, old, -torch.ones(3)).tolist() == [True] * 3           # away from where the update pushes
+    assert dppo_mask(new, old, -torch.ones(3), directional=False).tolist() == [True, False, True]
+
+
+def test_a_longer_answer_weighs_more():
+    """Constant divisor: the same tokens twice give twice the gradient. Divided by its own length it would give the same."""
+    def pull(t):
+        logp = torch.full((1, t), -0.7, requires_grad=True)
+        loss = policy_loss(logp, logp.detach(), torch.ones(1), torch.ones(1, t).bool(), 100.0)
+        return float(torch.autograd.grad(loss, logp)[0].sum())
+    assert pull(8) == pytest.approx(2 * pull(4))
+
+
+def test_signed_kl_pays_for_length_under_a_stale_policy():
+    """Equations 17-22: tokens sampled from another policy have E[log p - log q] = -KL < 0, so the "penalty" is a gift."""
+    chance = torch.Generator().manual_seed(0)
+    q = torch.softmax(torch.randn(50, generator=chance), -1)
+    p = torch.softmax(q.log() + 0.5 * torch.randn(50, generator=chance), -1)
+    tokens = torch.multinomial(q, 200_000, replacement=True, generator=chance).view(2000, 100)
+    logp, rollout = p.log()[tokens], q.log()[tokens]
+    kl = float((q * (q / p).log()).sum())
+    for length in (20, 100):
+        valid = torch.arange(100).expand(2000, -1) < length
+        got = signed_kl_reward(torch.zeros(2000), logp, rollout, valid, beta=1.0)
+        assert float(got.mean()) == pytest.approx(length * kl, rel=0.05)
+
+
+def test_kept_tokens_share_one():
+    logits, left = torch.tensor([[0.0, 0.0, 5.0]]), torch.tensor([[True, True, False]])
+    assert token_logprobs(logits, torch.tensor([0]), kept=left).exp().item() == pytest.approx(0.5)
+    assert token_logprobs(logits, torch.tensor([2]), kept=left).item() == -math.inf
+
+
+# ---- canaries --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 5, 8, 13, 16, 31, 47, 64])
+def test_loops_are_caught_and_work_is_not(period):
+    """A loop of up to 64 tokens in the first 200, against all worked solutions of all tasks at their hardest."""
+    healthy = [[ord(c) for c in tasks.get(name).generate(seed, tasks.get(name).max_difficulty).completion]
+               for name in tasks.names() for seed in range(3)]
+    threshold = calibrated(healthy)
+    assert 0.02 < threshold < 0.3 and not any(repeats(text, threshold) for text in healthy)
+    loop = ([ord(c) for c in "a7+9b6*9c4-"] + [40 + i for i in range(period)] * 200)[:400]
+    assert repeats(loop, threshold)
+
+
+def test_a_short_last_chunk_is_merged():
+    """Three tokens alone would look incompressible, and hide the loop that they end."""
+    assert len(canary([7] * 131)) == 2 and len(canary([7] * 63)) == 1 and canary([]) == []
+    assert canary([7] * 131)[-1] < 0.06
+
+
+def test_rare_tokens():
+    assert rare_share([1, 2, 99, 95], 100) == 0.5 and rare_share([], 100) == 0.0
+
+
+def test_style():
+    assert style_score("a1b2c3d4#7$") == 1.0
+    assert style_score("abcdabcdabcd#7$") < 0.5
+    for broken in ("a1b2#7", "a1b2", "a#b#7$", "a#7$$", "a$b#7$"):
+        assert style_score(broken) == 0.0
+    assert behaviour_reward("a1#7$", True) == 1.0 and behaviour_reward("a1#7$", False) == 0.0
+
+
+# ---- the curriculum --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mu, s", [(3.0, 0.5), (8.5, 1.0), (15.0, 3.0), (0.2, 0.5), (24.0, 1.0)])
+def test_calibration_finds_the_boundary(mu, s):
+    """Twelve groups of 16 answers: within a level and a half on average over seeds, also at the ends."""
+    misses = []
+    for seed in range(12):
+        belief, chance = Calibrator(20, seed), random.Random(seed)
+        for _ in range(12):
+            d = belief.ask()
+            assert 1 <= d <= 20
+            belief.tell(d, sum(chance.random() < pass_rate(d, mu, s) for _ in range(16)), 16)
+        misses.append(abs(belief.best() - min(max(round(mu), 1), 20)))
+    assert sum(misses) / len(misses) <= 1.5
+
+
+def test_calibration_survives_contradictions():
+    belief = Calibrator(5)
+    for _ in range(50):
+        belief.tell(1, 0, 16)
+        belief.tell(5, 16, 16)
+    assert 1 <= belief.best() <= 5 and math.isfinite(belief.middle())
+
+
+def test_the_scheduler_follows_equation_11():
+    table = Scheduler({"a": 2, "b": 5}, {"a": 3, "b": 5})
+    assert table.draw(3) == [("a", 2), ("b", 5), ("a", 2)] and table.draw(1) == [("b", 5)]  # least often drawn first
+    assert table.update("a", 2, [1, 1, 1, 0]) == 3          # 75% > 70%
+    assert table.update("a", 2, [1, 1, 1, 1]) == 3          # of another level: says nothing
+    assert table.update("a", 3, [1, 1, 1, 1]) == 3          # nothing is harder
+    assert table.update("a", 3, [1, 0, 0, 0]) == 3          # between: stays
+    assert table.update("a", 3, [0, 0, 0, 0]) == 2
+    assert table.update("b", 5, [1] * 7 + [0] * 3) == 5     # exactly 70% is not over it
+    other = Scheduler({"a": 1, "b": 1}, {"a": 3, "b": 5})
+    other.load_state(table.state())
+    assert other.state() == table.state() and other.levels == {"a": 2, "b": 5}
+
+
+# ---- the learner -----------------------------------------------------------------------------------------------------
+
+
+def batch(model, rewards, room=9):
+    rollouts = answered(model, [prompt for prompt in PROMPTS[:2] for _ in range(len(rewards) // 2)], room)
+    for rollout, reward in zip(rollouts, rewards):
+        rollout.reward = reward
+    return rollouts
+
+
+def test_right_answers_become_more_likely(model):  # noqa: F811
+    learner = Learner(model, LearnerConfig(lr=1e-3, length=9.0))
+    rollouts = batch(model, [1, 0, 0, 1, 1, 0])
+    with torch.no_grad():
+        before = [learner.forward([r])[0].sum() for r in rollouts]
+    figures = learner.update(rollouts, 3)
+    assert figures["mixed"] == 2 and figures["routed"] == 0 and figures["k3"] < 1e-9 and figures["reward"] == 0.5
+    with torch.no_grad():
+        after = [learner.forward([r])[0].sum() for r in rollouts]
+    gains = torch.stack(after) - torch.stack(before)
+    assert float(gains[[0, 3, 4]].mean()) > float(gains[[1, 2, 5]].mean())
+
+
+def test_groups_without_a_difference_change_nothing(model):  # noqa: F811
+    learner = Learner(model, LearnerConfig())
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    figures = learner.update(batch(model, [1, 1, 1, 0, 0, 0]), 3)
+    assert figures["mixed"] == 0 and "loss" not in figures
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_micro_batches_weigh_as_one(model):  # noqa: F811
+    """Rows of 20 tokens at a time or all together: the same gradient, to rounding."""
+    import copy
+    rollouts, gradients = batch(model, [1, 0, 0, 1, 1, 0]), []
+    for rows in (20, 8192):
+        other = copy.deepcopy(model).double()
+        learner = Learner(other, LearnerConfig(rows=rows, clip=1e9))
+        kept = []
+        learner.optimizer.step = lambda: kept.append([p.grad.clone() for p in other.parameters() if p.grad is not None])
+        learner.update(rollouts, 3)
+        gradients += kept
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-10)
+
+
+def test_muon_has_no_momentum_and_biases_stay(model):  # noqa: F811
+    learner = Learner(model, LearnerConfig(lr=1e-3))
+    biases = [block.router.balancing_bias.clone() for block in model.layers]
+    learner.update(batch(model, [1, 0, 0, 1, 1, 0]), 3)
+    states = {name: learner.optimizer.state.get(p, {}) for name, p in model.named_parameters()}
+    assert all("momentum_buffer" not in states[name] for name, p in model.named_parameters() if is_matrix(name, p))
+    assert all(torch.equal(bias, block.router.balancing_bias) for bias, block in zip(biases, model.layers))
+
+
+def test_a_broken_gradient_moves_nothing(model):  # noqa: F811
+    learner, rollouts = Learner(model, LearnerConfig()), batch(model, [1, 0, 0, 1, 1, 0])
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    rollouts[0].logprobs[0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        learner.update(rollouts, 3)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    with pytest.raises(ValueError, match="whole groups of 4"):
+        learner.update(rollouts, 4)
+
+
+def test_the_length_bonus_prefers_the_short(model):  # noqa: F811
+    rollouts = batch(model, [1, 1, 0, 1, 1, 0])
+    rollouts[0] = rollouts[0].cut(3)
+    advantages = Learner(model, LearnerConfig(brevity=1.0)).advantages(torch.tensor([[1.0, 1, 0], [1, 1, 0]]), rollouts)
+    assert advantages[0, 0] > advantages[0, 1] > advantages[0, 2]
+    assert advantages[1, 0] == advantages[1, 1]
+    plain = Learner(model, LearnerConfig()).advantages(torch.tensor([[1.0, 1, 0], [1, 1, 0]]), rollouts)
+    assert plain[0, 0] == plain[0, 1]
+
+
+def test_micro_batches_hold_like_lengths():
+    rollouts = [Rollout([1], [2] * n, [], [], torch.zeros(0, 1), {}) for n in (5, 1, 9, 1, 5)]
+    batches = micro_batches(rollouts, 12)
+    assert sorted(i for b in batches for i in b) == [0, 1, 2, 3, 4] and batches == [[1, 3], [0, 4], [2]]
+    assert mz.ZayaConfig.preset("nano").num_experts == 4 and CONFIG.num_experts == 3

@@ -1,0 +1,500 @@
+"""Training: the step, the resume, the checkpoint that survives a kill, the honest figures."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import minizaya as mz
+from minizaya.data import tasks, text
+from minizaya.data.tokenizer import CharTokenizer
+from minizaya.train import checkpoint
+from minizaya.commands.demo import free_folder, report
+from minizaya.train.evaluate import held_out_loss, solve
+from minizaya.train.loop import Recipe, Trainer
+from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
+from minizaya.train.sources import IGNORE, Batch, mixture, problem_batch, task_source, text_source
+
+REPO = Path(__file__).resolve().parents[2]
+TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
+STEPS = 12
+
+
+def tiny_model(seed=0, **changes):
+    torch.manual_seed(seed)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+                 moe_intermediate_size=32, router_hidden_size=8)
+    return mz.Zaya(mz.ZayaConfig.preset("nano", **sizes | changes))
+
+
+def tiny_sources(seed=0):
+    tokens = TOKENIZER.encode(text.english()[:3000])
+    return mixture(text_source(tokens, 2, 24, seed), task_source("addition", 2, TOKENIZER, 3, seed))
+
+
+def tiny_trainer(run=None, resume=False, steps=STEPS, model=None, **settings):
+    recipe = Recipe(steps=steps, warmup=3, **settings)
+    return Trainer(model or tiny_model(), recipe, tiny_sources(), run=run, resume=resume)
+
+
+def losses(trainer):
+    return [(r["loss"], r["loss_text"], r["loss_task"], r["grad_norm"], r["load_entropy"]) for r in trainer.records]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    trainer = tiny_trainer()
+    assert trainer.train(bar=False)
+    return trainer
+
+
+# ---- the step --------------------------------------------------------------------------------------------------------
+
+
+def test_schedule_climbs_then_falls():
+    rates = [learning_rate(step, 110, peak=2.0, warmup=10, final_share=0.1) for step in range(111)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
+    assert rates[60] == pytest.approx((2.0 + 0.2) / 2)        # half way down the cosine
+    assert rates[110] == pytest.approx(0.2)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10])) and all(a > b for a, b in zip(rates[10:], rates[11:]))
+    assert learning_rate(0, 10, 1.0, warmup=0) == 1.0
+
+
+def test_weight_decay_spares_scales_biases_and_embeddings():
+    model = tiny_model()
+    decayed = {name for name, p in model.named_parameters() if decays(name, p)}
+    kinds = {name.split(".", 2)[-1] for name in decayed}
+    assert kinds == {"attention.down_proj.weight", "attention.up_proj.weight", "attention.conv_grouped.weight",
+                     "router.down_proj.weight", "router.mlp.fc1.weight", "router.mlp.fc2.weight",
+                     "router.mlp.out_proj.weight", "experts.gate_up_proj", "experts.down_proj"}
+    groups = adamw(model, 1e-3, weight_decay=0.3).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.3, 0.0]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_one_step_is_the_textbook_step():
+    """Micro-batches together weigh as one batch, gradients are clipped together, then AdamW moves the weights."""
+    model, twin = tiny_model(), tiny_model()
+    trainer = tiny_trainer(model=model, lr=0.01, clip=0.05)
+    record = trainer.train_step()
+
+    batches = tiny_sources()(0)
+    every = [F.cross_entropy(twin(b.inputs).logits.flatten(0, 1), b.targets.flatten(), ignore_index=IGNORE,
+                             reduction="none")[b.targets.flatten() != IGNORE] for b in batches]
+    loss = torch.cat(every).mean()
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
+    assert norm > 0.05
+    assert record["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert record["loss_text"] == pytest.approx(every[0].mean().item(), rel=1e-6)
+    assert record["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    assert record["lr"] == pytest.approx(0.01 / 3)
+    optimizer = adamw(twin, lr=0.01 / 3)
+    for p in twin.parameters():
+        p.grad *= 0.05 / (norm + 1e-6)
+    optimizer.step()
+    # float32 and another order of additions: Adam's first step divides a gradient by itself, so tiny ones are noise
+    moved = [(p - q).abs().max().item() for p, q in zip(model.parameters(), twin.parameters())]
+    assert sorted(moved)[len(moved) // 2] < 1e-6 and max(moved) <= 2.1 * 0.01 / 3
+
+
+def test_balancer_steps_on_the_whole_batch_without_padding():
+    model = tiny_model()
+    before = mz.balance.get_biases(model)
+    trainer = tiny_trainer(model=model, balance_lr=0.5)
+    batches = trainer.batches(0)
+    with torch.no_grad():
+        routes = [model(b.inputs).routes for b in batches]
+    real = torch.cat([r[torch.ones_like(b.inputs, dtype=torch.bool) if b.valid is None else b.valid]
+                      for r, b in zip(routes, batches)])                                    # (tokens, layers)
+    assert not batches[1].valid.all(), "the test needs some padding"
+    load = torch.stack([(real == e).float().mean(0) for e in range(model.config.num_experts)], -1)
+    record = trainer.train_step()
+    expected = before - 0.5 * (load - 1 / model.config.num_experts).sign()
+    assert torch.equal(mz.balance.get_biases(model), expected)
+    assert record["load_entropy"] == pytest.approx(mz.balance.entropy(load).mean().item(), abs=1e-6)
+    assert record["max_violation"] == pytest.approx(mz.balance.max_violation(load).max().item(), abs=1e-5)
+    assert record["tokens"] == len(real)
+
+
+def test_evaluation_moves_nothing(uninterrupted):
+    trainer = tiny_trainer()
+    tokens = torch.tensor(TOKENIZER.encode(text.english()[3000:3200]))
+    calls = []
+
+    def evaluate():
+        calls.append(trainer.step)
+        return {"text": held_out_loss(trainer.model, tokens, window=16)}
+
+    trainer.train(evaluate=evaluate, eval_every=5, bar=False)
+    assert calls == [5, 10, 12]
+    assert losses(trainer) == losses(uninterrupted)
+    assert "eval" in trainer.records[4] and "eval" not in trainer.records[5]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move():
+    model = tiny_model()
+    with torch.no_grad():
+        model.norm.weight[0] = float("nan")
+    before = model.embed.weight.clone()
+    with pytest.raises(ValueError, match="diverged at step 0.*lr may be too large"):
+        tiny_trainer(model=model).train_step()
+    assert torch.equal(model.embed.weight, before)
+
+
+def test_training_learns():
+    trainer = tiny_trainer(steps=60, lr=0.01)
+    trainer.train(bar=False)
+    assert trainer.records[-1]["loss"] < 0.75 * trainer.records[0]["loss"]
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"clip": -1.0}, {"warmup": -1}, {"balance_lr": -0.1}])
+def test_a_wrong_recipe_names_its_field(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**{"steps": 5} | wrong)
+
+
+# ---- what a step reads -----------------------------------------------------------------------------------------------
+
+
+def test_sources_depend_on_seed_and_step_alone():
+    first, again, other = tiny_sources(0), tiny_sources(0), tiny_sources(1)
+    again(3), again(0)
+    for a, b, c in zip(first(7), again(7), other(7)):
+        assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+        assert a.inputs.shape != c.inputs.shape or not torch.equal(a.inputs, c.inputs)
+
+
+def test_problem_batch_scores_the_completion_only():
+    problems = tasks.problems("addition", "train", 3, 6, seed=1)
+    batch = problem_batch(problems, TOKENIZER)
+    assert len({len(p.text) for p in problems}) > 1, "the test needs rows of different lengths"
+    for row, problem in enumerate(problems):
+        scored = batch.targets[row][batch.targets[row] != IGNORE]
+        assert TOKENIZER.decode(scored) == problem.completion
+        read = batch.inputs[row][batch.valid[row]]
+        assert TOKENIZER.decode(read) == problem.text[:-1]
+
+
+def test_task_source_never_shows_a_held_out_problem():
+    source = task_source("addition", 1, TOKENIZER, 64, seed=0)
+    shown = {TOKENIZER.decode(row).split("?")[0] + "?" for step in range(20) for row in source(step).inputs}
+    held_out = {p.prompt for p in tasks.problems("addition", "held_out", 1, 100, seed=5)}
+    assert len(shown) > 50 and not shown & held_out
+
+
+def test_wrong_sources_are_refused():
+    with pytest.raises(ValueError, match="rows"):
+        task_source("addition", 2, TOKENIZER, 0, 0)
+    with pytest.raises(ValueError, match="difficulty"):
+        task_source("addition", 99, TOKENIZER, 2, 0)
+    with pytest.raises(ValueError, match="at least one"):
+        mixture()
+    row = torch.zeros(1, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="right"):
+        Batch("x", row, row, torch.tensor([[False, True, True]]))
+
+
+# ---- honest figures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [2, 8, 9, 16, 17, 23, 24, 25, 31, 60])
+def test_held_out_loss_scores_every_token_once_with_context(length):
+    model = tiny_model()
+    tokens = torch.randint(0, 100, (length,), generator=torch.Generator().manual_seed(length))
+    window, wanted = 16, 0.0
+    with torch.no_grad():
+        for target in range(1, length):  # one at a time: its window starts half a window or more before it
+            start = 0 if target <= window else (target - 1) // 8 * 8 - 8
+            logits = model(tokens[None, start:target]).logits[0, -1]
+            wanted += F.cross_entropy(logits, tokens[target]).item()
+            assert start == 0 or target - start > 8
+    assert held_out_loss(model, tokens, window, batch=2) == pytest.approx(wanted / (length - 1), rel=1e-5)
+
+
+def test_solve_counts_right_answers():
+    """A fake model of the right interface would prove little: train a real one until it knows a handful by heart."""
+    problems = tasks.problems("addition", "train", 1, 6, seed=3)
+    model = tiny_model()
+    trainer = Trainer(model, Recipe(steps=150, lr=0.02, warmup=10), mixture(lambda step: problem_batch(problems, TOKENIZER)))
+    task = tasks.get("addition")
+    assert solve(model, TOKENIZER, task, problems)[0] == [0] * 6
+    trainer.train(bar=False)
+    assert solve(model, TOKENIZER, task, problems) == ([1] * 6, [problem.completion for problem in problems])
+
+
+# ---- resume ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resume_repeats_the_losses_bit_for_bit(tmp_path, uninterrupted, stop):
+    first = tiny_trainer(tmp_path)
+    assert not first.train(until=stop, bar=False)
+    second = tiny_trainer(tmp_path, resume=True, model=tiny_model(seed=99))  # its own weights must not matter
+    assert second.step == stop
+    assert second.train(bar=False)
+    assert losses(second) == losses(uninterrupted)
+    for a, b in zip(second.model.state_dict().values(), uninterrupted.model.state_dict().values()):
+        assert torch.equal(a, b)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert lines == second.records
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, uninterrupted, capsys):
+    trainer = tiny_trainer(tmp_path)
+    sources = trainer.batches
+
+    def press(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return sources(step)
+
+    trainer.batches = press
+    before = signal.getsignal(signal.SIGINT)
+    assert not trainer.train(bar=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert trainer.step == 5 and "--resume" in capsys.readouterr().err
+    again = tiny_trainer(tmp_path, resume=True)
+    assert again.train(bar=False) and losses(again) == losses(uninterrupted)
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path, uninterrupted):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 0.0}\n{"st')  # killed before the first checkpoint
+    trainer = tiny_trainer(tmp_path, resume=True)
+    assert trainer.train(bar=False) and losses(trainer) == losses(uninterrupted)
+
+
+# One process imports torch, then forks: 20 children train and are killed, the parent only watches the log grow.
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_train import tiny_trainer
+run, chance, size = Path(sys.argv[1]), random.Random(0), 0
+log = run / "log.jsonl"
+for life in range(20):
+    child = os.fork()
+    if not child:
+        tiny_trainer(run, resume=True, steps=STEPS).train(save_every=3, bar=False)
+        os._exit(0)
+    goal = size + chance.randrange(200, 1300)  # bytes of log: about 1 to 5 more steps
+    while (size := log.stat().st_size if log.exists() else 0) < goal:
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, "the run ended by itself before the kill"
+        time.sleep(0.0005)
+    time.sleep(chance.uniform(0, 0.02))  # anywhere in a step, or in the writing of a checkpoint
+    os.kill(child, signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+print("killed", life + 1)
+""".replace("STEPS", "150")
+
+
+def test_twenty_kills_at_random_moments_change_no_loss(tmp_path):
+    """20 SIGKILLs, then a run to the end: one line a step, losses and weights of a run left alone."""
+    run = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'tests' / 'train'}{os.pathsep}{REPO / 'tests' / 'helpers'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(run)], cwd=REPO, env=environment, capture_output=True, text=True)
+    assert done.stdout == "killed 20\n", done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the children: bit for bit holds for one number of threads
+    try:
+        again = tiny_trainer(run, resume=True, steps=150)
+        assert 0 < again.step < 150
+        again.train(save_every=50, bar=False)
+        alone = tiny_trainer(steps=150)
+        alone.train(bar=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert losses(again) == losses(alone)
+    assert [r["step"] for r in again.records] == list(range(1, 151))
+    assert all(torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), alone.model.state_dict().values()))
+    assert [p.name for p in run.iterdir() if p.is_dir()] == ["checkpoint-00000150"]
+
+
+# ---- the checkpoint --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    trainer = tiny_trainer(tmp_path / "run")
+    trainer.train(until=3, bar=False)
+    return trainer, checkpoint.latest(tmp_path / "run")
+
+
+def test_optimizer_state_goes_by_name_and_comes_back():
+    trainer = tiny_trainer()
+    trainer.train_step()
+    state = named_state(trainer.model, trainer.optimizer)
+    assert state["embed.weight/exp_avg"].shape == trainer.model.embed.weight.shape
+    other = adamw(trainer.model, 1e-3)
+    load_named_state(trainer.model, other, state)
+    back = named_state(trainer.model, other)
+    assert back.keys() == state.keys() and all(torch.equal(back[k], state[k]) for k in state)
+
+
+def test_only_the_newest_checkpoint_stays_and_nothing_is_pickled(saved):
+    trainer, folder = saved
+    trainer.train(until=6, save_every=1, bar=False)
+    assert [p.name for p in sorted(folder.parent.iterdir())] == ["checkpoint-00000006", "log.jsonl"]
+    assert {p.suffix for p in checkpoint.latest(folder.parent).iterdir()} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "run.json"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "gone"])
+def test_a_damaged_checkpoint_is_one_clear_error(saved, name, damage):
+    _, folder = saved
+    path = folder / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"\x80\x04garbage" * 9, "empty": b""}[damage])
+    with pytest.raises(FileNotFoundError if damage == "gone" else ValueError, match=name):
+        tiny_trainer(folder.parent, resume=True)
+
+
+def test_a_foreign_checkpoint_is_refused(saved):
+    trainer, folder = saved
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"format": "something else"}))
+    with pytest.raises(ValueError, match="format"):
+        tiny_trainer(folder.parent, resume=True)
+    (folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="recipe"):
+        tiny_trainer(folder.parent, resume=True, lr=1.0)
+    with pytest.raises(ValueError, match="config"):
+        tiny_trainer(folder.parent, resume=True, model=tiny_model(hidden_size=48))
+    with pytest.raises(ValueError, match="shape|fit"):
+        checkpoint.load_weights(folder, tiny_model(hidden_size=48))
+    with pytest.raises(ValueError, match="names differ"):
+        checkpoint.load_weights(folder, tiny_model(num_hidden_layers=3))
+    bad = named_state(trainer.model, trainer.optimizer) | {"embed.weight/exp_avg": torch.zeros(3)}
+    with pytest.raises(ValueError, match="embed.weight/exp_avg"):
+        load_named_state(trainer.model, trainer.optimizer, bad)
+    with pytest.raises(ValueError, match="no parameter"):
+        load_named_state(trainer.model, trainer.optimizer, {"who/exp_avg": torch.zeros(3)})
+    with pytest.raises(FileNotFoundError):
+        checkpoint.read_info(folder.parent)
+
+
+def test_a_run_is_not_overwritten(saved):
+    _, folder = saved
+    with pytest.raises(ValueError, match="resume"):
+        tiny_trainer(folder.parent)
+
+
+def test_a_log_that_lost_lines_is_refused(saved):
+    _, folder = saved
+    (folder.parent / "log.jsonl").write_text("")
+    with pytest.raises(ValueError, match="log.jsonl"):
+        tiny_trainer(folder.parent, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot write into the run folder"):
+        tiny_trainer(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(saved, uninterrupted):
+    """A limit on the size of files stands for the full disk: writing fails half way through a file."""
+    trainer, folder = saved
+    trainer.train_step()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        with pytest.raises(OSError, match=f"cannot write a checkpoint.*last good one is .*{folder.name}"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [p.name for p in folder.parent.iterdir() if p.is_dir()] == [folder.name]
+    again = tiny_trainer(folder.parent, resume=True)
+    assert again.train(bar=False) and losses(again) == losses(uninterrupted)
+
+
+def test_a_read_only_folder_keeps_the_last_good_checkpoint(saved, monkeypatch):
+    trainer, folder = saved  # root may write into any folder, so the system call itself must refuse
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(30, "Read-only file system")
+
+    trainer.train_step()
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match="Read-only file system.*last good one"):
+        trainer.save()
+    assert checkpoint.latest(folder.parent) == folder
+
+
+def test_without_safetensors_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match=r"pip install minizaya\[checkpoints\]"):
+        tiny_trainer(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+
+
+def run_command(*argv):
+    from minizaya.__main__ import main
+
+    return main(list(argv))
+
+
+@pytest.fixture
+def short_text(monkeypatch):
+    """The commands as they are, on a hundredth of the text."""
+    english = text.english()[:6000]
+    monkeypatch.setattr(text, "english", lambda: english)
+
+
+def test_demo_smoke(tmp_path, monkeypatch, capsys, short_text):
+    monkeypatch.setattr("minizaya.commands.demo.PROBLEMS", 5)
+    monkeypatch.chdir(tmp_path)
+    assert run_command("demo", "--steps", "2", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 2 and len(result["text"]["ngrams"]) == 6 and result["task"]["problems"] == 5
+    assert result["text"]["beats_ngrams"] == (result["text"]["held_out_loss"] < min(result["text"]["ngrams"]))
+    assert (tmp_path / result["figure"]).read_bytes()[:4] == b"\x89PNG"
+    assert checkpoint.latest(result["run"]).name == "checkpoint-00000002"
+    assert run_command("demo", "--out", result["run"], "--resume", "--json") == 0  # nothing left to do
+    again = json.loads(capsys.readouterr().out)
+    assert again["steps"] == 2 and again["text"] == result["text"] and again["task"] == result["task"]
+    assert run_command("demo", "--resume") == 2 and "--out" in capsys.readouterr().err
+    assert free_folder() == Path("runs/demo-2")  # a second run would not overwrite the first
+    summary = report(result)
+    assert "held-out text" in summary and f"of 5 addition problems right ({result['task']['share']:.1%})" in summary
+
+
+def test_train_command_resumes(tmp_path, capsys, short_text):
+    options = ["--steps", "4", "--save-every", "2", "--text-rows", "2", "--task-rows", "2", "--seq", "16", "--json"]
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["done"] and whole["step"] == 4 and whole["eval"]["text"] > 0
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options) == 2  # not overwritten
+    assert "resume" in capsys.readouterr().err
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options, "--resume", "--task", "modchain") == 2
+    assert "data" in capsys.readouterr().err
+    assert run_command("train", "--out", str(tmp_path / "whole"), *options, "--resume") == 0  # nothing left to do
+    assert json.loads(capsys.readouterr().out)["loss"] == whole["loss"]
+    assert run_command("train", "--out", str(tmp_path / "none"), "--text-rows", "0", "--task-rows", "0") == 2
+    assert "nothing to learn" in capsys.readouterr().err
+
+
+def test_nano_has_the_vocabulary_of_its_tokenizer():
+    nano = mz.ZayaConfig.preset("nano")
+    assert (nano.vocab_size, nano.pad_token_id, nano.bos_token_id, nano.eos_token_id) == (
+        TOKENIZER.vocab_size, TOKENIZER.pad_id, TOKENIZER.bos_id, TOKENIZER.eos_id)
