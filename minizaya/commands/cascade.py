@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ..train import evaluate
 from ..hub import zoo
-from ..train import checkpoint
 from ..rl import cascade
+from ..train import checkpoint, evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,10 +19,10 @@ from ..data import tasks, text
 from ..data.ngram import witten_bell
 from ..data.tokenizer import CharTokenizer
 from ..infer.generate import generate
+from ..plots.picture import LivePicture
 from ..train.checkpoint import latest, read_info
 from ..train.evaluate import held_out_loss, solve
 from ..train.loop import Recipe, Trainer
-from ..plots.picture import LivePicture
 from ..train.sources import mixture, task_source, text_source
 
 STEPS, FEWEST = 600, 400  # 400 are enough to pass both exams; the rest is margin

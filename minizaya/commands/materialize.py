@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
-from ..train.checkpoint import model_state
 from ..hub import shards
-from ..plan.devices import disk_room
 from ..hub.names import check_layout
 from ..hub.weights import home
+from ..plan.devices import disk_room
+from ..train.checkpoint import model_state
 
 SPARE = 2**29  # bytes that a disk should keep free beside the folder
 

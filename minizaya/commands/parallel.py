@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from . import train as run_train
+from ..parallel import launch
+from ..parallel.grid import Grid, Layout, join
+from ..parallel.traffic import KINDS, Traffic
+from ..parallel.trainer import ParallelTrainer
 from ..train.checkpoint import latest
 from ..train.loop import Recipe
 from ..train.sources import mixture
-from ..parallel import launch
-from ..parallel.grid import Grid, Layout, join
-from ..parallel.trainer import ParallelTrainer
-from ..parallel.traffic import KINDS, Traffic
+from . import train as run_train
 
 PATIENCE = 5.0  # seconds in which torchrun should have ended a rank that lost another
 

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..config import ZayaConfig
-from ..plan import account, devices, memory, schedule
 from ..parallel.layout import Layout
+from ..plan import account, devices, memory, schedule
 
 BATCHES = (1, 8, 64, 512, 4096)
 
@@ -105,7 +105,7 @@ def draw(figures: dict, folder: Path) -> list[str]:
 def add_arguments(parser) -> None:
     parser.add_argument("preset", help="nano, micro, mini, ablation-1.8b or zaya1-8b")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens in a sequence (default 4096)")
-    parser.add_argument("--dtype", choices=list(account.BYTES), default="bfloat16", 
+    parser.add_argument("--dtype", choices=list(account.BYTES), default="bfloat16",
                         help="of weights and cache; for a paged model, of activations and cache (default bfloat16)")
     parser.add_argument("--device", choices=list(devices.PEAK), default="mi300x",
                         help="to train and decode on (default mi300x)")

@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 
 from ..data import template
-from ..serve.formats import ChatFormat
+from ..hub.weights import add_weight_arguments, open_weights
 from ..infer.generate import generate
 from ..parallel import sharded_checkpoint
-from ..hub.weights import add_weight_arguments, open_weights
+from ..serve.formats import ChatFormat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,8 +25,9 @@ from urllib.parse import unquote
 
 import torch
 
-from ..hub import zoo
 from ..data import template
+from ..hub import zoo
+from ..hub.weights import add_weight_arguments, open_weights
 from ..serve import protocol
 from ..serve.checks import Wrong, brief
 from ..serve.connections import PatientServer
@@ -34,7 +35,6 @@ from ..serve.formats import ChatFormat, TaskFormat, read_text
 from ..serve.service import Answer, Busy, Service
 from ..serve.telling import Telling
 from ..serve.wire import JsonHandler
-from ..hub.weights import add_weight_arguments, open_weights
 
 METHODS = {"/health": "GET", "/v1/health": "GET", "/v1/models": "GET", "/v1/chat/completions": "POST"}
 ONE_MODEL = "/v1/models/"

@@ -3,9 +3,9 @@
 import argparse
 import json
 
-from ..studies import compare
-from ..hub import zoo
 from ..data import tasks
+from ..hub import zoo
+from ..studies import compare
 from ..train import evaluate
 from ..train.evaluate import LEVELS
 

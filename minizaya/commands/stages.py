@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..train import evaluate
 from ..hub import zoo
-from ..train import stages
+from ..train import evaluate, stages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

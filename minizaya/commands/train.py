@@ -10,9 +10,9 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..data import tasks, text
 from ..data.tokenizer import CharTokenizer
+from ..plots.picture import LivePicture
 from ..train.evaluate import held_out_loss
 from ..train.loop import Recipe, Trainer
-from ..plots.picture import LivePicture
 from ..train.sources import mixture, task_source, text_source
 
 

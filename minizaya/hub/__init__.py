@@ -10,9 +10,17 @@ In reading order: `names` (what each tensor is called, and how ours is cut), `co
 a folder what was released?), `zoo` (the checkpoints that come with the package).
 """
 
-from .released import config_from_transformers, config_to_transformers, from_transformers, to_transformers
 from .names import rename, unrename
+from .released import config_from_transformers, config_to_transformers, from_transformers, to_transformers
 from .shards import load, save
 
-__all__ = ["load", "save", "from_transformers", "to_transformers", "config_from_transformers", "config_to_transformers",
-           "rename", "unrename"]
+__all__ = [
+           "config_from_transformers",
+           "config_to_transformers",
+           "from_transformers",
+           "load",
+           "rename",
+           "save",
+           "to_transformers",
+           "unrename",
+]

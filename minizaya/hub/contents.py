@@ -149,7 +149,7 @@ def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     path = folder / INDEX
     if not path.exists():
         single = folder / "model.safetensors"
-        return {name: single.name for name in read_header(single)}, {}
+        return dict.fromkeys(read_header(single), single.name), {}
     index = read_json(path)
     where, metadata = index.get("weight_map"), index.get("metadata", {})
     sums = metadata.get("sha256", {}) if isinstance(metadata, dict) else None

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from ..arch.model import Zaya, check_inputs
 from ..arch.residual import ResidualScaling
-from .mapped import Mapped
 from ..native.matmul import matmul, quantise
-from .shards import bias_type
 from ..native.step import Step
+from .mapped import Mapped
+from .shards import bias_type
 
 LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
           "router.mlp.out_proj", "router.out_proj")  # in a layer; the last one is that of the ablation router="linear"

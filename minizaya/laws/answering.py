@@ -10,6 +10,7 @@ from . import textbook
 from .core import expect, law, require
 from .model import build
 
+
 def draw_request(draw):
     count = draw_a.size(draw, 1, 3)
     prompts = [draw_a.integers(draw, draw_a.size(draw, 1, 5), low=0, high=10).tolist() for _ in range(count)]

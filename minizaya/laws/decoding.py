@@ -4,7 +4,7 @@ import torch
 
 from . import strategies as draw_a
 from . import textbook
-from .core import expect, law, require
+from .core import law, require
 from .model import FACTORY, alive, ask, build, draw_model, same
 
 # ---- the cache -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from . import textbook
 from .core import expect, finite, law, require
 
 
-
 def layers(draw, **fixed):
     cfg = draw_a.config(draw, num_hidden_layers=1, attention_bias=draw_a.flag(draw), **fixed)
     b, t = draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 7)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..arch.model import Zaya
-from ..plan import account, devices
 from ..native import matmul
+from ..plan import account, devices
 from . import strategies as draw_a
 from .core import Broken, finite, law, require
 

@@ -2,7 +2,8 @@
 
 import copy
 
-from ..data import text, trim as lib
+from ..data import text
+from ..data import trim as lib
 from ..data.chat import read
 from ..data.tokenizer import CharTokenizer
 from . import strategies as draw_a

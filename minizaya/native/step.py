@@ -4,7 +4,6 @@ The plain path is `Zaya.forward`; `test_step_equals_the_plain_path` compares the
 memory. Its loop over the layers asks for attention and routes, then for each expert that was chosen, then for the sum.
 """
 
-import ctypes
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_long, c_void_p
 
 import torch

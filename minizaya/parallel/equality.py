@@ -15,10 +15,9 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train.loop import Recipe, Trainer
 from ..train.sources import IGNORE, Batch
-from .context_parallel import chunk_lengths
 from .expert_parallel import slice_of
-from .layout import Layout, rows_of
 from .grid import Grid
+from .layout import Layout, rows_of
 from .trainer import ParallelTrainer
 
 TINY = dict(vocab_size=23, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

@@ -38,6 +38,7 @@ from .context_parallel import ContextCache, chunk_lengths
 from .expert_parallel import ExpertParallel, slice_of
 from .layout import Layout
 
+
 class Grid:
     """This process's place in a layout, and the groups it talks to. `join` first.
 

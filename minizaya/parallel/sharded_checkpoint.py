@@ -23,15 +23,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..arch import balance
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..train import checkpoint as one_process
 from ..train.checkpoint import KEPT, latest, safetensors, tokenizer_of, write
 from ..train.checkpoint import SHARDED as FORMAT
-from .layout import rows_of
 from .grid import Grid
-
+from .layout import rows_of
 
 
 def sharded(model, optimizer) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ algorithm; counted here is the usual ring, in which each of n ranks passes (n - 
 that for an all-reduce).
 """
 
-import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ZayaConfig
-from . import account
 from ..parallel.layout import Layout
+from . import account
 
 NODE = 8           # GPUs that are wired to each other
 GOOD_GEMM = 200e9  # FLOPs from which a product reaches the best rate

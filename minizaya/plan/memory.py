@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
+from ..parallel.layout import Layout, rows_of
 from ..train.optim import is_matrix
 from . import account
-from ..parallel.layout import Layout, rows_of
 
 OPTIMIZERS = ("adamw", "muon", "muon without momentum")
 OVERHEAD = 0.1
@@ -160,8 +160,8 @@ def paged_memory(config: ZayaConfig, tokens: int, dtype: str = "float32", int8: 
     whole file at most. dtype: of activations and cache; the file's is bfloat16.
     trap: a process holds more: for forty layers, Python's modules and what the allocator keeps of opening's copies are 40 MB.
     """
-    from ..native.matmul import TILE
     from ..hub.paging import MAPPED
+    from ..native.matmul import TILE
 
     small = sum(p.numel() for name, p in skeleton(config).named_parameters() if not name.endswith(MAPPED))
     parts, width, packed = account.parameters(config), config.hidden_size, config.query_size + config.kv_size

@@ -3,8 +3,24 @@
 FIGURES maps a file name, without ".png", to a function without arguments that returns a matplotlib Figure.
 """
 
-from . import balance, cca, decoding, full_8b, hip_kernels, markovian_rsa, mini_zaya, moe, parallel, reasoning_data, residual
-from . import rl_cascade, rl_spine, router, router_replay, training
+from . import (
+    balance,
+    cca,
+    decoding,
+    full_8b,
+    hip_kernels,
+    markovian_rsa,
+    mini_zaya,
+    moe,
+    parallel,
+    reasoning_data,
+    residual,
+    rl_cascade,
+    rl_spine,
+    router,
+    router_replay,
+    training,
+)
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 from ..data import tasks
 from ..data.aggregation import aggregation_text, cut_off, spoiled
@@ -75,7 +75,7 @@ def styled(asked: dict, text: str) -> float:
     return behaviour_reward(text, bool(verified(asked, text)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def room(name: str, difficulty: int) -> int:
     """Tokens that an answer may take: half as long again as the longest worked solution of 100 problems.
 

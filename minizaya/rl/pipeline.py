@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..arch.model import Zaya
@@ -26,7 +25,7 @@ from ..train import checkpoint
 from ..train.loop import interrupts
 from .buffer import Shelf
 from .learner import Learner
-from .processes import GeneratorSide, Helper, Job, checkpoint_into
+from .processes import GeneratorSide, Helper, Job
 
 SYNC = 2       # updates between two publications of the weights
 STALENESS = 2  # updates that an answer may be behind

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from ..data import chat, tasks
 from ..data.template import Template
-from .checks import Wrong, brief
-from .messages import calls_of
 from ..infer.parse import CALL, RESPONSE, UNCALL, UNRESPONSE, Reader, Reply, write_call
 from ..infer.rsa import Aggregate, delimited, in_words, last_tokens
+from .checks import Wrong, brief
+from .messages import calls_of
 
 HOW_TO_CALL = f"To call one, write {CALL}\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n{UNCALL}"
 

@@ -5,8 +5,8 @@ A checked message is {"role", "content"}, content always text. An assistant's ma
 sends as JSON text; a tool's answer may hold "tool_call_id". Everything else in a message is ignored.
 """
 
-from .checks import Wrong, brief, typed
 from ..infer.parse import ToolCall, json_or_none
+from .checks import Wrong, brief, typed
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..infer.parse import Reply
+from ..infer.rsa import Aggregate, RSAConfig, majority, markovian_rsa
 from .checks import Wrong, brief, number, typed, whole
 from .formats import ChatFormat, TaskFormat, read_text, text_of
 from .messages import read_messages, read_tools
-from ..infer.parse import Reply
-from ..infer.rsa import Aggregate, RSAConfig, majority, markovian_rsa
 
 LIMITS = {"temperature": (0, 100, 1.0), "top_p": (1e-6, 1, 1.0), "min_p": (0, 1, 0.0)}  # least, most, default
 IGNORED = {"model", "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}

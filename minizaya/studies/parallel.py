@@ -13,10 +13,10 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..parallel import context_parallel, equality
 from ..parallel.expert_parallel import slice_of
-from ..parallel.launch import run_job
 from ..parallel.grid import Grid, Layout, forward, parallelize, split_batch
-from ..parallel.trainer import ParallelTrainer
+from ..parallel.launch import run_job
 from ..parallel.traffic import Traffic
+from ..parallel.trainer import ParallelTrainer
 from ..train.loop import Recipe
 from ..train.sources import Batch
 

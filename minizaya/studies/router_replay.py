@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ..hub import zoo
 from ..data import tasks
+from ..hub import zoo
 from ..rl import cascade
 from ..rl.generator import Generator, draw_problem
 from ..rl.learner import Learner, LearnerConfig

@@ -30,6 +30,7 @@ from . import checkpoint
 from .optim import adamw, learning_rate, muon
 from .sources import IGNORE, Batch
 
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train; everything but the data and the model."""

@@ -13,7 +13,7 @@ Before the SFT the model writes the rollouts that the aggregation examples are m
 
 import json
 import random
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch

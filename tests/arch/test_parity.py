@@ -10,15 +10,24 @@ from functools import lru_cache
 
 import pytest
 import torch
-from peer import (
-    SEEDS, SMALL, VANISHING, islands_lifted, make_case, make_peer, ours_from, peer_config, relative, run_peer,
-)
 from transformers import ZayaConfig as PeerConfig
 from transformers import ZayaForCausalLM
 
 import minizaya as mz
-from minizaya.arch import cca
 from minizaya import hub
+from minizaya.arch import cca
+from peer import (
+    SEEDS,
+    SMALL,
+    VANISHING,
+    islands_lifted,
+    make_case,
+    make_peer,
+    ours_from,
+    peer_config,
+    relative,
+    run_peer,
+)
 
 BACKENDS = ("fast", "reference")
 TIGHT = 1e-9

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from lesson_tools import LESSONS, PATHS, exercises, read, solved
 
+from lesson_tools import LESSONS, PATHS, exercises, read, solved
 from minizaya.commands import lessons
 
 NAME = "01_moe"

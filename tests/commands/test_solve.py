@@ -7,15 +7,13 @@ import pytest
 import torch
 
 import minizaya as mz
-from minizaya.studies import compare
-from minizaya.commands import solve
-from minizaya.train import evaluate
-from minizaya.hub import zoo
 from minizaya.__main__ import main
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
+from minizaya.hub import zoo
 from minizaya.infer.rsa import RSAConfig
-from minizaya.train import checkpoint
+from minizaya.studies import compare
+from minizaya.train import checkpoint, evaluate
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import mixture, task_source
 

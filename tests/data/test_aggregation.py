@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from minizaya.data import tasks, text
 from minizaya.data.aggregation import (
-    GO, SEARCHES, SEPARATOR, aggregation_documents, aggregation_text, continuation, cut_off, problem_chat, steps,
+    GO,
+    SEARCHES,
+    SEPARATOR,
+    aggregation_documents,
+    aggregation_text,
+    continuation,
+    cut_off,
+    problem_chat,
+    steps,
     winning_try,
 )
 from minizaya.data.tokenizer import CharTokenizer

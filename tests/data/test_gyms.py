@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from minizaya.data import gyms, tasks
 from minizaya.data.tokenizer import SPECIALS
 
+
 def everything_random():
     numbers = numpy.random.get_state()
     return (random.getstate(), numbers[1].tolist(), numbers[2:], torch.get_rng_state().tolist(), os.environ.get("PYTHONHASHSEED"))

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from chat_tools import CHATML
 from minizaya import __main__ as cli
 from minizaya.data import chat
 from minizaya.data.template import HOLE, MARK, Template, beside
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer
 from minizaya.serve.formats import ChatFormat
-from chat_tools import CHATML
-from tokenizer_tools import byte_level_bpe
 from paged_tools import written
+from tokenizer_tools import byte_level_bpe
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TAGS = ["<zyphra_tool_call>", "</zyphra_tool_call>", "<zyphra_tool_response>", "</zyphra_tool_response>"]

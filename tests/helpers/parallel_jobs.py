@@ -113,13 +113,14 @@ def kept_for_backward(length):
 
 def refusals():
     """The messages of what must be refused, and the checkpoint errors of one rank."""
+    import torch
+
     from minizaya.parallel import equality
     from minizaya.parallel.grid import Grid, Layout, forward, parallelize
-    from minizaya.parallel.trainer import ParallelTrainer
     from minizaya.parallel.sharded_checkpoint import together
+    from minizaya.parallel.trainer import ParallelTrainer
     from minizaya.train.loop import Recipe
     from minizaya.train.sources import Batch
-    import torch
     said = []
 
     def full_on_rank_one():

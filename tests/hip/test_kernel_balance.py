@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernel_tools import WAYS, assert_close, every_way, needs_compiler, run
 from minizaya import hip

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import minizaya as mz
-from minizaya.laws.strategies import randomise
 from minizaya.hub import golden, shards
 from minizaya.hub.paging import PagedZaya
+from minizaya.laws.strategies import randomise
 
 CONFIG = mz.ZayaConfig.preset("nano", vocab_size=31, num_hidden_layers=2, hidden_size=32, num_experts=3, pad_token_id=0, bos_token_id=1,
                               eos_token_id=2)

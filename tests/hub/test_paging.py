@@ -10,19 +10,17 @@ from hypothesis import strategies as st
 
 import minizaya as mz
 from minizaya import __main__ as cli
-from minizaya.infer.engine import Engine, engine_generate
-from minizaya.serve.protocol import ChatFormat
-from minizaya.serve.service import Service
-from minizaya.laws.strategies import randomise
-from minizaya.plan import account
+from minizaya.commands.serve import Server
 from minizaya.hub import golden, shards
-from minizaya.native import matmul
 from minizaya.hub.mapped import Mapped
 from minizaya.hub.paging import MAPPED, PagedZaya
 from minizaya.hub.weights import StandIn, open_weights
-from minizaya.commands.serve import Server
+from minizaya.infer.engine import Engine, engine_generate
+from minizaya.native import matmul
+from minizaya.plan import account
+from minizaya.serve.protocol import ChatFormat
+from minizaya.serve.service import Service
 from paged_tools import CONFIG, written
-
 
 UNTIED = mz.ZayaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": False, "attention_bias": True, "lm_head_bias": True})
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import minizaya as mz
-from minizaya.laws.strategies import randomise
 from minizaya import hub
 from minizaya.hub import shards
 from minizaya.hub.config_json import config_document
 from minizaya.hub.mapped import Mapped
 from minizaya.hub.names import LAYOUTS, Piece, original_name, pieces
 from minizaya.hub.shards import load, save
+from minizaya.laws.strategies import randomise
 from minizaya.train.checkpoint import model_state
 
 CONFIG = mz.ZayaConfig.preset("nano", vocab_size=31, hidden_size=12, num_hidden_layers=3, num_attention_heads=4, head_dim=4,

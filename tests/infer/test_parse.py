@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minizaya.infer.parse import CALL, UNCALL, Reader, Reply, ToolCall, parse, write_call
 from chat_tools import texts
+from minizaya.infer.parse import CALL, UNCALL, Reader, Reply, ToolCall, parse, write_call
 
 ADD = f"{CALL}\n<function=add>\n<parameter=x>\n17\n</parameter>\n<parameter=y>\n\"2\"\n</parameter>\n</function>\n{UNCALL}"
 

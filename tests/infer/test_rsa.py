@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 import minizaya as mz
 from minizaya import laws
-from minizaya.studies.compare import answer_of, summary
 from minizaya.data import text
 from minizaya.data.tokenizer import ByteTokenizer
 from minizaya.infer import rsa as lib
 from minizaya.infer.generate import generate
 from minizaya.infer.rsa import RSAConfig, delimited, in_words, majority, markovian_rsa, markovian_rsa_many, mean_score
 from minizaya.laws.rsa import Script
+from minizaya.studies.compare import answer_of, summary
 
 NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.") and law.name != "rsa.majority"]
 

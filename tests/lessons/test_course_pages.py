@@ -61,9 +61,9 @@ def test_the_glossary_names_what_transformers_has():
 
 
 def test_the_teachers_commands_exist():
-    from minizaya.commands.lessons import add_arguments
-
     import argparse
+
+    from minizaya.commands.lessons import add_arguments
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEACHING))

@@ -12,14 +12,26 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from lesson_tools import (LESSONS, PATHS, ROOT, SLOW_MACHINE, code_cells, execute, exercises, function, next_code, printed, read,
-                          solved, words)
 
 import minizaya as mz
+from lesson_tools import (
+    LESSONS,
+    PATHS,
+    ROOT,
+    SLOW_MACHINE,
+    code_cells,
+    execute,
+    exercises,
+    function,
+    next_code,
+    printed,
+    read,
+    solved,
+    words,
+)
 
 NAMES = [path.stem for path in PATHS]
 NOTEBOOKS = {path.stem: read(path) for path in PATHS}

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minizaya as mz
+from minizaya.hub import shards
+from minizaya.hub.paging import PagedZaya
 from minizaya.infer.engine import Engine, engine_generate
 from minizaya.laws.strategies import randomise
 from minizaya.native import compiler, matmul, step
-from minizaya.hub import shards
-from minizaya.hub.paging import PagedZaya
 
 pytestmark = pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from minizaya import ZayaConfig
-from minizaya.hub import zoo
 from minizaya import __main__ as cli
 from minizaya.arch import balance
-from minizaya.parallel import equality, sharded_checkpoint
-from minizaya.plan import memory
 from minizaya.commands import parallel as run_parallel
+from minizaya.commands import train as run_train
+from minizaya.hub import zoo
+from minizaya.parallel import equality, sharded_checkpoint
 from minizaya.parallel.launch import LOST, RankFailed, run_job, verdict
 from minizaya.parallel.layout import Layout, rows_of
-from minizaya.commands import train as run_train
+from minizaya.plan import memory
 from minizaya.train.checkpoint import latest
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import mixture

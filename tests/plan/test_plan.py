@@ -9,20 +9,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from lesson_tools import LESSONS, code_cells, read
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import minizaya
+from lesson_tools import LESSONS, code_cells, read
 from minizaya import Zaya, ZayaConfig
 from minizaya import __main__ as cli
-from minizaya.config import PRESETS
-from minizaya.plots import full_8b as lab
-from minizaya.plan import account, devices, memory, schedule
 from minizaya.commands import materialize, plan
+from minizaya.config import PRESETS
 from minizaya.hub import weights
-from minizaya.parallel.layout import Layout
 from minizaya.hub.paging import PagedZaya
+from minizaya.parallel.layout import Layout
+from minizaya.plan import account, devices, memory, schedule
+from minizaya.plots import full_8b as lab
 from minizaya.train.optim import adamw, muon, named_state
 
 ODD = dict(router_hidden_size=40, moe_intermediate_size=24, hidden_size=72, vocab_size=100, num_experts=1,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from kill_pipeline import TOKENIZER, tiny_model
-from minizaya.hub import zoo
 from minizaya.__main__ import main
 from minizaya.data import tasks
+from minizaya.hub import zoo
 from minizaya.rl import cascade
 from minizaya.rl.cascade import Fixed, Stage
 from minizaya.studies import recorded

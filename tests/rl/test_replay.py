@@ -5,20 +5,17 @@ import copy
 import pytest
 import torch
 
-import minizaya as mz
 from minizaya import laws
-from minizaya.hub import zoo
 from minizaya.data import pack as packing
 from minizaya.data import tasks
+from minizaya.hub import zoo
 from minizaya.infer.engine import Engine
-from minizaya.laws.strategies import randomise
 from minizaya.rl.learner import Learner, LearnerConfig
 from minizaya.rl.loss import token_logprobs
 from minizaya.rl.mismatch import agreement, int8, low_precision
 from minizaya.rl.replay import check_routes, joined, lay_out_routes, pack_routes, unpack_routes
 from minizaya.rl.rollout import Rollout, check_rollout, load_batch, save_batch
-from rl_tools import CONFIG, PROMPTS, answered, model  # noqa: F401  (model is a fixture)
-
+from rl_tools import CONFIG, PROMPTS, answered
 
 # ---- the promise -----------------------------------------------------------------------------------------------------
 

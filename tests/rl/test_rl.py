@@ -8,16 +8,25 @@ import torch
 
 import minizaya as mz
 from minizaya.data import tasks
-from minizaya.rl import (canary, dppo_mask, grpo_advantage, length_bonus, maxrl_advantage, mixed, policy_loss, rare_share,
-                         repeats, token_logprobs)
+from minizaya.rl import (
+    canary,
+    dppo_mask,
+    grpo_advantage,
+    length_bonus,
+    maxrl_advantage,
+    mixed,
+    policy_loss,
+    rare_share,
+    repeats,
+    token_logprobs,
+)
 from minizaya.rl.canary import calibrated
 from minizaya.rl.curriculum import Calibrator, Scheduler, pass_rate
 from minizaya.rl.learner import Learner, LearnerConfig, micro_batches
 from minizaya.rl.reward import behaviour_reward, signed_kl_reward, style_score
 from minizaya.rl.rollout import Rollout
 from minizaya.train.optim import is_matrix
-
-from rl_tools import CONFIG, PROMPTS, answered, model  # noqa: F401  (model is a fixture)
+from rl_tools import CONFIG, PROMPTS, answered
 
 # ---- advantages and loss ---------------------------------------------------------------------------------------------
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat_tools import CHATML, events, post, texts
+from minizaya.commands.serve import Server
 from minizaya.data import chat as chats
 from minizaya.data.template import Template
 from minizaya.data.tokenizer import ByteTokenizer
+from minizaya.hub.weights import StandIn
+from minizaya.infer.parse import parse
 from minizaya.serve.formats import ChatFormat
 from minizaya.serve.messages import read_messages
-from minizaya.infer.parse import parse
 from minizaya.serve.protocol import message_of
-from minizaya.hub.weights import StandIn
-from minizaya.commands.serve import Server
-from chat_tools import CHATML, events, post, texts
 
 openai = pytest.importorskip("openai")
 

@@ -12,20 +12,20 @@ import torch
 
 from chat_tools import events, post
 from kill_pipeline import TOKENIZER, tiny_model
-from minizaya.hub import zoo
 from minizaya.__main__ import main
+from minizaya.commands.serve import Handler, Server
 from minizaya.data import tasks
-from minizaya.infer.engine import Engine
+from minizaya.hub import zoo
 from minizaya.infer.endpoint import Endpoint
-from minizaya.serve.formats import TaskFormat, TaskReader
-from minizaya.serve.connections import MOST_CONNECTIONS
+from minizaya.infer.engine import Engine
 from minizaya.infer.generate import generate
-from minizaya.serve.protocol import Wrong, read_request
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
+from minizaya.serve.connections import MOST_CONNECTIONS
+from minizaya.serve.formats import TaskFormat, TaskReader
+from minizaya.serve.protocol import Wrong, read_request
 from minizaya.serve.service import Busy, Service
 from minizaya.serve.telling import held_back
 from minizaya.serve.wire import LARGEST_BODY
-from minizaya.commands.serve import Handler, Server
 
 openai = pytest.importorskip("openai")
 

@@ -2,12 +2,10 @@
 
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 import minizaya as mz
+from minizaya.commands.demo import free_folder, report
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.train import checkpoint
-from minizaya.commands.demo import free_folder, report
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state

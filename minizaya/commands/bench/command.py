@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from . import data as bench_data, full as bench_full
+from ... import hub
 from ...arch.model import Zaya
 from ...config import ZayaConfig
 from ...infer.engine import Engine, engine_generate
 from ...infer.generate import generate
-from ... import hub
+from . import data as bench_data
+from . import full as bench_full
 
 
 def seconds(work, *args) -> float:

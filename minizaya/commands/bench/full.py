@@ -31,10 +31,10 @@ import torch
 from tqdm import tqdm
 
 from ...config import ZayaConfig
-from ...plan import account
-from ...native import matmul
-from ...plan.memory import paged_memory
 from ...hub.paging import PagedZaya
+from ...native import matmul
+from ...plan import account
+from ...plan.memory import paged_memory
 
 PROMPT = 128
 
