@@ -208,7 +208,7 @@ def test_scores():
 def test_our_own_generator_drives_it():
     torch.manual_seed(0)
     model = mz.Zaya(mz.ZayaConfig.preset("nano", num_hidden_layers=1, hidden_size=16, moe_intermediate_size=8, head_dim=8))
-    sample = lambda prompts, n: generate(model, prompts, n, seed=3, rows=3)  # noqa: E731
+    sample = lambda prompts, n: generate(model, prompts, n, seed=3, rows=3)
     config = RSAConfig(N=4, C=2, T=1, beta=5, tau=3)
     result = mz.markovian_rsa(sample, [1, 2, 3], config, delimited([7], [8]))
     assert result == mz.markovian_rsa(sample, [1, 2, 3], config, delimited([7], [8]))

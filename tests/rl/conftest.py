@@ -1,10 +1,10 @@
 """The model of these tests."""
 
 import pytest
-from rl_tools import CONFIG
 
 import minizaya as mz
 from minizaya.laws.strategies import randomise
+from rl_tools import CONFIG
 
 
 @pytest.fixture

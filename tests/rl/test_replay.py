@@ -15,7 +15,7 @@ from minizaya.rl.loss import token_logprobs
 from minizaya.rl.mismatch import agreement, int8, low_precision
 from minizaya.rl.replay import check_routes, joined, lay_out_routes, pack_routes, unpack_routes
 from minizaya.rl.rollout import Rollout, check_rollout, load_batch, save_batch
-from rl_tools import CONFIG, PROMPTS, answered
+from rl_tools import PROMPTS, answered
 
 # ---- the promise -----------------------------------------------------------------------------------------------------
 

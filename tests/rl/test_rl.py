@@ -179,7 +179,7 @@ def batch(model, rewards, room=9):
     return rollouts
 
 
-def test_right_answers_become_more_likely(model):  # noqa: F811
+def test_right_answers_become_more_likely(model):
     learner = Learner(model, LearnerConfig(lr=1e-3, length=9.0))
     rollouts = batch(model, [1, 0, 0, 1, 1, 0])
     with torch.no_grad():
@@ -192,7 +192,7 @@ def test_right_answers_become_more_likely(model):  # noqa: F811
     assert float(gains[[0, 3, 4]].mean()) > float(gains[[1, 2, 5]].mean())
 
 
-def test_groups_without_a_difference_change_nothing(model):  # noqa: F811
+def test_groups_without_a_difference_change_nothing(model):
     learner = Learner(model, LearnerConfig())
     before = {name: p.clone() for name, p in model.named_parameters()}
     figures = learner.update(batch(model, [1, 1, 1, 0, 0, 0]), 3)
@@ -200,7 +200,7 @@ def test_groups_without_a_difference_change_nothing(model):  # noqa: F811
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
-def test_micro_batches_weigh_as_one(model):  # noqa: F811
+def test_micro_batches_weigh_as_one(model):
     """Rows of 20 tokens at a time or all together: the same gradient, to rounding."""
     import copy
     rollouts, gradients = batch(model, [1, 0, 0, 1, 1, 0]), []
@@ -215,7 +215,7 @@ def test_micro_batches_weigh_as_one(model):  # noqa: F811
         torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-10)
 
 
-def test_muon_has_no_momentum_and_biases_stay(model):  # noqa: F811
+def test_muon_has_no_momentum_and_biases_stay(model):
     learner = Learner(model, LearnerConfig(lr=1e-3))
     biases = [block.router.balancing_bias.clone() for block in model.layers]
     learner.update(batch(model, [1, 0, 0, 1, 1, 0]), 3)
@@ -224,7 +224,7 @@ def test_muon_has_no_momentum_and_biases_stay(model):  # noqa: F811
     assert all(torch.equal(bias, block.router.balancing_bias) for bias, block in zip(biases, model.layers))
 
 
-def test_a_broken_gradient_moves_nothing(model):  # noqa: F811
+def test_a_broken_gradient_moves_nothing(model):
     learner, rollouts = Learner(model, LearnerConfig()), batch(model, [1, 0, 0, 1, 1, 0])
     before = {name: p.clone() for name, p in model.named_parameters()}
     rollouts[0].logprobs[0] = math.nan
@@ -235,7 +235,7 @@ def test_a_broken_gradient_moves_nothing(model):  # noqa: F811
         learner.update(rollouts, 4)
 
 
-def test_the_length_bonus_prefers_the_short(model):  # noqa: F811
+def test_the_length_bonus_prefers_the_short(model):
     rollouts = batch(model, [1, 1, 0, 1, 1, 0])
     rollouts[0] = rollouts[0].cut(3)
     advantages = Learner(model, LearnerConfig(brevity=1.0)).advantages(torch.tensor([[1.0, 1, 0], [1, 1, 0]]), rollouts)
