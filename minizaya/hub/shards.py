@@ -31,7 +31,7 @@ from ..config import ZayaConfig
 from ..train.checkpoint import model_state, replace_file
 from .config_json import CONFIG, config_document
 from .contents import INDEX, TYPES, Entry, read_contents
-from .names import Piece, pieces  # LAYOUTS: what callers may choose from
+from .names import LAYOUTS, Piece, pieces  # noqa: F401  LAYOUTS: what callers may choose from
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
