@@ -1,4 +1,4 @@
-"""The command line: `python -m minizaya COMMAND`. Without a command it lists them.
+"""The command line: `minizaya COMMAND`, or `python -m minizaya COMMAND`. Without a command it lists them.
 
 Each command is a module with two functions, `add_arguments(parser)` and `run(args) -> int` (the exit code); this file
 only knows where they live. With `--json` a command prints exactly one JSON document on standard output; progress bars
@@ -40,7 +40,7 @@ def available() -> dict[str, tuple[str, str]]:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. As usual with argparse, --help and wrong flags raise SystemExit."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m minizaya", description="minizaya: ZAYA1-8B, built to be read.")
+    parser = argparse.ArgumentParser(prog="minizaya", description="minizaya: ZAYA1-8B, built to be read.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     first = next((word for word in argv if not word.startswith("-")), None)
     try:

@@ -3,9 +3,12 @@ exact versions, environment.yml and the Makefile how to get them, README.md what
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -218,3 +221,80 @@ def test_what_the_makefile_runs_exists(module, subcommand):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert subcommand in done.stdout
+
+
+# --- what a wheel holds -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel, built from an sdist, built from a copy of what git knows. Its weights are empty: packing them takes long."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".safetensors"):
+            (source / name).touch()
+        else:
+            shutil.copy(ROOT / name, source / name)
+    backend("sdist", source, out)
+    with tarfile.open(next(out.glob("*.tar.gz"))) as sdist:
+        sdist.extractall(out, filter="data")
+    backend("wheel", next(path for path in out.iterdir() if path.is_dir()), out)
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as found:
+        yield found
+
+
+def tracked():
+    """The files that git knows and that are there. A tree without git (an archive) tests no wheel."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("no git repository around this tree")
+    return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def backend(kind, source, out):
+    """What `python -m build --no-isolation` runs."""
+    code = f"import sys; out = sys.argv[1]; from setuptools import build_meta; build_meta.build_{kind}(out)"
+    done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_holds_the_package_and_nothing_else(wheel):
+    """Every file that git knows under minizaya/: code, C++, checkpoints with their cards, py.typed."""
+    there = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert there == {name for name in tracked() if name.startswith("minizaya/")}
+    model = "minizaya/checkpoints/nano-reasoner/model.safetensors"
+    assert {"minizaya/py.typed", "minizaya/native/step.cpp", model} <= there
+
+
+def test_a_wheel_brings_the_command(wheel):
+    (entries,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert "minizaya = minizaya.__main__:main" in wheel.read(entries).decode()
+    assert PROJECT["scripts"] == {"minizaya": "minizaya.__main__:main"}
+
+
+WITHOUT_REPOSITORY = """
+import sys
+sys.path = [path for path in sys.path if "__editable__" not in path]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+sys.path.insert(0, sys.argv.pop(1))
+import minizaya
+assert minizaya.__file__.startswith(sys.path[0]), minizaya.__file__
+from runpy import run_module
+run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("words, said", [
+    ("minizaya kernels", "minizaya kernels: the folder `kernels` is not beside the package"),
+    ("minizaya lessons", "the lessons come with the repository"),
+    ("minizaya.studies full_8b", "it comes with the repository"),
+    ("minizaya.plots figures 10_markovian_rsa", "it comes with the repository"),
+    ("minizaya.plots figures 14_hip_kernels", "clone the repository"),
+])
+def test_what_needs_the_repository_says_so_in_one_line(words, said, wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    command = [sys.executable, "-c", WITHOUT_REPOSITORY, str(tmp_path / "site"), *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from ..hip import kernel, names
-from ..hip.build import NoCompiler, build, build_all, compiler
+from ..hip.build import AWAY, NoCompiler, build, build_all, compiler
 from ..hip.report import TOKENS, rows
 from ..hip.trace import traced
 from ..plots.hip_kernels import traffic
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not names():
-        raise ValueError("the folder `kernels` is not beside the package: install from a checkout (pip install -e .)")
+        raise ValueError(AWAY)
     if args.build:
         built(args.name)
     if args.trace or args.figure:

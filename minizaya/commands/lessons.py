@@ -149,6 +149,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
+    if not args.folder.is_dir():
+        raise ValueError(f"{args.folder} is no folder; the lessons come with the repository, --folder says where yours lie")
     if args.without_answers:
         written = without_answers(args.folder, args.without_answers)
         print(json.dumps([str(path) for path in written]) if args.json else "\n".join(map(str, written)))

@@ -9,7 +9,7 @@ import importlib.util
 from functools import cache
 from types import ModuleType
 
-from .build import KERNELS, KernelError, NoCompiler, build, names
+from .build import AWAY, KERNELS, KernelError, NoCompiler, build, names
 from .launch import Launcher, order, recorded, this_target
 from .trace import Tracer
 
@@ -18,10 +18,10 @@ from .trace import Tracer
 def kernel(name: str) -> ModuleType:
     """The Python half of a kernel, `kernels/NAME/NAME.py`: `reference`, `launch`, `supports`, `example`, `work`.
 
-    Raises ValueError for an unknown kernel.
+    Raises ValueError for an unknown kernel, and where there are none.
     """
     if name not in names():
-        raise ValueError(f"name must be one of {', '.join(names()) or '(no kernels here)'}, got {name!r}")
+        raise ValueError(f"name must be one of {', '.join(names())}, got {name!r}" if names() else AWAY)
     # loaded by path: a top-level Python package called `kernels` would shadow a well-known one
     spec = importlib.util.spec_from_file_location(f"minizaya_kernel_{name}", KERNELS / name / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

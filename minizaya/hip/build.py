@@ -16,7 +16,8 @@ from pathlib import Path
 from ..native import compiler as compilers
 from ..native.compiler import CompilerError, kept, run
 
-KERNELS = Path(__file__).resolve().parents[2] / "kernels"     # beside the package; absent in a wheel
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"     # beside the package; a wheel has none
+AWAY = "the folder `kernels` is not beside the package: clone the repository and install that (pip install -e .)"
 TARGETS = ("cpu", "trace", "gfx942", "sm_90")
 
 CPU = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-unknown-pragmas", "-DMZ_CPU"]
@@ -96,7 +97,8 @@ def read_source(source: str | Path) -> tuple[str, str]:
         return "text", str(source)
     path = Path(source) if str(source).endswith(".hip") else KERNELS / source / f"{source}.hip"
     if not path.is_file():
-        raise KernelError(f"no kernel {source!r}: {path} is not there; there are {', '.join(names()) or 'none'}")
+        there = f"there are {', '.join(names())}" if names() else AWAY
+        raise KernelError(f"no kernel {source!r}: {path} is not there; {there}")
     return path.stem, path.read_text()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..arch.experts import experts_grouped
 from . import kernel, launcher, names
-from .build import KernelError, NoCompiler, build, compiler
+from .build import AWAY, KernelError, NoCompiler, build, compiler
 from .launch import this_target
 
 
@@ -42,7 +42,7 @@ def target_of(args) -> str:
 def unusable(name: str, target: str) -> str | None:
     """None, or why the kernel cannot be built for the target here."""
     if name not in names():
-        return "the folder `kernels` is not beside the package"
+        return AWAY
     try:
         compiler(target)
         build(name, target)

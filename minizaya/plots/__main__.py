@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..hip import KernelError
 from . import FIGURES
 
 
@@ -19,11 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown figure {', '.join(unknown)}; choose from {', '.join(FIGURES)}")
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name in tqdm(args.names or list(FIGURES), unit="figure"):
-        aside = args.folder / f".{name}.part.png"
-        # no date and no version in the file, so that drawing again changes nothing
-        FIGURES[name]().savefig(aside, metadata={"Software": None})
-        aside.replace(args.folder / f"{name}.png")
+    try:
+        with tqdm(args.names or list(FIGURES), unit="figure") as bar:
+            for name in bar:
+                aside = args.folder / f".{name}.part.png"
+                # no date and no version in the file, so that drawing again changes nothing
+                FIGURES[name]().savefig(aside, metadata={"Software": None})
+                aside.replace(args.folder / f"{name}.png")
+    except (FileNotFoundError, KernelError) as error:  # recorded runs and kernels come with the repository
+        parser.exit(2, f"{parser.prog}: {error}\n")
     return 0
 
 

@@ -41,7 +41,7 @@ def recorded(name: str, folder: Path | None = None) -> dict:
     study(name)
     path = Path(folder or RECORDED) / f"{name}.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; make it with `{command(name)}`")
+        raise FileNotFoundError(f"{path} is missing; it comes with the repository, or `{command(name)}` makes it")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
