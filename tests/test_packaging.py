@@ -152,18 +152,19 @@ def test_ci_runs_make_test():
 # --- README.md --------------------------------------------------------------------------------
 
 
-def readme_blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", read("README.md"), re.MULTILINE | re.DOTALL)
+def blocks(name, language):
+    """The code blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", read(name), re.MULTILINE | re.DOTALL)
 
 
-def readme_commands():
-    """Every command of README's `sh` blocks, comments and line continuations removed."""
-    text = "".join(readme_blocks("sh")).replace("\\\n", " ")
+def commands(name):
+    """Every command of a page's `sh` blocks, comments and line continuations removed."""
+    text = "".join(blocks(name, "sh")).replace("\\\n", " ")
     return [words for words in (shlex.split(line, comments=True) for line in text.splitlines()) if words]
 
 
 def test_readme_names_commands_that_exist():
-    make = [command for command in readme_commands() if command[0] == "make"]
+    make = [command for command in commands("README.md") if command[0] == "make"]
     assert {"lessons", "test", "demo"} <= {command[1] for command in make}
     for command in make:
         target, *assignments = command[1:]
@@ -173,34 +174,86 @@ def test_readme_names_commands_that_exist():
 
 def test_readme_installs_by_hand_what_the_makefile_installs():
     """Without make (Windows), two pip lines do the same."""
-    installs = [command[command.index("install") + 1 :] for command in readme_commands() if "pip" in command]
+    installs = [command[command.index("install") + 1 :] for command in commands("README.md") if "pip" in command]
     assert installs == [
         [makefile_variables()["TORCH"]],
         ["--constraint", "constraints.txt", "--editable", f".[{','.join(EXTRAS)}]"],
     ]
 
 
-def test_readme_tree_names_what_is_there():
-    """The file tree: two spaces of indentation a level, then the names, then two spaces and the comment."""
-    (tree,) = readme_blocks("text")
+# --- CONTRIBUTING.md --------------------------------------------------------------------------
+
+
+def test_contributing_names_what_is_there():
+    text = read("CONTRIBUTING.md")
+    assert set(re.findall(r"`make (\w+)`", text)) <= makefile_targets()
+    assert {command[1] for command in commands("CONTRIBUTING.md") if command[0] == "make"} <= makefile_targets()
+    paths = re.findall(r"`([\w./]+(?:\.(?:py|md|toml|txt)|/run|/))`|\]\(([\w./]+)\)", text)
+    paths = [path or link for path, link in paths if "NAME" not in path]
+    assert len(paths) > 20
+    for path in paths:
+        assert any((base / path).exists() for base in (ROOT, ROOT / "minizaya")), f"CONTRIBUTING.md names {path}"
+
+
+def test_contributing_refreshes_every_extra():
+    every = ",".join(PROJECT["optional-dependencies"])
+    refresh = [command[command.index("install") + 1 :] for command in commands("CONTRIBUTING.md") if "install" in command]
+    assert refresh == [[makefile_variables()["TORCH"]], [f".[{every}]"]]
+
+
+def test_the_changelog_has_this_version():
+    assert f"## {PROJECT['version']}" in read("CHANGELOG.md") and "## Unreleased" in read("CHANGELOG.md")
+
+
+# --- ARCHITECTURE.md ----------------------------------------------------------------------------
+
+
+def tree():
+    """The file tree: two spaces of indentation a level, then a name, then two spaces and the comment."""
+    (text,) = [block for block in blocks("ARCHITECTURE.md", "text") if block.startswith("minizaya/  ")]
     folders = []
-    for line in tree.splitlines():
-        depth = (len(line) - len(line.lstrip(" "))) // 2
-        folders = folders[:depth]
-        for name in line.strip().split("  ")[0].split(" "):
-            path = ROOT.joinpath(*folders, name)
-            assert path.is_dir() if name.endswith("/") else path.is_file(), f"README names {path.relative_to(ROOT)}"
+    for line in text.splitlines():
+        folders = folders[: (len(line) - len(line.lstrip(" "))) // 2]
+        name, comment = re.fullmatch(r"(\S+)  (\S.*)", line.strip()).groups()
+        yield "/".join([*folders, name.rstrip("/")]), comment
         if name.endswith("/"):
-            folders.append(name)
+            folders.append(name.rstrip("/"))
 
 
-def test_readme_tree_names_every_module():
-    """Folders that the tree names without their files are left out: what lies in them is many of one kind."""
-    (tree,) = readme_blocks("text")
-    named = set(re.findall(r"[\w.]+\.(?:py|cpp)(?=  )", tree))
-    for folder in ("", "arch", "data", "hip", "infer", "train", "rl", "scale"):
-        there = {path.name for kind in ("*.py", "*.cpp") for path in (ROOT / "minizaya" / folder).glob(kind)}
-        assert there - {"__init__.py"} <= named, f"README does not name all of minizaya/{folder}"
+def test_the_tree_names_what_is_there():
+    for path, _ in tree():
+        assert (ROOT / path).exists(), f"ARCHITECTURE.md names {path}"
+
+
+def test_the_tree_names_every_module():
+    """A folder without its files is left out: what lies in it is many of one kind. Others are named to the last module."""
+    named = {path for path, _ in tree()}
+    assert {f"minizaya/{room}" for room in rooms()} <= named
+    for folder in {Path(path).parent for path in named if path.endswith(".py") and path.startswith("minizaya/")}:
+        there = {f"{folder}/{path.name}" for kind in ("*.py", "*.cpp") for path in (ROOT / folder).glob(kind)}
+        assert there - {f"{folder}/__init__.py"} <= named, f"ARCHITECTURE.md does not name all of {folder}"
+
+
+def rooms():
+    return [path.parent.name for path in (ROOT / "minizaya").glob("*/__init__.py")]
+
+
+def test_the_picture_shows_every_room():
+    picture = next(block for block in blocks("ARCHITECTURE.md", "text") if block.startswith("    config"))
+    shown = re.findall(r"[a-z]+", " ".join(line[:36] for line in picture.splitlines()))
+    assert sorted(shown) == sorted(["config", *rooms()])
+
+
+def test_architecture_names_files_that_exist():
+    """In the text a path without a folder in front is under minizaya/; a bare file name stands beside the one before it."""
+    text = re.sub(r"^```.*?^```", "", read("ARCHITECTURE.md"), flags=re.MULTILINE | re.DOTALL)
+    names = re.findall(r"`([\w./]+\.(?:py|cpp|hip|md|toml)|[a-z_/]+/)`", text)
+    assert len(names) > 80
+    before = ROOT / "minizaya"
+    for name in names:
+        found = [base / name for base in (ROOT / "minizaya", ROOT, before.parent) if (base / name).exists()]
+        assert found, f"ARCHITECTURE.md names {name}"
+        before = found[0]
 
 
 # --- what the Makefile runs ---------------------------------------------------------------------
