@@ -12,7 +12,7 @@ from minizaya.hub.config_json import config_document, read_config
 RELEASED = mz.ZayaConfig.preset("zaya1-8b")
 SLIDING = mz.ZayaConfig.preset("nano", layer_types=["hybrid", "hybrid_sliding"] * 2, sliding_window=9, rope_theta_sliding=30.0,
                                tie_word_embeddings=False, attention_bias=True, lm_head_bias=True, pad_token_id=None)
-# a download of the 80-stage release: the keys that `reference/zaya1.md` lists, and those that ports read
+# a download of the 80-stage release: the keys that it has, and those that ports read
 ORIGINAL = {
     "model_type": "zaya", "architectures": ["ZayaForCausalLM"], "cca": True, "cca_time0": 2, "cca_time1": 2, "clamp_temp": False,
     "partial_rotary_factor": 0.5, "rope_theta": 5000000, "norm_epsilon": 1e-05, "residual_in_fp32": True,
