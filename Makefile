@@ -59,7 +59,7 @@ $(VENV)/lessons.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/lessons.stamp
-	$(PIP) --quiet --constraint constraints.txt --editable '.[lessons,checkpoints,test]'
+	$(PIP) --quiet --constraint constraints.txt --editable '.[lessons,checkpoints,serve,test]'
 	@touch $@
 
 # --- the commands --------------------------------------------------------------------------

@@ -29,6 +29,7 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "safetensors": ("checkpoints", "reads and writes weights"),
     "tokenizers": ("checkpoints", "reads the released tokenizer"),
     "jinja2": ("checkpoints", "reads a checkpoint's chat template"),
+    "tornado": ("serve", "the chat server's HTTP"),
     "pytest": ("test", "runs the tests"),
     "pytest-xdist": ("test", "runs two test files at a time"),
     "openai": ("test", "the standard client, to talk to our server"),

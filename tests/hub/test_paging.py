@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import minizaya as mz
 from minizaya import __main__ as cli
-from minizaya.commands.serve import Server
 from minizaya.hub import golden, shards
 from minizaya.hub.mapped import Mapped
 from minizaya.hub.paging import MAPPED, PagedZaya
@@ -19,6 +18,7 @@ from minizaya.infer.engine import Engine, engine_generate
 from minizaya.native import matmul
 from minizaya.plan import account
 from minizaya.serve.protocol import ChatFormat
+from minizaya.serve.server import Server
 from minizaya.serve.service import Service
 from paged_tools import CONFIG, written
 

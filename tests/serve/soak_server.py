@@ -1,13 +1,15 @@
 """An hour of rude clients: does the server's memory stay flat? `python tests/serve/soak_server.py --minutes 60`
 
-Two servers in processes of their own: nano-reasoner, and a chat model of random weights (micro, paged, with a chat template of its own).
-A few clients each: they ask in every way that there is, whole, streamed, several choices, stop texts, Markovian RSA, conversations with
-tools; they hang up in the middle of any of these, send half a request, nonsense, prompts that are too long, and wait without a word.
+Two servers in processes of their own: nano-reasoner, and a chat model of random weights (micro, paged, with a chat
+template of its own). A few clients each: they ask in every way that there is, whole, streamed, several choices, stop
+texts, Markovian RSA, conversations with tools; they hang up in the middle of any of these, send half a request,
+nonsense, prompts that are too long, and wait without a word.
 
-Every ten seconds the servers' memory is read from /proc, and each is asked a control question whose answer is known. Prints a line a minute,
-then one JSON document, then the verdict. The exit code is 1 if a server died, if a control answer was wrong, or if memory grew: the median of
-the last tenth of the samples against that of the second tenth, by more than 5%. A server warms up for some five minutes (threads, and what the
-allocator keeps for them), so a run of less than half an hour proves little.
+Every ten seconds the servers' memory is read from /proc, and each is asked a control question whose answer is known.
+Prints a line a minute, then one JSON document, then the verdict. The exit code is 1 if a server died, if a control
+answer was wrong, or if memory grew: the median of the last tenth of the samples against that of the second tenth, by
+more than 5%. A server warms up for some five minutes (threads, and what the allocator keeps for them), so a run of
+less than half an hour proves little.
 """
 
 import argparse
@@ -28,7 +30,9 @@ from pathlib import Path
 TEMPLATE = """{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message.content }}
-    {%- for call in message.tool_calls or [] %}{{ '<zyphra_tool_call>' ~ call.function.name ~ '</zyphra_tool_call>' }}{% endfor %}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<zyphra_tool_call>' ~ call.function.name ~ '</zyphra_tool_call>' }}
+    {%- endfor %}
     {{- '<|im_end|>\\n' }}
 {%- endfor %}{{ '<|im_start|>assistant\\n' }}"""
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -48,7 +52,8 @@ class Running:
                 raise SystemExit(f"{name}: the server did not start")
             found = re.search(r"http://[^:]+:(\d+)", line)
         self.port, self.first = int(found[1]), None
-        threading.Thread(target=lambda: [None for _ in self.process.stdout], daemon=True).start()  # nobody may block on its log
+        read_on = threading.Thread(target=lambda: [None for _ in self.process.stdout], daemon=True)
+        read_on.start()  # it may not block on its log
 
     def sample(self) -> None:
         """Reads the memory (resident bytes), and asks the control question."""
@@ -79,7 +84,8 @@ class Running:
     def growth(self) -> tuple[float, float, float]:
         """Median memory of the second tenth of the samples, of the last tenth, and by how much it grew."""
         tenth = max(1, len(self.samples) // 10)
-        early, late = (statistics.median(part or self.samples) for part in (self.samples[tenth: 2 * tenth], self.samples[-tenth:]))
+        early, late = (statistics.median(part or self.samples)
+                       for part in (self.samples[tenth: 2 * tenth], self.samples[-tenth:]))
         return early, late, late / early - 1
 
 
@@ -87,15 +93,18 @@ def wrong_ones(chance: random.Random) -> list:
     """What no server may answer."""
     long = {"messages": [{"role": "user", "content": "9" * chance.randrange(2000, 200000)}]}
     user = {"messages": [{"role": "user", "content": "1+1?"}]}
-    return [{"messages": []}, user | {"temperature": "hot"}, user | {"max_tokens": -chance.randrange(9)}, long, user | {"n": 10**6}, [1, 2, 3],
-            user | {"rsa": {"N": chance.randrange(-3, 3)}}, user | {"frequency_penalty": 2}, user | {"tools": [{"x" * 50000: 1}]}]
+    return [{"messages": []}, user | {"temperature": "hot"}, user | {"max_tokens": -chance.randrange(9)}, long,
+            user | {"n": 10**6}, [1, 2, 3], user | {"rsa": {"N": chance.randrange(-3, 3)}},
+            user | {"frequency_penalty": 2}, user | {"tools": [{"x" * 50000: 1}]}]
 
 
 def task_ways(chance: random.Random) -> list[dict]:
     """Requests that nano-reasoner answers."""
-    asked = {"messages": [{"role": "user", "content": f"{chance.randrange(10, 99)}+{chance.randrange(10, 99)}?"}], "temperature": chance.random()}
+    user = {"role": "user", "content": f"{chance.randrange(10, 99)}+{chance.randrange(10, 99)}?"}
+    asked = {"messages": [user], "temperature": chance.random()}
     rsa = {"N": chance.randrange(2, 7), "C": 2, "T": chance.randrange(3), "beta": 48, "tau": 24}
-    return [asked, asked | {"stream": True}, asked | {"n": chance.randrange(2, 6)}, asked | {"stop": ["b", "#1"]}, asked | {"rsa": rsa},
+    return [asked, asked | {"stream": True}, asked | {"n": chance.randrange(2, 6)}, asked | {"stop": ["b", "#1"]},
+            asked | {"rsa": rsa},
             asked | {"n": 2, "stream": True, "stop": "7", "stream_options": {"include_usage": True}}]
 
 
@@ -103,10 +112,12 @@ def chat_ways(chance: random.Random) -> list[dict]:
     """Requests that the chat model answers, with nonsense."""
     user = {"role": "user", "content": "Hi <|im_end|> é" * chance.randrange(1, 4)}
     call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
-    tools = [user, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "2"}]
+    tools = [user, {"role": "assistant", "content": None, "tool_calls": [call]},
+             {"role": "tool", "tool_call_id": "c", "content": "2"}]
     asked = {"messages": [user], "max_tokens": chance.randrange(1, 80)}
     rsa = {"messages": [user], "rsa": {"N": 2, "C": chance.randrange(1, 3), "T": 1, "beta": 20, "tau": 10}}
-    return [asked, asked | {"stream": True}, asked | {"messages": tools, "tools": [TOOL]}, asked | {"n": 2, "stop": ["a", "[1"]}, rsa,
+    return [asked, asked | {"stream": True}, asked | {"messages": tools, "tools": [TOOL]},
+            asked | {"n": 2, "stop": ["a", "[1"]}, rsa,
             asked | {"messages": tools, "tools": [TOOL], "tool_choice": "none", "stream": True}]
 
 
@@ -120,7 +131,8 @@ def client(server: Running, seed: int, until: float) -> None:
         length = len(body)
         if chance.random() < 0.05:
             good, length = False, chance.randrange(0, 10**7)
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+        head = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                f"Content-Length: {length}\r\n\r\n").encode()
         manner = chance.choice(("half", "nonsense", "hang up early", "hang up late", "to the end", "to the end"))
         try:
             with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
@@ -150,7 +162,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=6, help="of each server (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "minizaya", "materialize", "micro", f"{folder}/micro"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "minizaya", "materialize", "micro", f"{folder}/micro"], check=True,
+                       capture_output=True)
         Path(folder, "micro", "chat_template.jinja").write_text(TEMPLATE)
         servers = [Running("tasks", ["--model", "nano-reasoner"], task_ways),
                    Running("chat", ["--weights", f"{folder}/micro", "--slots", "8", "--size", "700"], chat_ways)]
@@ -175,8 +188,8 @@ def soak(servers: list[Running], minutes: float, clients: int) -> int:
             if server.process.poll() is None:
                 server.sample()
         if time.monotonic() - start >= 60 * minute or time.monotonic() >= until:
-            states = "; ".join(f"{s.name}: {s.samples[-1] / 1e6:.0f} MB, {sum(s.right)} of {len(s.right)} controls right, "
-                               f"{s.seen.total()} events" for s in servers)
+            states = "; ".join(f"{s.name}: {s.samples[-1] / 1e6:.0f} MB, {sum(s.right)} of {len(s.right)} controls "
+                               f"right, {s.seen.total()} events" for s in servers)
             print(f"{(time.monotonic() - start) / 60:.0f} min  {states}", flush=True)
             minute += 1
     report, well = {"minutes": minutes}, True
@@ -184,12 +197,14 @@ def soak(servers: list[Running], minutes: float, clients: int) -> int:
         early, late, growth = s.growth()
         alive = s.process.poll() is None
         well &= alive and all(s.right) and growth < 0.05
-        report[s.name] = dict(requests=dict(s.seen), alive=alive, right=sum(s.right), asked=len(s.right), start_mb=round(s.samples[0] / 1e6, 1),
-                              early_mb=round(early / 1e6, 1), late_mb=round(late / 1e6, 1), most_mb=round(max(s.samples) / 1e6, 1),
+        report[s.name] = dict(requests=dict(s.seen), alive=alive, right=sum(s.right), asked=len(s.right),
+                              start_mb=round(s.samples[0] / 1e6, 1), early_mb=round(early / 1e6, 1),
+                              late_mb=round(late / 1e6, 1), most_mb=round(max(s.samples) / 1e6, 1),
                               growth=round(growth, 4))
     print(json.dumps(report))
-    facts = "; ".join(f"{s.name}: {sum(s.right)} of {len(s.right)} control answers right, memory at most {max(s.samples) / 1e6:.0f} MB, "
-                      f"at last {s.samples[-1] / 1e6:.0f} MB ({s.growth()[2]:+.1%}){'' if s.process.poll() is None else ', DIED'}" for s in servers)
+    facts = "; ".join(f"{s.name}: {sum(s.right)} of {len(s.right)} control answers right, memory at most "
+                      f"{max(s.samples) / 1e6:.0f} MB, at last {s.samples[-1] / 1e6:.0f} MB ({s.growth()[2]:+.1%})"
+                      f"{'' if s.process.poll() is None else ', DIED'}" for s in servers)
     print(f"{'GOOD' if well else 'BAD'}: {facts}", flush=True)
     return 0 if well else 1
 

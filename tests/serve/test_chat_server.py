@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_tools import CHATML, events, post, texts
-from minizaya.commands.serve import Server
 from minizaya.data import chat as chats
 from minizaya.data.template import Template
 from minizaya.data.tokenizer import ByteTokenizer
@@ -19,6 +18,7 @@ from minizaya.infer.parse import parse
 from minizaya.serve.formats import ChatFormat
 from minizaya.serve.messages import read_messages
 from minizaya.serve.protocol import message_of
+from minizaya.serve.server import Server
 
 openai = pytest.importorskip("openai")
 
@@ -80,7 +80,8 @@ def test_the_end_token_is_not_shown():
     count = len(TOKENIZER.encode(written, allow_special=True)) + 1
     with serving(Scripted(written)) as server:
         whole = chat(server)
-        *chunks, usage, done = events(server, json.dumps({"messages": USER, "stream": True, "stream_options": {"include_usage": True}}))
+        *chunks, usage, done = events(server, json.dumps({"messages": USER, "stream": True,
+                                                          "stream_options": {"include_usage": True}}))
         rsa = chat(server, rsa={"N": 3, "C": 2, "T": 1, "beta": 100, "tau": 50})
     assert whole["message"]["content"] == "It is 42." == rsa["message"]["content"]
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "It is 42."
@@ -92,7 +93,8 @@ def test_the_end_token_is_not_shown():
 def test_reasoning_and_tool_calls():
     with serving(Scripted(WRITTEN)) as server:
         client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
-        fields = dict(model="chat", messages=[{"role": "user", "content": [{"type": "text", "text": "17 + abc"}]}], tools=TOOLS)
+        parts = [{"type": "text", "text": "17 + abc"}]
+        fields = dict(model="chat", messages=[{"role": "user", "content": parts}], tools=TOOLS)
         choice, = client.chat.completions.create(**fields).choices
         chunks = list(client.chat.completions.create(**fields, stream=True))
         rsa = chat(server, tools=TOOLS, rsa={"N": 2, "C": 1, "T": 1, "beta": 300, "tau": 20})
@@ -112,7 +114,8 @@ def test_ids_beyond_the_tokenizer():
     with serving(service) as server:
         assert chat(server)["message"]["content"] == "ye<unk>"
         *chunks, done = events(server, json.dumps({"messages": USER, "stream": True}))
-    assert done == "[DONE]" and "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "ye<unk>"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "ye<unk>"
+    assert done == "[DONE]"
     with serving(service, tokenizer=StandIn(6000)) as server:
         assert chat(server)["message"]["content"] == "ye[5000]"
 
@@ -128,7 +131,7 @@ def test_an_answer_that_was_cut_off():
 
 @pytest.mark.parametrize("template", [None, Template(CHATML)], ids=["ChatML", "template"])
 def test_a_conversation_with_tools(template):
-    """The client sends back what it got, and the tool's answer: the model sees its own call, and the answer between its tags."""
+    """The client sends back what it got, and the tool's answer: the model sees its own call, and the answer in tags."""
     service = Scripted(WRITTEN)
     with serving(service, template) as server:
         client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
@@ -148,9 +151,10 @@ def test_a_conversation_with_tools(template):
         assert "<|im_start|>tool\n<zyphra_tool_response>\nno number\n</zyphra_tool_response><|im_end|>" in second
 
 
-@pytest.mark.parametrize("content", ["ok</think>", "The tag <think> opens a block.", "<think>a</think>b</think>", "<think><think></think>"])
+@pytest.mark.parametrize("content", ["ok</think>", "The tag <think> opens a block.", "<think>a</think>b</think>",
+                                     "<think><think></think>"])
 def test_think_tags_that_do_not_pair_are_text(content):
-    """They open no reasoning block and close none, with tools and without: the tags are letters, in all of the content."""
+    """They open no reasoning block and close none, with tools and without: all tags of the content are letters."""
     form, said = ChatFormat(TOKENIZER), [*USER, {"role": "assistant", "content": content}, *USER]
     for tools in ((), TOOLS):
         prompt = form.prompt(said, tools)
@@ -186,8 +190,10 @@ def test_any_reply_can_be_sent_back(text, thinking, tools):
     ({"role": "tool", "content": "x", "tool_call_id": 3}, "id of an earlier call"),
     ({"role": "assistant", "tool_calls": "x"}, "tool_calls must be a list"),
     ({"role": "assistant", "tool_calls": [{}]}, "tool_calls[0] must be an object"),
-    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "arguments must be a JSON object"),
-    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}, "arguments must be a JSON object"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
+     "arguments must be a JSON object"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
+     "arguments must be a JSON object"),
     ({"role": "assistant", "function_call": {"name": "f"}}, "tool_calls is its new form"),
 ])
 def test_bad_tool_messages_are_named(message, says):
@@ -204,16 +210,16 @@ def test_templates_that_refuse_are_the_clients_error():
 
 def test_thinking_switched_off():
     """Then all of the reply is answer; and only a template that can do it takes the option."""
-    service = Scripted("It is 42.")
+    service, off = Scripted("It is 42."), {"chat_template_kwargs": {"enable_thinking": False}}
     with serving(service, Template(CHATML)) as server:
-        choice = chat(server, chat_template_kwargs={"enable_thinking": False})
-        *chunks, _ = events(server, json.dumps({"messages": USER, "stream": True, "chat_template_kwargs": {"enable_thinking": False}}))
+        choice = chat(server, **off)
+        *chunks, _ = events(server, json.dumps({"messages": USER, "stream": True} | off))
         refused = post(server, json.dumps({"messages": USER, "chat_template_kwargs": {"thinking_budget": 5}}))
     assert choice["message"]["content"] == "It is 42." and service.prompts[0].endswith("<think>\n</think>\n")
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "It is 42."
     assert refused[0] == 400 and "thinking_budget" in refused[1]["error"]["message"]
     with serving(service) as server:
-        assert post(server, json.dumps({"messages": USER, "chat_template_kwargs": {"enable_thinking": False}}))[0] == 400
+        assert post(server, json.dumps({"messages": USER} | off))[0] == 400
 
 
 # ---- Markovian RSA ---------------------------------------------------------------------------------------------------
@@ -230,7 +236,8 @@ def test_rsa_asks_in_whole_turns(template):
     assert service.prompts[:3] == [first] * 3 and len(later) == 6 and choice["message"]["content"] == "B"
     for prompt in later:
         before, after = first.split("17 + abc")
-        assert prompt.startswith(before + "17 + abc\n\nBelow are the ends") and prompt.endswith("one full answer.\n" + after)
+        assert prompt.startswith(before + "17 + abc\n\nBelow are the ends")
+        assert prompt.endswith("one full answer.\n" + after)
         assert any(f"</think>{answer}\n" in prompt for answer in "AB")
         assert prompt.count("<|im_end|>") == first.count("<|im_end|>") and prompt.count("attempt 2") == 1
 
@@ -249,5 +256,6 @@ def test_rsa_prompts_are_bounded(template):
 
 def test_rsa_needs_a_user():
     with serving(Scripted("x")) as server:
-        status, document = post(server, json.dumps({"messages": [{"role": "system", "content": "x"}], "rsa": {"N": 2, "C": 1, "beta": 9, "tau": 3}}))
+        status, document = post(server, json.dumps({"messages": [{"role": "system", "content": "x"}],
+                                                    "rsa": {"N": 2, "C": 1, "beta": 9, "tau": 3}}))
     assert status == 400 and "needs a user message" in document["error"]["message"]

@@ -13,19 +13,18 @@ import torch
 from chat_tools import events, post
 from kill_pipeline import TOKENIZER, tiny_model
 from minizaya.__main__ import main
-from minizaya.commands.serve import Handler, Server
 from minizaya.data import tasks
 from minizaya.hub import zoo
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.engine import Engine
 from minizaya.infer.generate import generate
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
-from minizaya.serve.connections import MOST_CONNECTIONS
+from minizaya.serve.app import LARGEST_BODY, Chat
 from minizaya.serve.formats import TaskFormat, TaskReader
 from minizaya.serve.protocol import Wrong, read_request
+from minizaya.serve.server import MOST_CONNECTIONS, Server
 from minizaya.serve.service import Busy, Service
 from minizaya.serve.telling import held_back
-from minizaya.serve.wire import LARGEST_BODY
 
 openai = pytest.importorskip("openai")
 
@@ -56,7 +55,8 @@ def ask(**fields):
 def test_an_answer_is_generates(server, client, reasoner):
     model, tokenizer = reasoner
     done = client.chat.completions.create(**ask())
-    text = tokenizer.decode(generate(model, [tokenizer.encode("47+85?")], 300, temperature=0, stop=tokenizer.encode("$"))[0])
+    tokens, = generate(model, [tokenizer.encode("47+85?")], 300, temperature=0, stop=tokenizer.encode("$"))
+    text = tokenizer.decode(tokens)
     choice, = done.choices
     assert choice.message.content == "132" and choice.finish_reason == "stop"
     assert choice.message.model_extra["reasoning_content"] + "#132$" == text
@@ -67,7 +67,8 @@ def test_an_answer_is_generates(server, client, reasoner):
 def test_a_stream_is_the_answer_in_pieces(client):
     whole = client.chat.completions.create(**ask(temperature=1.0, seed=4))
     pieces, reasoning, finishes, usage = "", "", [], None
-    for chunk in client.chat.completions.create(**ask(temperature=1.0, seed=4, stream=True, stream_options={"include_usage": True})):
+    fields = ask(temperature=1.0, seed=4, stream=True, stream_options={"include_usage": True})
+    for chunk in client.chat.completions.create(**fields):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             pieces += choice.delta.content or ""
@@ -79,26 +80,27 @@ def test_a_stream_is_the_answer_in_pieces(client):
 
 
 def test_n_seeds_budgets_and_stops(client):
-    several = client.chat.completions.create(**ask(n=3, temperature=1.0, seed=7, messages=[{"role": "user", "content": "N944=32?"}]))
-    again = client.chat.completions.create(**ask(n=3, temperature=1.0, seed=7, messages=[{"role": "user", "content": "N944=32?"}]))
-    texts = [choice.message.model_extra.get("reasoning_content") for choice in several.choices]
-    assert len(set(texts)) > 1 and texts == [choice.message.model_extra.get("reasoning_content") for choice in again.choices]
+    fields = ask(n=3, temperature=1.0, seed=7, messages=[{"role": "user", "content": "N944=32?"}])
+    texts, again = ([choice.message.model_extra.get("reasoning_content")
+                     for choice in client.chat.completions.create(**fields).choices] for _ in range(2))
+    assert len(set(texts)) > 1 and texts == again
     short = client.chat.completions.create(**ask(max_completion_tokens=3))
     assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 3
-    stopped = client.chat.completions.create(**ask(stop=["b"]))
-    assert "b" not in stopped.choices[0].message.model_extra["reasoning_content"] and stopped.choices[0].finish_reason == "stop"
+    stopped, = client.chat.completions.create(**ask(stop=["b"])).choices
+    assert "b" not in stopped.message.model_extra["reasoning_content"] and stopped.finish_reason == "stop"
     streamed = "".join((c.choices[0].delta.model_extra or {}).get("reasoning_content", "")
                        for c in client.chat.completions.create(**ask(stop=["b0"], stream=True)))
-    assert streamed == "".join(client.chat.completions.create(**ask(stop=["b0"])).choices[0].message.model_extra["reasoning_content"])
+    whole = client.chat.completions.create(**ask(stop=["b0"]))
+    assert streamed == whole.choices[0].message.model_extra["reasoning_content"]
 
 
 def test_markovian_rsa_in_the_engine(server, client, reasoner):
-    """The field `rsa`: problems that one trace cannot finish; more tokens than a trace may have; equal to the library's."""
+    """The field `rsa`: a problem that one trace cannot finish; more tokens than a trace may have; as the library's."""
     model, tokenizer = reasoner
     problem, = tasks.problems("modchain", "held_out", 20, 1, seed=2)
     config = dict(N=4, C=2, T=2, beta=48, tau=24)
-    done = client.chat.completions.create(**ask(messages=[{"role": "user", "content": problem.prompt}], temperature=1.0, seed=3,
-                                                extra_body={"rsa": config}))
+    done = client.chat.completions.create(**ask(messages=[{"role": "user", "content": problem.prompt}],
+                                                temperature=1.0, seed=3, extra_body={"rsa": config}))
     assert done.usage.completion_tokens > 48
 
     def alone(prompts, room):
@@ -124,6 +126,7 @@ def test_the_lessons_client_runs_against_it(server, reasoner):
 
 USER = [{"role": "user", "content": "47+85?"}]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+SMALL = {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}
 
 
 @pytest.mark.parametrize("body, field, says", [
@@ -151,18 +154,21 @@ ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "o
     ({"messages": USER, "tools": [ADD]}, "tools", "knows no tools"),
     ({"messages": USER, "tools": [{}]}, "tools", "tools[0] must be"),
     ({"messages": USER, "tools": [ADD, {"type": "function", "function": {"name": ""}}]}, "tools", "tools[1] must be"),
-    ({"messages": USER, "tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools", "must be a dict"),
+    ({"messages": USER, "tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools",
+     "must be a dict"),
     ({"messages": USER, "tools": [ADD], "tool_choice": "required"}, "tool_choice", "cannot be enforced"),
-    ({"messages": USER, "tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice", "cannot be enforced"),
+    ({"messages": USER, "tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice",
+     "cannot be enforced"),
     ({"messages": USER, "tools": [ADD], "parallel_tool_calls": False}, "parallel_tool_calls", "cannot be enforced"),
-    ({"messages": USER, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", "no chat template"),
+    ({"messages": USER, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs",
+     "no chat template"),
     ({"messages": USER, "rsa": {"N": 4, "C": 9, "beta": 9, "tau": 3}}, "rsa", "C must be at most"),
     ({"messages": USER, "rsa": {"N": 4, "rounds": 9}}, "rsa", "may hold"),
     ({"messages": USER, "rsa": {"N": 4, "C": 2, "beta": 300, "tau": 100}}, "rsa", "tokens of context"),
     ({"messages": USER, "rsa": {"N": 4, "C": 3, "beta": 300, "tau": 200}}, "rsa", "C times tau"),
-    ({"messages": USER, "rsa": {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}, "stream": True}, "rsa", "no stream"),
-    ({"messages": USER, "rsa": {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}, "max_tokens": 9}, "max_tokens", "beta is the budget"),
-    ({"messages": USER, "rsa": {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}, "stop": "b"}, "stop", "beta is the budget"),
+    ({"messages": USER, "rsa": SMALL, "stream": True}, "rsa", "no stream"),
+    ({"messages": USER, "rsa": SMALL, "max_tokens": 9}, "max_tokens", "beta is the budget"),
+    ({"messages": USER, "rsa": SMALL, "stop": "b"}, "stop", "beta is the budget"),
     ({"messages": USER, "logit_bias": {"50": 100}}, "logit_bias", "not supported"),
     ({"messages": USER, "frequency_penalty": 2.0}, "frequency_penalty", "not supported, got 2.0"),
     ({"messages": USER, "presence_penalty": -1}, "presence_penalty", "not supported"),
@@ -183,11 +189,13 @@ def test_bad_requests_are_named(server, body, field, says):
 
 
 @pytest.mark.parametrize("field", [
-    {"logit_bias": None}, {"logit_bias": {}}, {"functions": None}, {"function_call": None}, {"logprobs": None}, {"logprobs": False},
-    {"response_format": {"type": "text"}}, {"top_k": -1}, {"frequency_penalty": 0}, {"presence_penalty": 0.0}, {"no such field": None},
-    {"stop": None}, {"stop": []}, {"seed": None}, {"n": None}, {"stream": None}, {"stream_options": None}, {"tools": None}, {"tools": []},
-    {"tools": [ADD], "tool_choice": "none"}, {"tool_choice": "auto"}, {"parallel_tool_calls": True}, {"max_tokens": None}, {"rsa": None},
-    {"chat_template_kwargs": {"enable_thinking": True}}, {"chat_template_kwargs": {"enable_thinking": None}}, {"user": "me"}, {"metadata": {}}, {"store": False}, {"service_tier": "auto"},
+    {"logit_bias": None}, {"logit_bias": {}}, {"functions": None}, {"function_call": None}, {"logprobs": None},
+    {"logprobs": False}, {"response_format": {"type": "text"}}, {"top_k": -1}, {"frequency_penalty": 0},
+    {"presence_penalty": 0.0}, {"no such field": None}, {"stop": None}, {"stop": []}, {"seed": None}, {"n": None},
+    {"stream": None}, {"stream_options": None}, {"tools": None}, {"tools": []}, {"tools": [ADD], "tool_choice": "none"},
+    {"tool_choice": "auto"}, {"parallel_tool_calls": True}, {"max_tokens": None}, {"rsa": None},
+    {"chat_template_kwargs": {"enable_thinking": True}}, {"chat_template_kwargs": {"enable_thinking": None}},
+    {"user": "me"}, {"metadata": {}}, {"store": False}, {"service_tier": "auto"},
     {"stream_options": {"include_usage": None}}, {"temperature": 0, "top_p": None, "min_p": None}], ids=json.dumps)
 def test_what_changes_nothing_is_accepted(server, field):
     status, document = post(server, json.dumps({"messages": USER, "temperature": 0} | field))
@@ -197,8 +205,9 @@ def test_what_changes_nothing_is_accepted(server, field):
 def test_errors_are_short(server):
     """However long, or deep, the wrong value is."""
     long, deep = "x" * 100_000, json.loads("[" * 900 + "]" * 900)
-    for wrong in ({"temperature": long}, {long: 1}, {"max_tokens": deep}, {"rsa": {"N": deep}}, {"rsa": {long: 1}}, {"tools": [deep]},
-                  {"tool_choice": long}, {"messages": [{"role": "user", "content": deep}]}, {"frequency_penalty": [long]}):
+    for wrong in ({"temperature": long}, {long: 1}, {"max_tokens": deep}, {"rsa": {"N": deep}}, {"rsa": {long: 1}},
+                  {"tools": [deep]}, {"tool_choice": long}, {"messages": [{"role": "user", "content": deep}]},
+                  {"frequency_penalty": [long]}):
         status, document = post(server, json.dumps({"messages": USER} | wrong))
         assert status == 400 and len(json.dumps(document)) < 700, json.dumps(document)[:900]
 
@@ -210,15 +219,18 @@ def test_what_is_no_request(server):
     assert post(server, b"{}", path="/v1/completions")[0] == 404
     assert post(server, b"", headers={"Content-Length": str(10**9)})[0] == 413
     assert post(server, b"", headers={"Content-Length": "+5"})[0] == 400
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # says `curl -d`
+    assert post(server, json.dumps({"messages": USER, "user": "&" * 5000}), headers=form)[0] == 200
     assert client_works(server)
 
 
 def test_a_connection_stays_usable(server):
-    """Whatever is asked first, and with whatever body, the next request on the same connection is read from its beginning."""
+    """Whatever is asked first, and with whatever body, the next request on a connection is read from its beginning."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-    for method, path, status in (("POST", "/nothing", 404), ("GET", "/secret", 404), ("GET", "/health?x=1", 200), ("PUT", "/v1/models", 405),
-                                 ("DELETE", "/v1/chat/completions", 405), ("OPTIONS", "/v1/chat/completions", 405),
-                                 ("PATCH", "/nothing", 404), ("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405),
+    for method, path, status in (("POST", "/nothing", 404), ("GET", "/secret", 404), ("GET", "/health?x=1", 200),
+                                 ("PUT", "/v1/models", 405), ("DELETE", "/v1/chat/completions", 405),
+                                 ("OPTIONS", "/v1/chat/completions", 405), ("PATCH", "/nothing", 404),
+                                 ("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405),
                                  ("GET", "/v1/models/none", 404), ("POST", "/v1/chat/completions?api-version=1", 200)):
         connection.request(method, path, json.dumps({"messages": USER, "temperature": 0}))
         socket_of = connection.sock
@@ -241,20 +253,22 @@ def test_bodies_of_no_length_or_too_long(server):
     status, document = post(server, iter([b"{}"] * 3))  # http.client sends an iterator in chunks
     assert status == 411 and "chunks" in document["error"]["message"]
     assert b" 411 " in raw_answer(server, b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\r\n")
-    for nonsense in (b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"FOO /v1/models HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\r\n\r\n"):
+    for nonsense in (b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"FOO /v1/models HTTP/1.1\r\n\r\n",
+                     b"\x16\x03\x01\x02\r\n\r\n"):
         head, _, body = raw_answer(server, nonsense).partition(b"\r\n\r\n")
         assert b"HTTP/1.1 " in head and json.loads(body)["error"]["message"]
     assert client_works(server)
 
 
 def test_two_lengths_of_one_body(server):
-    """Whichever was taken, the rest would be run as the next request: 400, and the connection ends. Equal ones do no harm."""
+    """Whichever was taken, the rest would be run as the next request: 400, and the connection ends. Equal ones do."""
     body, inner = b"{}", b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
     for lengths in ((2, 2 + len(inner)), (2 + len(inner), 2), (0, 2)):
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\nContent-Length: %d\r\n\r\n" % lengths
-        answer = raw_answer(server, head + body + inner)
-        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1 and b"they differ" in answer, answer
-    twice = b"GET /health HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        answer = raw_answer(server, head + b"Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % lengths + body + inner)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1, answer
+        assert b"unequal Content-Lengths" in answer, answer
+    twice = b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     assert raw_answer(server, twice).startswith(b"HTTP/1.1 200 ")
 
 
@@ -301,11 +315,12 @@ def streamed(server, body) -> str:
 
 
 def test_disconnects_leave_nothing_behind(server):
-    """Clients that send half a request, or hang up in the middle of a stream: their slots are free again, others go on."""
+    """Clients that send half a request, or hang up in a stream: their slots are free again, others go on."""
     rng = random.Random(0)
     for i in range(40):
         raw = socket.create_connection(("127.0.0.1", server.server_port), timeout=20)
-        body = json.dumps({"messages": [{"role": "user", "content": "N999=998?"}], "stream": i % 2 == 0, "max_tokens": 390}).encode()
+        body = json.dumps({"messages": [{"role": "user", "content": "N999=998?"}], "stream": i % 2 == 0,
+                           "max_tokens": 390}).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
         whole = head + body
         raw.sendall(whole[: rng.randrange(1, len(whole))] if i % 4 == 1 else whole)
@@ -343,7 +358,10 @@ class Endless(TaskFormat):
         self.stop = ()
 
 
-@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 3}, {"rsa": {"N": 4, "C": 2, "T": 1, "beta": 900, "tau": 8}}],
+LONG = {"C": 2, "T": 1, "beta": 900, "tau": 8}
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 3}, {"rsa": {"N": 4} | LONG}],
                          ids=["whole", "stream", "three", "rsa"])
 def test_hanging_up_ends_the_work(slow, fields):
     """In the middle of a long answer, and while it still waits in line."""
@@ -367,22 +385,23 @@ def soon(true, seconds: float = 20) -> bool:
 
 
 def test_a_stop_text_ends_the_work(client, server):
-    """A whole answer is over where a stream would be: the same text, reason and count of tokens, long before the model's own end."""
+    """A whole answer is over where a stream would be: same text, reason and count of tokens, long before the end."""
     for stop in (["b"], ["#1"], ["no such text"], ["+", "132"]):
         fields = ask(stop=stop, seed=3)
         whole = client.chat.completions.create(**fields)
         chunks = list(client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
         assert chunks[-1].usage == whole.usage and all(abs(chunk.created - whole.created) < 60 for chunk in chunks)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
-        assert text == whole.choices[0].message.content and chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
+        assert text == whole.choices[0].message.content
+        assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
     full = client.chat.completions.create(**ask()).usage.completion_tokens
     assert client.chat.completions.create(**ask(stop=["b"])).usage.completion_tokens < full // 2
 
 
 def test_without_a_seed_answers_differ(client):
     fields = ask(temperature=1.5, max_tokens=60, messages=[{"role": "user", "content": "N944=32?"}])
-    texts = {client.chat.completions.create(**fields).choices[0].message.model_extra["reasoning_content"] for _ in range(6)}
-    assert len(texts) > 1
+    answers = [client.chat.completions.create(**fields) for _ in range(6)]
+    assert len({answer.choices[0].message.model_extra["reasoning_content"] for answer in answers}) > 1
 
 
 def test_the_client_finds_the_model(client):
@@ -400,36 +419,38 @@ def test_connections_are_bounded(reasoner):
         half = [socket.create_connection(("127.0.0.1", few.server_port), timeout=20) for _ in range(4)]
         for raw in half:
             raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
-        assert soon(lambda: len(few.open) == 5)
+        assert soon(lambda: len(few._connections) == 5)
         for _ in range(60):  # more than are kept to read their answer
             status, document = post(few, json.dumps({"messages": USER}))
             assert status == 503 and "5 connections are open" in document["error"]["message"]
         inside.request("GET", "/health")
-        assert inside.getresponse().read() and len(few.open) == 5
+        assert inside.getresponse().read() and len(few._connections) == 5
         half.pop().close()
-        assert soon(lambda: len(few.open) == 4) and client_works(few)
+        assert soon(lambda: len(few._connections) == 4) and client_works(few)
         assert soon(lambda: not few.refused, 5)
         for raw in (inside, *half):
             raw.close()
-        assert soon(lambda: not few.open)
+        assert soon(lambda: not few._connections)
 
 
 def test_the_bound_leaves_files_for_others(monkeypatch):
     """And it leaves room for all whom a service of 64 slots and 256 waiting places can answer, where it can."""
     for files, most in ((300, 150), (10**6, MOST_CONNECTIONS)):
-        monkeypatch.setattr("minizaya.serve.connections.files_allowed", lambda: files)
+        monkeypatch.setattr("minizaya.serve.server.files_allowed", lambda files=files: files)
         server = Server(None, None, "unused")
-        server.server_close()
+        server.socket.close()
         assert server.most == most
     assert MOST_CONNECTIONS > 64 + 256
 
 
-@pytest.mark.parametrize("sent", [b"GET /health HTTP/1.1\r\nX: ", b"POST /v1/models HTTP/1.1\r\nContent-Length: 999\r\n\r\n"],
+@pytest.mark.parametrize("sent", [b"GET /health HTTP/1.1\r\nX: ",
+                                  b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"],
                          ids=["head", "body"])
-def test_a_request_has_one_deadline(server, monkeypatch, sent):
-    """However often a byte comes: head and body together. The time before a request begins is not counted."""
-    monkeypatch.setattr(Handler, "timeout", 0.8)
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw:
+def test_a_request_has_a_deadline(monkeypatch, sent):
+    """However often a byte comes: one for the head, from the end of the last request on, and one for the body."""
+    monkeypatch.setattr("minizaya.serve.app.SLOW", 0.8)
+    with (Server(Service(tiny_model(), TOKENIZER, slots=1, size=10), None, "hasty") as server,
+          socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw):
         for _ in range(2):
             time.sleep(0.5)
             raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -441,6 +462,15 @@ def test_a_request_has_one_deadline(server, monkeypatch, sent):
                 time.sleep(0.05)
                 raw.sendall(b"a")
         assert 0.7 < time.monotonic() - began < 3
+
+
+def test_a_client_that_does_not_read_is_left(monkeypatch):
+    monkeypatch.setattr("minizaya.serve.app.SLOW", 0.5)
+    monkeypatch.setattr(Chat, "answer", lambda self: {"much": "y" * 2**25})
+    with (Server(Service(tiny_model(), TOKENIZER, slots=1, size=10), None, "full") as server,
+          socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw):
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        assert soon(lambda: server.work) and soon(lambda: not server.work and not server._connections)
 
 
 def test_an_error_in_a_stream_is_its_last_event(server, monkeypatch):
@@ -467,7 +497,7 @@ def test_an_error_in_a_stream_is_its_last_event(server, monkeypatch):
 
 def test_rsa_that_finds_no_room_leaves_nothing_behind(slow):
     """Four slots and six waiting places for twelve traces: 503, and those that were in line are out of it."""
-    status, document = post(slow, json.dumps({"messages": USER, "rsa": {"N": 12, "C": 2, "T": 1, "beta": 900, "tau": 8}}))
+    status, document = post(slow, json.dumps({"messages": USER, "rsa": {"N": 12} | LONG}))
     assert status == 503 and document["error"]["type"] == "overloaded"
     assert soon(lambda: not slow.service.answers and not slow.service.engine.busy, 5)
 
@@ -483,26 +513,30 @@ def test_closing_tells_those_who_wait(slow):
 
 
 def test_closing_waits_for_answers_that_go_out(monkeypatch):
-    """They are sent by threads that end with the process. A client that keeps its connection, and asks nothing, is not waited for."""
-    fail, gone_out = Handler.fail, []
+    """A client that keeps its connection, and asks nothing, is not waited for."""
+    answer, gone_out = Chat.answer, []
 
-    def slowly(self, *args, **named):
-        time.sleep(0.3)
-        fail(self, *args, **named)
-        gone_out.append(1)
+    def slowly(self):
+        try:
+            return answer(self)
+        finally:
+            time.sleep(0.3)
+            gone_out.append(1)
 
-    monkeypatch.setattr(Handler, "fail", slowly)
+    monkeypatch.setattr(Chat, "answer", slowly)
     monkeypatch.setattr(Engine, "step", lambda self: time.sleep(0.02) or [])
     found = []
     with Server(Service(tiny_model(), TOKENIZER, slots=4, size=100), Endless(TOKENIZER), "slow") as server:
-        asking = [threading.Thread(target=lambda: found.append(post(server, json.dumps({"messages": USER})))) for _ in range(6)]
+        asking = [threading.Thread(target=lambda: found.append(post(server, json.dumps({"messages": USER}))))
+                  for _ in range(6)]
         for thread in asking:
             thread.start()
         assert soon(lambda: len(server.service.answers) == 6)
     assert len(gone_out) == 6
     for thread in asking:
         thread.join(10)
-    assert [status for status, _ in found] == [503] * 6 and all("closed" in document["error"]["message"] for _, document in found)
+    assert [status for status, _ in found] == [503] * 6
+    assert all("closed" in document["error"]["message"] for _, document in found)
     with Server(Service(tiny_model(), TOKENIZER, slots=4, size=100), Endless(TOKENIZER), "idle") as server:
         idle = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
         idle.request("GET", "/health")
@@ -514,13 +548,13 @@ def test_closing_waits_for_answers_that_go_out(monkeypatch):
 
 def test_head_and_body_go_out_together(server, monkeypatch):
     """A client that has the head of an answer has its body, too, whatever becomes of the process."""
-    sent, sendall = [], socket.socket.sendall
+    sent, send = [], socket.socket.send
 
     def noting(self, data, *flags):
         sent.append(bytes(data))
-        return sendall(self, data, *flags)
+        return send(self, data, *flags)
 
-    monkeypatch.setattr(socket.socket, "sendall", noting)
+    monkeypatch.setattr(socket.socket, "send", noting)
     assert client_works(server) and post(server, b"{}", path="/nothing")[0] == 404
     answers = [data for data in sent if data.startswith(b"HTTP/1.1 ")]
     assert len(answers) == 2 and all(json.loads(data.partition(b"\r\n\r\n")[2]) for data in answers)
@@ -642,8 +676,8 @@ def test_the_command(tmp_path):
     import signal
     import subprocess
     import sys
-    process = subprocess.Popen([sys.executable, "-m", "minizaya", "serve", "--port", "0", "--slots", "4", "--size", "200"],
-                               stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "minizaya", "serve", "--port", "0", "--slots", "4", "--size", "200"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stderr.readline()
         url = line.split(" at ")[1].split(";")[0]
@@ -664,7 +698,7 @@ def test_the_command(tmp_path):
 ], ids=["host", "size", "longer than 64 bits", "slots"])
 def test_flags_that_cannot_be(capsys, monkeypatch, flags, says):
     """Exit code 2, and one line."""
-    monkeypatch.setattr("minizaya.commands.serve.Server.__enter__", lambda server: server.server_close() or 1 / 0)  # or it would serve for ever
+    monkeypatch.setattr(Server, "__enter__", lambda server: server.socket.close() or 1 / 0)  # or it served for ever
     assert main(["serve", "--port", "0", *flags]) == 2
     line, = capsys.readouterr().err.splitlines()
     assert line.startswith("minizaya serve: ") and all(part in line for part in says)
