@@ -1,8 +1,10 @@
 """What a request says, one value at a time: each function gives the value, or raises `Wrong` and names the field."""
 
 import reprlib
+from typing import TypeVar
 
 LONGEST_ERROR = 400  # characters
+T = TypeVar("T")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 
@@ -15,13 +17,13 @@ class Wrong(ValueError):
         self.param, self.status = None if param is None else param[:100], status
 
 
-def brief(value) -> str:
+def brief(value: object) -> str:
     """A value as an error shows it: at most about 100 characters, however long or deep it is."""
     text = _short.repr(value)
     return text if len(text) <= 100 else text[:100] + "..."
 
 
-def typed(given: dict, name: str, kind: type, default):
+def typed(given: dict, name: str, kind: type[T], default: T) -> T:
     value = given.get(name, default)
     if not isinstance(value, kind):
         raise Wrong(f"{name} must be a {kind.__name__}, got {type(value).__name__}", name)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ..data import chat, tasks
 from ..data.template import Template
+from ..data.tokenizer import Tokenizer
 from ..infer.parse import CALL, RESPONSE, UNCALL, UNRESPONSE, Reader, Reply, write_call
 from ..infer.rsa import Aggregate, delimited, in_words, last_tokens
 from .checks import Wrong, brief
@@ -20,19 +21,23 @@ HOW_TO_CALL = f"To call one, write {CALL}\n<function=name>\n<parameter=key>\nval
 class ChatFormat:
     """Turns with think tags and `zaya_xml` tool calls: what ZAYA1-8B writes, and vLLM serves.
 
-    template: the checkpoint's own, from `data.template.beside`. Without one it is the ChatML of `data.chat`: tools are told
-    in a system message, calls stand in the assistant's turn as it wrote them, a tool's answer between response tags, and
-    the reasoning of earlier turns is left out. Think tags in an assistant's content are a block where they pair up, and
-    plain text where they do not. trap: there the tool tags are plain text, also where a tokenizer has tokens for them.
+    template: the checkpoint's own, from `data.template.beside`. Without one it is the ChatML of `data.chat`: tools are
+    told in a system message, calls stand in the assistant's turn as it wrote them, a tool's answer between response
+    tags, and the reasoning of earlier turns is left out. Think tags in an assistant's content are a block where they
+    pair up, and plain text where they do not. trap: there the tool tags are plain text, also where a tokenizer has
+    tokens for them.
     """
 
-    def __init__(self, tokenizer, template: Template | None = None):
+    def __init__(self, tokenizer: Tokenizer, template: Template | None = None):
         _, _, im_end, _, self.unthink = chat.template_ids(tokenizer)
         self.tokenizer, self.template = tokenizer, template
         self.stop = tuple({im_end: None, tokenizer.eos_id: None})
 
     def prompt(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
-        """The conversation as tokens, with an opened reply. options: chat_template_kwargs. Raises `Wrong`, ValueError."""
+        """The conversation as tokens, with an opened reply. options: chat_template_kwargs.
+
+        Raises `Wrong`, and ValueError for text that cannot be encoded.
+        """
         self.check(options or {})
         if self.template:
             return self.template.encode(messages, self.tokenizer, tools, options)
@@ -46,8 +51,9 @@ class ChatFormat:
                 raise Wrong(f"the chat template knows no {brief(name)} = {brief(value)}", "chat_template_kwargs")
 
     def thinks(self, prompt: list[int], options: dict) -> bool:
-        """False when thinking is switched off: by an option, or by a template that has closed the reply's think block."""
-        start = max((i for i, token in enumerate(prompt) if token == self.tokenizer.special_ids["<|im_start|>"]), default=0)
+        """False when thinking is switched off: by an option, or a template that has closed the reply's think block."""
+        im_start = self.tokenizer.special_ids["<|im_start|>"]
+        start = max((i for i, token in enumerate(prompt) if token == im_start), default=0)
         return options.get("enable_thinking", True) is not False and self.unthink not in prompt[start:]
 
     def reader(self, thinking: bool = True) -> Reader:
@@ -70,17 +76,18 @@ class ChatFormat:
         else:
             whole = encode_plain(messages, tools, self.tokenizer)
             turn = last + bool(tools)
-            end = [span for span in whole.spans if span.turn == turn and span.kind == "template"][1].start  # its <|im_end|>
+            _, im_end, *_ = [span for span in whole.spans if span.turn == turn and span.kind == "template"]
+            end = im_end.start
             before, after = whole.tokens[:end], whole.tokens[end:]
         words = in_words(self.tokenizer)
         return lambda question, tails: [*words(before, tails), *after]
 
 
-def encode_plain(messages: list[dict], tools: Sequence[dict], tokenizer) -> chat.Chat:
-    """Checked messages in the ChatML of `data.chat`, with an opened reply. Raises ValueError for text that cannot be encoded.
+def encode_plain(messages: list[dict], tools: Sequence[dict], tokenizer: Tokenizer) -> chat.Chat:
+    """Checked messages in the ChatML of `data.chat`, with an opened reply. Raises ValueError as `data.chat` does.
 
-    trap: a model may write a second </think>, or <think> in its answer. The reader leaves them in the content, clients send
-    that content back, and a refusal would end their conversation for good. So this is not strict.
+    trap: a model may write a second </think>, or <think> in its answer. The reader leaves them in the content, clients
+    send that content back, and a refusal would end their conversation for good. So this is not strict.
     """
     return chat.encode(plain_messages(messages, tools), tokenizer, reply=True, strict=False)
 
@@ -104,7 +111,7 @@ class TaskFormat:
 
     reduce = staticmethod(last_tokens)
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.stop = tuple(tokenizer.encode(tasks.END))
 
@@ -147,7 +154,7 @@ class TaskReader:
 # ---- from tokens to text ---------------------------------------------------------------------------------------------
 
 
-def text_of(form, tokens: list[int]) -> str:
+def text_of(form: ChatFormat | TaskFormat, tokens: list[int]) -> str:
     """What an answer says: without its stop token, and with <unk> for an id that the tokenizer has no word for.
 
     trap: a model may have more rows than its tokenizer has tokens, and an untrained one writes them.
@@ -157,7 +164,7 @@ def text_of(form, tokens: list[int]) -> str:
     return tokenizer.decode([token if token < tokenizer.vocab_size else tokenizer.unk_id for token in tokens])
 
 
-def read_text(form, text: str, thinking: bool = True) -> Reply:
+def read_text(form: ChatFormat | TaskFormat, text: str, thinking: bool = True) -> Reply:
     """A whole answer taken apart."""
     reader = form.reader(thinking)
     reply = reader.feed(text)

@@ -1,12 +1,12 @@
-"""OpenAI's chat-completions protocol: what a request may say, and what goes back. No sockets here; `serve.py` has them.
+"""OpenAI's chat-completions protocol: what a request may say, and what goes back. No sockets here; `server` has them.
 
-Beside the standard fields a request may hold `min_p`, `chat_template_kwargs` (what the model's chat template reads), and
-`rsa`: {"N", "C", "T", "beta", "tau"}, which lets Markovian RSA answer it: the reply is a trace of the last round, its
-vote's choice where there is one. Reasoning comes back as `reasoning_content`, as vLLM's `qwen3` parser splits it, and tool
-calls in their own field.
+Beside the standard fields a request may hold `min_p`, `chat_template_kwargs` (what the model's chat template reads),
+and `rsa`: {"N", "C", "T", "beta", "tau"}, which lets Markovian RSA answer it: the reply is a trace of the last round,
+its vote's choice where there is one. Reasoning comes back as `reasoning_content`, as vLLM's `qwen3` parser splits it,
+and tool calls in their own field.
 
-A field that is null counts as absent. Some fields have no effect on an answer and are ignored: `IGNORED`. Some would have
-one, and we lack it: they may only say what happens anyway, `NEUTRAL`. All others are refused.
+A field that is null counts as absent. Some fields have no effect on an answer and are ignored: `IGNORED`. Some would
+have one, and we lack it: they may only say what happens anyway, `NEUTRAL`. All others are refused.
 """
 
 import json
@@ -16,8 +16,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..infer.parse import Reply
-from ..infer.rsa import Aggregate, RSAConfig, majority, markovian_rsa
+from ..infer.parse import Reply, ToolCall
+from ..infer.rsa import Aggregate, Generator, RSAConfig, majority, markovian_rsa
 from .checks import Wrong, brief, number, typed, whole
 from .formats import ChatFormat, TaskFormat, read_text, text_of
 from .messages import read_messages, read_tools
@@ -52,7 +52,7 @@ class Request:
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-def document(body: bytes):
+def document(body: bytes) -> object:
     """A body as JSON. Raises `Wrong`."""
     try:
         return json.loads(body)
@@ -60,15 +60,21 @@ def document(body: bytes):
         raise Wrong(f"the body is not JSON: {error}") from None
 
 
-def read_request(document, form: ChatFormat | TaskFormat, size: int) -> Request:
+def present(given: dict) -> dict:
+    """What is not null."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def read_request(document: object, form: ChatFormat | TaskFormat, size: int) -> Request:
     """Checks everything; `form` turns the messages into tokens, size is the longest text that there is room for.
 
     Without a seed it gets a random one: equal requests then have different answers. With `rsa` the budget of a trace is
-    its beta, and a trace ends at the model's own end token: max_tokens and stop are refused. Raises `Wrong` naming the field.
+    its beta, and a trace ends at the model's own end token: max_tokens and stop are refused.
+    Raises `Wrong` naming the field.
     """
     if not isinstance(document, dict):
         raise Wrong("the body must be a JSON object")
-    given = {name: value for name, value in document.items() if value is not None}
+    given = present(document)
     for name, value in given.items():
         if name not in READ | IGNORED and value not in NEUTRAL.get(name, ()):
             raise Wrong(f"{brief(name)} is not supported" + f", got {brief(value)}" * (name in NEUTRAL), name)
@@ -83,9 +89,9 @@ def read_request(document, form: ChatFormat | TaskFormat, size: int) -> Request:
 
 
 def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Request:
-    """`read_request` once nulls and unknown fields are gone. Raises `Wrong`; ValueError for text that cannot be a prompt."""
+    """`read_request` without nulls and unknown fields. Raises `Wrong`; ValueError for text that cannot be a prompt."""
     messages, tools = read_messages(given), read_tools(given)
-    options = {name: value for name, value in typed(given, "chat_template_kwargs", dict, {}).items() if value is not None}
+    options = present(typed(given, "chat_template_kwargs", dict, {}))
     prompt = form.prompt(messages, tools, options)
     limit = size - len(prompt)
     if limit < 1:
@@ -118,7 +124,7 @@ def check_rsa(given: dict, request: Request, size: int) -> None:
 
 def usage_wanted(given: dict) -> bool:
     """Does a stream end with the count of its tokens?"""
-    options = {name: value for name, value in typed(given, "stream_options", dict, {}).items() if value is not None}
+    options = present(typed(given, "stream_options", dict, {}))
     unknown = set(options) - {"include_usage", "include_obfuscation"}
     if unknown or not isinstance(options.get("include_usage", False), bool):
         raise Wrong(f"stream_options may hold include_usage, true or false, got {brief(options)}", "stream_options")
@@ -128,13 +134,14 @@ def usage_wanted(given: dict) -> bool:
 def stops(given: dict) -> tuple[str, ...]:
     value = given.get("stop", ())
     value = (value, ) if isinstance(value, str) else value
-    if not isinstance(value, (list, tuple)) or len(value) > 4 or not all(isinstance(text, str) and text for text in value):
+    few = isinstance(value, (list, tuple)) and len(value) <= 4
+    if not few or not all(isinstance(text, str) and text for text in value):
         raise Wrong("stop must be a text, or a list of at most four", "stop")
     return tuple(value)
 
 
 def rsa_config(given: dict) -> RSAConfig:
-    given = {name: value for name, value in given.items() if value is not None}
+    given = present(given)
     unknown = set(given) - {"N", "C", "T", "beta", "tau"}
     if unknown:
         raise Wrong(f"rsa may hold N, C, T, beta, tau, got {brief(sorted(unknown))}", "rsa")
@@ -161,14 +168,15 @@ def message_of(reply: Reply) -> dict:
     return message
 
 
-def call_of(i: int, call) -> dict:
+def call_of(i: int, call: ToolCall) -> dict:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "index": i,
             "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
 
 
 def choice_of(i: int, reply: Reply, finish: str) -> dict:
     """Choice i of a whole answer."""
-    return {"index": i, "message": message_of(reply), "logprobs": None, "finish_reason": "tool_calls" if reply.calls else finish}
+    return {"index": i, "message": message_of(reply), "logprobs": None,
+            "finish_reason": "tool_calls" if reply.calls else finish}
 
 
 def completion(name: str, choices: list[dict], usage: dict) -> dict:
@@ -177,7 +185,7 @@ def completion(name: str, choices: list[dict], usage: dict) -> dict:
 
 
 def chunks(name: str) -> Callable[..., dict]:
-    """What makes the chunks of one stream, which share an id: chunk(i, delta, finish) of choice i, or chunk(usage=...)."""
+    """Makes the chunks of a stream, which share an id: chunk(i, delta, finish) of choice i, or chunk(usage=...)."""
     head = {"id": new_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": name}
 
     def chunk(i: int = 0, delta: dict | None = None, finish: str | None = None, usage: dict | None = None) -> dict:
@@ -196,10 +204,10 @@ def error_of(message: str, kind: str, param: str | None = None) -> dict:
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}
 
 
-def answer_by_rsa(request: Request, form: ChatFormat | TaskFormat, ask) -> tuple[Reply, str, int]:
+def answer_by_rsa(request: Request, form: ChatFormat | TaskFormat, ask: Generator) -> tuple[Reply, str, int]:
     """Runs Markovian RSA. ask(prompts, room) -> traces. Returns (reply, why it ends: "stop" or "length", new tokens).
 
-    The reply is a trace of the last round with the most frequent answer, or the first trace where none got to an answer.
+    The reply is a trace of the last round with the most frequent answer, or its first where none got to an answer.
     """
     result = markovian_rsa(ask, request.prompt, request.rsa, request.aggregate, request.seed, form.reduce)
     replies = [read_text(form, text_of(form, trace), request.thinking) for trace in result.rounds[-1]]

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ..arch.model import Zaya
+from ..data.tokenizer import Tokenizer
 from ..infer.engine import Engine
 
 END = None    # put behind the last token
@@ -26,7 +28,7 @@ class Busy(RuntimeError):
 
 
 class Answer:
-    """One request's tokens, to be read once. finish: "stop", "length", "cancelled", or "error" when the engine broke."""
+    """One request's tokens, to be read once. finish: "stop", "length", "cancelled", or "error": the engine broke."""
 
     def __init__(self, service: "Service", number: int):
         self.service, self.number, self.finish = service, number, None
@@ -38,8 +40,8 @@ class Answer:
     def read(self, watch: Callable[[], None] = lambda: None) -> Iterator[int]:
         """The tokens as they come. Raises RuntimeError when the engine broke.
 
-        watch: called before each token, and every half second while none comes. What it raises ends the reading, and the
-        request with it.
+        watch: called before each token, and every half second while none comes. What it raises ends the reading, and
+        the request with it.
         """
         try:
             while True:
@@ -72,7 +74,7 @@ class Service:
     `bytes` says what the caches take. Use it in a `with` block, or call `start` and `close`.
     """
 
-    def __init__(self, model, tokenizer, slots: int = 64, size: int = 1024, waiting: int = 256):
+    def __init__(self, model: Zaya, tokenizer: Tokenizer, slots: int = 64, size: int = 1024, waiting: int = 256):
         self.model, self.tokenizer, self.waiting = model, tokenizer, waiting
         self.engine = Engine(model, slots=slots, size=size)
         self.bytes = self.engine.bytes
@@ -149,7 +151,7 @@ class Service:
                     self.end(answer, why)
 
     def step(self) -> None:
-        """Waits for work, and hands out one step's tokens. When the engine breaks, all that were under way hear of it."""
+        """Waits for work, and hands out one step's tokens. When the engine breaks, all under way hear of it."""
         while self.callers > 0:  # let them in first
             time.sleep(1e-4)
         with self.lock:

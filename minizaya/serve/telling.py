@@ -1,4 +1,4 @@
-"""One answer on its way from tokens to text: cut at a stop text, and told piece by piece, each as soon as it is certain.
+"""One answer on its way from tokens to text: cut at a stop text, and told in pieces, each as soon as it is certain.
 
     telling = Telling(answer, form, request, watch)
     for piece in telling: ...
@@ -7,7 +7,7 @@
 
 from collections.abc import Callable, Iterator
 
-from .formats import text_of
+from .formats import ChatFormat, TaskFormat, text_of
 from .protocol import Request
 from .service import Answer, Busy
 
@@ -23,7 +23,8 @@ class Telling:
     Raises RuntimeError when the engine broke, `Busy` when the service was closed meanwhile, and whatever watch raises.
     """
 
-    def __init__(self, answer: Answer, form, request: Request, watch: Callable[[], None] = lambda: None):
+    def __init__(self, answer: Answer, form: ChatFormat | TaskFormat, request: Request,
+                 watch: Callable[[], None] = lambda: None):
         self.answer, self.form, self.watch = answer, form, watch
         self.stops, self.live = request.stop, request.stream
         self.finish, self.count = None, 0
