@@ -25,7 +25,7 @@ def reference(visits: Tensor, bias: Tensor, mean: Tensor, square: Tensor, steps:
     balancer = AdamWBalancer(experts, lr, betas, eps, weight_decay, num_layers=layers)
     balancer.bias, balancer.mean, balancer.square = bias[:, :-1].clone(), mean, square
     balancer.steps = torch.tensor(steps - 1)
-    balancer.update(visits[:, :-1] / visits.sum(-1, keepdim=True).clamp_min(1))
+    balancer.update(visits[:, :-1].double() / visits.sum(-1, keepdim=True).clamp_min(1))
     bias[:, :-1], mean[:], square[:] = balancer.bias, balancer.mean, balancer.square
 
 

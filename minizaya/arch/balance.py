@@ -1,13 +1,20 @@
 """Load balancing as control: the load of an expert is the process variable, its routing bias the actuator.
 
-    error_e = load_e - 1 / E              load: the fraction of a whole batch's tokens that expert e received
+    error_e = load_e - mean load          load: the fraction of a whole batch's tokens that expert e received
     bias_e  moves against the error       an expert with too many tokens becomes less attractive
+    biases  -= their mean                 what all experts share moves no choice between them
 
-The bias only moves choices (`router.choose`), so balancing adds no gradient and no auxiliary loss. The skip route is
-not a controlled variable: its bias stays at -1.
+The bias only moves choices (`router.choose`), so balancing adds no gradient and no auxiliary loss.
 
-Source: ZAYA1-8B report, equation 5 (AdamW on the error; its step size and betas are not published); DeepSeek,
-arXiv 2408.15664 (sign). The rest is textbook control.
+The skip route is not a controlled variable: its bias stays at -1, and two things keep balancing from steering it in secret.
+The goal is the mean load, 1 / E when nothing is skipped (the report's): a goal of 1 / E that skipped tokens also count in would
+starve all experts at once, and push every bias up until nothing is skipped. And the biases sum to zero: steps of one size, the
+sign rule's and AdamW's, do not cancel, so all biases would drift together, away from the skip route's
+(`balance.sums_to_zero`, `balance.skipped`). So at -1 the skip route stays shut however long a model trains: one expert's bias
+is at least 0, and p_skip - 1 is at most 0.
+
+Source: ZAYA1-8B report, equation 5 (AdamW on load - 1 / E; its step size and betas are not published, nor is a mean subtracted);
+DeepSeek, arXiv 2408.15664 (sign, measured against the mean load). The rest is textbook control.
 """
 
 import math
@@ -33,14 +40,15 @@ class Balancer:
         """load: (E,) or (layers, E), fraction of tokens per expert over the whole batch. Returns the new biases."""
         if load.shape != self.bias.shape:
             raise ValueError(f"load must have shape {tuple(self.bias.shape)}, got {tuple(load.shape)}")
-        load = load.to(self.bias)
+        load = load.to(self.bias.device, torch.float64)  # so that equal loads have an error of zero, not of a rounding
         if not bool(((load >= 0) & load.isfinite()).all()) or bool((load.sum(-1) > 1 + 1e-4).any()):
             raise ValueError(f"load must hold fractions of tokens (>= 0, summing to at most 1), got {load.tolist()}")
-        self.move(load - 1 / load.shape[-1])
+        self.move((load - load.mean(-1, keepdim=True)).to(self.bias))
+        self.bias = self.bias - self.bias.mean(-1, keepdim=True)
         return self.bias.clone()
 
     def move(self, error: Tensor) -> None:
-        """Changes `self.bias` given error = load - 1/E."""
+        """Changes `self.bias` given error = load - mean load, which sums to zero."""
         raise NotImplementedError("use SignBalancer, PIDBalancer or AdamWBalancer")
 
     def state_dict(self) -> dict[str, Tensor]:

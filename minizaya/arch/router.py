@@ -65,8 +65,8 @@ class RouterMLP(nn.Module):
 class Router(nn.Module):
     """One layer's router. `balancing_bias` is a buffer: a balancer moves it, the optimizer never sees it.
 
-    The skip route's bias starts at -1. Its score is then p - 1 <= 0, and no expert scores below zero unless its own
-    bias is negative: at initialisation nothing is ever skipped.
+    The skip route's bias starts at -1. Its score is then p - 1 <= 0, and biases that sum to zero (`balance`) leave one
+    expert at 0 or more: nothing is ever skipped unless somebody moves that -1.
     With `router="linear"` in the config one matrix maps x to the logits (the report's baseline).
     """
 

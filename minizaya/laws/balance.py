@@ -12,16 +12,30 @@ from .core import expect, finite, law, require
 # ---- controllers -----------------------------------------------------------------------------------------------------
 
 
-def shares(draw, *shape: int) -> Tensor:
-    """Loads: float32 fractions that sum to one over the last axis, sometimes with an idle expert."""
+def shares(draw, *shape: int, skipped: bool = False) -> Tensor:
+    """Loads: float32 fractions of a whole that is a power of two, so that no fraction is rounded; sometimes with an idle
+    expert. They sum to one over the last axis, or to less when `skipped`."""
     tokens = draw_a.integers(draw, *shape, low=0, high=9)
-    tokens[..., 0] += (tokens.sum(-1) == 0).long()
-    return tokens / tokens.sum(-1, keepdim=True)
+    whole = 2 ** torch.log2(tokens.sum(-1, keepdim=True).clamp_min(1)).ceil()
+    if not skipped:
+        tokens[..., :1] += (whole - tokens.sum(-1, keepdim=True)).long()
+    return tokens / whole
 
 
 def histories(draw):
+    """In half of the cases some tokens are skipped, in some of them all."""
     steps, experts = draw_a.size(draw, 1, 5), draw_a.size(draw, 1, 5)
-    return dict(loads=shares(draw, steps, experts))
+    return dict(loads=shares(draw, steps, experts, skipped=draw_a.flag(draw)))
+
+
+def off(load: Tensor) -> Tensor:
+    """The error: load - mean load."""
+    return load - load.mean(-1, keepdim=True)
+
+
+def apart(bias: Tensor) -> Tensor:
+    """Biases without what all experts share, which moves no choice between them."""
+    return finite(bias) - bias.mean(-1, keepdim=True)
 
 
 def over_time(make):
@@ -74,7 +88,7 @@ def lopsided(draw):
      cases=draw_a.cases(lopsided), subjects=KINDS, axes=dict(load="e"), guards=ANY["guards"])
 def against_error(fn, load):
     """fn(loads): as in balance.uniform_fixed, with a history of one step."""
-    bias, error = finite(fn(load[None])), load - 1 / len(load)
+    bias, error = finite(fn(load[None])), off(load)
     clear = error.abs() > 1e-4
     shaped(bias, load[None])
     expect(bias[0, clear].sign(), -error[clear].sign(), "e", "direction of the bias of a clearly wrong load")
@@ -104,12 +118,14 @@ def sign_step(bias: Tensor, load: Tensor, lr: float) -> Tensor:
     return balancer.update(load)
 
 
-@law("balance.sign", "the sign rule moves every bias by lr against its error load - 1/E, however large the error",
+@law("balance.sign", "the sign rule moves every bias by lr against its error, load - mean load, however large; what all share does not count",
      cases=draw_a.cases(stepped), axes=dict(bias="e", load="e"), subjects={"SignBalancer": sign_step},
      guards=ANY["guards"])
 def sign(fn, bias, load, lr):
-    """fn(bias, load, lr): float32 (E,), (E,) and a float -> the new bias, float32 (E,)."""
-    expect(fn(bias, load, lr), bias - lr * (load - 1 / len(load)).sign(), "e", "bias")
+    """fn(bias, load, lr): float32 (E,), (E,) and a float -> the new bias, float32 (E,), up to what all experts share."""
+    got = fn(bias, load, lr)
+    shaped(got, bias)
+    expect(apart(got), apart(bias - lr * off(load).sign()), "e", "bias less the mean bias")
 
 
 def controlled(draw):
@@ -121,8 +137,8 @@ def controlled(draw):
      cases=draw_a.cases(controlled), subjects={"PIDBalancer": over_time(lib.PIDBalancer)}, **ANY)
 def pid(fn, loads, kp, ki, kd):
     """fn(loads, kp, ki, kd): float32 (steps, E) and three floats -> biases float32 (steps, E) after each step. The
-    error before the first step counts as zero."""
-    error = loads - 1 / loads.shape[-1]
+    error before the first step counts as zero; an error is load - mean load, and skipped tokens are in no load."""
+    error = off(loads)
     change = error - torch.cat([torch.zeros_like(error[:1]), error[:-1]])
     expect(fn(loads, kp, ki, kd), -(kp * error + ki * error.cumsum(0) + kd * change), "k e", "bias")
 
@@ -136,33 +152,42 @@ def optimised(draw):
                                   beta2=draw_a.pick(draw, (0.0, 0.9, 0.999)))
 
 
-@law("balance.adamw", "the report's balancer is torch.optim.AdamW with the error as the gradient, and no decay",
+@law("balance.adamw", "the report's balancer is torch.optim.AdamW with the error as the gradient, and no decay; what all biases share does not count",
      cases=draw_a.cases(optimised), subjects={"AdamWBalancer": over_time(adamw)}, **ANY)
 def adamw_is_adamw(fn, loads, lr, beta1, beta2):
-    """fn(loads, lr, beta1, beta2): float32 (steps, E) and three floats -> biases float32 (steps, E); eps is 1e-8."""
+    """fn(loads, lr, beta1, beta2): float32 (steps, E) and three floats -> biases float32 (steps, E), up to what
+    all experts share; eps is 1e-8, an error is load - mean load."""
     bias = torch.nn.Parameter(torch.zeros(loads.shape[-1]))
     optimizer = torch.optim.AdamW([bias], lr=lr, betas=(beta1, beta2), eps=1e-8, weight_decay=0.0)
     wanted = []
     for load in loads:
-        bias.grad = load - 1 / len(load)
+        bias.grad = off(load)
         optimizer.step()
         wanted.append(bias.detach().clone())
-    expect(fn(loads, lr, beta1, beta2), torch.stack(wanted), "k e", "bias")
+    got = fn(loads, lr, beta1, beta2)
+    shaped(got, loads)
+    expect(apart(got), apart(torch.stack(wanted)), "k e", "bias less the mean bias")
 
 
 @law("balance.adamw_is_sign", "without memory, betas (0, 0), AdamW on the load error is the sign rule",
      cases=draw_a.cases(histories), subjects={"AdamWBalancer": over_time(adamw)}, **ANY)
 def adamw_is_sign(fn, loads):
-    """fn(loads, lr, beta1, beta2): as in balance.adamw, here with lr 0.125 and both betas zero. Errors under 1e-4 are
-    left out: there eps = 1e-8 shows in the fifth digit."""
-    error = loads - 1 / loads.shape[-1]
-    error = torch.where(error.abs() < 1e-4, 0.0, error)
-    loads = error + 1 / loads.shape[-1]
-    exact = (loads - 1 / loads.shape[-1]).abs() > 1e-4
-    got = finite(fn(loads, 0.125, 0.0, 0.0))
+    """fn(loads, lr, beta1, beta2): as in balance.adamw, here with lr 0.125 and both betas zero. An error is either zero or
+    so large that eps = 1e-8 does not show."""
+    got = fn(loads, 0.125, 0.0, 0.0)
     shaped(got, loads)
-    moved = torch.diff(got, dim=0, prepend=torch.zeros_like(got[:1]))
-    expect(torch.where(exact, moved, 0.0), torch.where(exact, -0.125 * error.sign(), 0.0), "k e", "move of the bias")
+    moved = torch.diff(apart(got), dim=0, prepend=torch.zeros_like(got[:1]))
+    expect(moved, apart(-0.125 * off(loads).sign()), "k e", "move of the bias less the mean move")
+
+
+@law("balance.sums_to_zero", "what all experts share never moves: biases sum to zero after every update, skipped tokens or not",
+     cases=draw_a.cases(histories), subjects=KINDS, **ANY)
+def sums_to_zero(fn, loads):
+    """fn(loads): as in balance.uniform_fixed."""
+    got = finite(fn(loads))
+    shaped(got, loads)
+    expect(got.sum(-1), torch.zeros(len(loads)), "k", "sum of the biases")
+    moves(fn, loads.shape[-1])
 
 
 # ---- measures --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..arch import balance as lib
 from . import strategies as draw_a
-from .balance import ANY, histories, sizes
+from .balance import ANY, histories, shares, sizes
 from .core import expect, finite, law, require
 
 
@@ -40,11 +40,15 @@ def sign_after(load: Tensor) -> Tensor:
     return lib.SignBalancer(load.shape[-1], lr=0.25).update(load)
 
 
-@law("balance.skipped", "an expert is measured against 1 / E of all tokens, skipped ones included",
+@law("balance.skipped", "an expert is measured against the mean load: when tokens are skipped, even experts are in balance",
      cases=draw_a.cases(sizes), subjects={"SignBalancer": sign_after}, guards=ANY["guards"])
 def skipped(fn, experts, steps):
-    """fn(load): float32 (E,) -> the biases after one update with step 0.25. Some tokens are skipped here."""
-    expect(fn(torch.full((experts,), 1 / experts / 2 ** steps)), torch.full((experts,), 0.25), "e", "bias, all starved")
+    """fn(load): float32 (E,) -> the biases after one update with step 0.25. Some tokens are skipped here, at last all."""
+    for load in (torch.full((experts,), 1 / experts / 2 ** steps), torch.zeros(experts)):
+        expect(fn(load), torch.zeros(experts), "e", "bias, all experts alike")
+    load = torch.zeros(2 * experts)
+    load[:experts] = 1 / experts / 2 ** steps
+    expect(fn(load), torch.tensor([-0.25, 0.25]).repeat_interleave(experts), "e", "bias, the first half busy")
 
 
 def decayed(bias: Tensor, load: Tensor, lr: float, decay: float) -> Tensor:
@@ -57,5 +61,30 @@ def decayed(bias: Tensor, load: Tensor, lr: float, decay: float) -> Tensor:
      cases=draw_a.cases(sizes), guards=ANY["guards"], subjects={"AdamWBalancer": decayed})
 def decay(fn, experts, steps):
     """fn(bias, load, lr, weight_decay): float32 (E,), (E,), two numbers -> the biases after one update from `bias`."""
-    got = fn(torch.full((experts,), float(steps)), torch.full((experts,), 1 / experts), 0.5, 0.25)
-    expect(got, torch.full((experts,), 0.875 * steps), "e", "bias under a uniform load")
+    bias = steps * torch.tensor([1.0, -1.0]).repeat(experts)
+    expect(fn(bias, torch.full((2 * experts,), 0.5 / experts), 0.5, 0.25), 0.875 * bias, "e", "bias under a uniform load")
+
+
+def layered(draw):
+    return dict(loads=shares(draw, draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 3), draw_a.size(draw, 1, 4)))
+
+
+def every_layer(make):
+    def run(loads: Tensor) -> Tensor:
+        balancer = make(loads.shape[-1], num_layers=loads.shape[1])
+        return torch.stack([balancer.update(load) for load in loads])
+    return run
+
+
+@law("balance.layers", "each layer is balanced by itself: many layers at once are one layer each time",
+     cases=draw_a.cases(layered), axes=dict(loads="k l e"), guards=ANY["guards"],
+     subjects={"SignBalancer": every_layer(lib.SignBalancer), "PIDBalancer": every_layer(lib.PIDBalancer),
+               "AdamWBalancer": every_layer(lib.AdamWBalancer)})
+def layers(fn, loads):
+    """fn(loads): float32 (k, layers, E) -> the biases after each update, (k, layers, E), starting from zero."""
+    got = finite(fn(loads))
+    for layer in range(loads.shape[1]):
+        expect(got[:, layer: layer + 1], fn(loads[:, layer: layer + 1]), "k l e", f"layer {layer} beside the others")
+    moved = torch.zeros(1, 2, 2)
+    moved[0, 1, 0] = 1.0
+    require(finite(fn(moved))[0, 1].abs().sum() > 0, "the bias never moves")

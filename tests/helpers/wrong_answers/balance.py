@@ -89,49 +89,55 @@ def my_entropy(load):
 ''',
     },
     "pid": {
-        "the sign": '''
+        "skipped tokens count in the goal": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
     error = loads - 1 / loads.shape[-1]
+    change = torch.diff(error, dim=0, prepend=torch.zeros_like(error[:1]))
+    return -(kp * error + ki * error.cumsum(0) + kd * change)
+''',
+        "the sign": '''
+def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
+    error = loads - loads.mean(-1, keepdim=True)
     change = torch.diff(error, dim=0, prepend=torch.zeros_like(error[:1]))
     return kp * error + ki * error.cumsum(0) + kd * change
 ''',
         "the integral is one step late": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     change = torch.diff(error, dim=0, prepend=torch.zeros_like(error[:1]))
     return -(kp * error + ki * (error.cumsum(0) - error) + kd * change)
 ''',
         "no memory": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     return -(kp + ki) * error
 ''',
         "the last error is never kept": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     return -(kp * error + ki * error.cumsum(0) + kd * error)
 ''',
         "the change looks the wrong way": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     change = torch.diff(error, dim=0, prepend=torch.zeros_like(error[:1]))
     return -(kp * error + ki * error.cumsum(0) - kd * change)
 ''',
         "no change at the first step": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     change = torch.diff(error, dim=0, prepend=error[:1])
     return -(kp * error + ki * error.cumsum(0) + kd * change)
 ''',
         "moved instead of set": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     change = torch.diff(error, dim=0, prepend=torch.zeros_like(error[:1]))
     return -(kp * error + ki * error.cumsum(0) + kd * change).cumsum(0)
 ''',
         "the integral is an average": '''
 def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
-    error = loads - 1 / loads.shape[-1]
+    error = loads - loads.mean(-1, keepdim=True)
     change = torch.diff(error, dim=0, prepend=torch.zeros_like(error[:1]))
     average = error.cumsum(0) / torch.arange(1, len(error) + 1)[:, None]
     return -(kp * error + ki * average + kd * change)
@@ -143,12 +149,24 @@ def my_pid(loads, kp=0.5, ki=0.1, kd=0.0):
 ''',
     },
     "adamw": {
+        "skipped tokens count in the goal": '''
+def my_adamw(loads, lr, beta1, beta2):
+    bias = mean = square = torch.zeros(loads.shape[-1])
+    biases = []
+    for k, load in enumerate(loads, start=1):
+        error = load - 1 / len(load)
+        mean = beta1 * mean + (1 - beta1) * error
+        square = beta2 * square + (1 - beta2) * error ** 2
+        bias = bias - lr * (mean / (1 - beta1 ** k)) / ((square / (1 - beta2 ** k)).sqrt() + 1e-8)
+        biases.append(bias)
+    return torch.stack(biases)
+''',
         "the averages are not corrected": '''
 def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for load in loads:
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * error ** 2
         bias = bias - lr * mean / (square.sqrt() + 1e-8)
@@ -160,7 +178,7 @@ def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for k, load in enumerate(loads):
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * error ** 2
         size = (square / max(1 - beta2 ** k, 1e-8)).sqrt() + 1e-8
@@ -173,7 +191,7 @@ def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for k, load in enumerate(loads, start=1):
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * error ** 2
         size = (square / (1 - beta2 ** k)).sqrt() + 1e-8
@@ -190,7 +208,7 @@ def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for k, load in enumerate(loads, start=1):
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * error ** 2
         bias = bias - lr * (mean / (1 - beta1 ** k)) / (square / (1 - beta2 ** k) + 1e-8)
@@ -202,7 +220,7 @@ def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for k, load in enumerate(loads, start=1):
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta2 * mean + (1 - beta2) * error
         square = beta1 * square + (1 - beta1) * error ** 2
         size = (square / (1 - beta1 ** k)).sqrt() + 1e-8
@@ -215,7 +233,7 @@ def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for k, load in enumerate(loads, start=1):
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * error ** 2
         size = (square / (1 - beta2 ** k)).sqrt() + 1e-8
@@ -228,7 +246,7 @@ def my_adamw(loads, lr, beta1, beta2):
     bias = mean = square = torch.zeros(loads.shape[-1])
     biases = []
     for k, load in enumerate(loads, start=1):
-        error = load - 1 / len(load)
+        error = load - load.mean()
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * (error ** 2).mean()
         size = (square / (1 - beta2 ** k)).sqrt() + 1e-8
