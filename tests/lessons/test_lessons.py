@@ -40,7 +40,7 @@ EVERY = [(name, exercise) for name in NAMES for exercise in EXERCISES[name]]
 every_lesson = pytest.mark.parametrize("name", NAMES)
 every_exercise = pytest.mark.parametrize("name, exercise", EVERY, ids=[f"{n}-{e.id}" for n, e in EVERY])
 
-MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS = 250, 1800, 300
+MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS = 280, 2000, 300
 ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools", "random", "time", "warnings"}
 
 
