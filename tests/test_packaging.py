@@ -197,7 +197,8 @@ def test_contributing_names_what_is_there():
 
 def test_contributing_refreshes_every_extra():
     every = ",".join(PROJECT["optional-dependencies"])
-    refresh = [command[command.index("install") + 1 :] for command in commands("CONTRIBUTING.md") if "install" in command]
+    installs = [command for command in commands("CONTRIBUTING.md") if "install" in command]
+    refresh = [command[command.index("install") + 1 :] for command in installs]
     assert refresh == [[makefile_variables()["TORCH"]], [f".[{every}]"]]
 
 
@@ -226,7 +227,7 @@ def test_the_tree_names_what_is_there():
 
 
 def test_the_tree_names_every_module():
-    """A folder without its files is left out: what lies in it is many of one kind. Others are named to the last module."""
+    """Where the tree names one module of a folder it names all; a folder without its files holds many of one kind."""
     named = {path for path, _ in tree()}
     assert {f"minizaya/{room}" for room in rooms()} <= named
     for folder in {Path(path).parent for path in named if path.endswith(".py") and path.startswith("minizaya/")}:
@@ -245,7 +246,7 @@ def test_the_picture_shows_every_room():
 
 
 def test_architecture_names_files_that_exist():
-    """In the text a path without a folder in front is under minizaya/; a bare file name stands beside the one before it."""
+    """In the text, too. Paths are from the root or from minizaya/; a bare name stands beside the file before it."""
     text = re.sub(r"^```.*?^```", "", read("ARCHITECTURE.md"), flags=re.MULTILINE | re.DOTALL)
     names = re.findall(r"`([\w./]+\.(?:py|cpp|hip|md|toml)|[a-z_/]+/)`", text)
     assert len(names) > 80
@@ -281,7 +282,7 @@ def test_what_the_makefile_runs_exists(module, subcommand):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel, built from an sdist, built from a copy of what git knows. Its weights are empty: packing them takes long."""
+    """A wheel, from an sdist, from a copy of what git knows. Its weights are empty: packing them takes long."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +309,8 @@ def tracked():
 def backend(kind, source, out):
     """What `python -m build --no-isolation` runs."""
     code = f"import sys; out = sys.argv[1]; from setuptools import build_meta; build_meta.build_{kind}(out)"
-    done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", code, str(out)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -14,7 +14,7 @@ def main(argv=None) -> int:
                         help="where NAME.json goes; runs that it holds already are not done again")
     args = parser.parse_args(argv)
     if args.out == RECORDED and not RECORDED.is_dir():
-        parser.error("--out must name a folder: lessons/recorded is not beside the package, it comes with the repository")
+        parser.error("--out must name a folder: lessons/recorded is not here, it comes with the repository")
     done = record(args.name, args.out)
     print(f"{args.out / args.name}.json: {len(done['runs'])} runs")
     return 0
