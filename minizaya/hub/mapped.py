@@ -1,7 +1,8 @@
 """A checkpoint folder, mapped into memory: opening it reads headers only, and a weight is read when it is touched.
 
 The operating system does the paging. What has been read stays in memory as long as there is room, and is dropped, not
-written, when there is none: the file still has it. So a process may map more than the machine's memory.
+written, when there is none: the file still has it. So a process may map more than the machine's memory. Ours and not
+`safetensors.safe_open`: it does not say where a tensor lies, so no expert could be read ahead or given back.
 """
 
 import mmap

@@ -2,7 +2,8 @@
 
 `native.matmul` compiles C++ for this CPU through it, `hip.build` the kernels for four targets. What was made is kept in
 `~/.cache/minizaya` (or under MINIZAYA_CACHE), under a name made from everything that went into it: sources, flags, the
-compiler's own version, and the processor.
+compiler's own version, and the processor. Ours and not `torch.utils.cpp_extension`: this is plain C through ctypes, which
+needs neither ninja nor the headers of Python and torch, and the kernels go through it too.
 
 trap: `doctor` runs where torch is missing, so this module imports only the standard library.
 """
