@@ -16,7 +16,8 @@ DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped: Tensor, grouped_bias: Tensor,
               temperature: Tensor, cosine: Tensor, sine: Tensor, position: Tensor | None = None,
-              past: Tensor | None = None, before: Tensor | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+              past: Tensor | None = None, before: Tensor | None = None,
+              dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """q (b, t, h, d), k and v (b, t, j, d), in float32 and not rounded to T (values of v are exact in T).
 
     Args:
@@ -42,7 +43,8 @@ def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped
     late = torch.where(joined, u[:, :-1], b0)
     heads = channels // dim
     def per_head(x: Tensor, tap: int) -> Tensor:
-        return torch.einsum("btni,noi->btno", x.unflatten(-1, (heads, dim)), matrix[..., tap].unflatten(0, (heads, dim)))
+        return torch.einsum("btni,noi->btno", x.unflatten(-1, (heads, dim)),
+                            matrix[..., tap].unflatten(0, (heads, dim)))
     y = b1.unflatten(0, (heads, dim)) + per_head(u[:, 1:], 1) + per_head(late, 0)
 
     sizes = (heads - kv_heads, kv_heads)
@@ -97,13 +99,13 @@ def launch(run, packed, depthwise, depthwise_bias, grouped, grouped_bias, temper
     heads = channels // dim - kv_heads
     q, k, v = (packed.new_empty(batch, steps, n, dim) for n in (heads, kv_heads, kv_heads))
     run("cca_mix", f"cca_mix_{DTYPES[packed.dtype]}", (-(-steps // ROWS), kv_heads, batch), BLOCK,
-        [packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before, q, k, v,
-         steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0])
+        [packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before, q,
+         k, v, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0])
     return q, k, v
 
 
-def launch_backward(run, d_q, d_k, d_v, packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine,
-                    position=None) -> tuple[Tensor, ...]:
+def launch_backward(run, d_q, d_k, d_v, packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine,
+                    sine, position=None) -> tuple[Tensor, ...]:
     """The gradients of packed, depthwise, depthwise_bias, grouped, grouped_bias and temperature, each of type T.
 
     Two kernels go back to `packed`; the weights' gradients are products over all tokens, which torch forms.
@@ -119,8 +121,8 @@ def launch_backward(run, d_q, d_k, d_v, packed, depthwise, depthwise_bias, group
          d_temperature, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0, batch])
     run("cca_mix", f"cca_mix_backward_taps_{suffix}", (-(-steps // (ROWS - 1)), heads + kv_heads, batch), BLOCK,
         [dy, d_v, depthwise, grouped, position, d_packed, du, steps, heads, kv_heads, dim])
-    weights = weight_gradients(dy.float(), du, packed[..., :channels].float(), depthwise.float(), depthwise_bias.float(),
-                               grouped.float(), position, packed.dtype)
+    weights = weight_gradients(dy.float(), du, packed[..., :channels].float(), depthwise.float(),
+                               depthwise_bias.float(), grouped.float(), position, packed.dtype)
     return d_packed, *(x.to(packed.dtype) for x in (*weights, d_temperature.sum((0, 2))))
 
 
@@ -136,7 +138,8 @@ def weight_gradients(dy: Tensor, du: Tensor, z: Tensor, w: Tensor, b0: Tensor, m
     u = (b0 + w[:, 0, 1] * z + w[:, 0, 0] * before).to(dtype).float()
     late = torch.where(starts[..., None], b0, torch.nn.functional.pad(u, (0, 0, 1, 0))[:, :-1])
     def over_tokens(x: Tensor) -> Tensor:
-        return torch.einsum("btno,btni->noi", dy.unflatten(-1, (heads, dim)), x.unflatten(-1, (heads, dim))).flatten(0, 1)
+        product = torch.einsum("btno,btni->noi", dy.unflatten(-1, (heads, dim)), x.unflatten(-1, (heads, dim)))
+        return product.flatten(0, 1)
     d_grouped = torch.stack([over_tokens(late), over_tokens(u)], dim=-1)
     # a document's first token saw b0 itself through the older tap
     first = (dy * starts[..., None]).sum((0, 1)).unflatten(0, (heads, dim))

@@ -90,7 +90,8 @@ def columns_of_cache(past, z):
 
 
 @law("decoding.columns", "after each chunk, long or short, the cache holds the last columns of all tokens so far",
-     cases=draw_a.cases(draw_columns), axes=dict(past="b k c", z="b t c"), subjects={"Cache.exchange": columns_of_cache},
+     cases=draw_a.cases(draw_columns), axes=dict(past="b k c", z="b t c"),
+     subjects={"Cache.exchange": columns_of_cache},
      guards=[Cache.exchange])
 def columns(fn, past, z):
     """fn(past, z): float (b, lag, c), the columns kept so far; (b, t, c), new ones -> (b, lag, c), what to keep now.
@@ -103,7 +104,8 @@ def columns(fn, past, z):
 
 def draw_prompt(draw):
     prompt = draw_a.integers(draw, draw_a.size(draw, 1, 5), low=0, high=10).tolist()
-    return dict(config=draw_a.config(draw), seed=draw_a.size(draw, 0, 9999), prompt=prompt, count=draw_a.size(draw, 1, 5))
+    return dict(config=draw_a.config(draw), seed=draw_a.size(draw, 0, 9999), prompt=prompt,
+                count=draw_a.size(draw, 1, 5))
 
 
 @law("decoding.greedy_cached", "each new token is the most likely one, and the model reads every token only once",

@@ -21,8 +21,8 @@ def addresses(draw):
 @law("kernels.pieces", "a wave instruction moves each 64-byte piece that its lanes touch, once and whole",
      cases=draw_a.cases(addresses), subjects={"pieces": trace.pieces}, guards=[trace.pieces])
 def pieces(fn, addresses, size):
-    """fn(addresses, size): int64 (64,), the first byte that each lane touches, a multiple of size; size, the bytes of each
-    lane: 2, 4, 8 or 16 -> how many 64-byte pieces travel, an int."""
+    """fn(addresses, size): int64 (64,), the first byte that each lane touches, a multiple of size; size, the bytes of
+    each lane: 2, 4, 8 or 16 -> how many 64-byte pieces travel, an int."""
     wanted = len({byte // 64 for first in addresses.tolist() for byte in range(first, first + size)})
     got = fn(addresses, size)
     require(got == wanted, f"you gave {got}, the law wants {wanted}")
@@ -46,18 +46,21 @@ def fragments(fn, a, b):
         expect(found, wanted, "x i", f"lanes of {what}", exact=True)
 
 
-law("kernels.fragments", "lane l brings 4 neighbours of row l % 32 of A and of column l % 32 of B, from place 4 (l // 32) on",
+law("kernels.fragments",
+    "lane l brings 4 neighbours of row l % 32 of A and of column l % 32 of B, from place 4 (l // 32) on",
     cases=draw_a.cases(small), subjects={"tile": lambda a, b: (tile.rows_of(a), tile.columns_of(b))},
     guards=[tile.rows_of, tile.columns_of])(fragments)
 
 
 def product(draw):
-    """What the lanes hold after the instruction: all that the judged function sees, so all that a counterexample names."""
+    """What the lanes hold after the instruction: all that the judged function sees,
+    so all that a counterexample names."""
     matrices = small(draw)
     return dict(acc=tile.multiply(tile.rows_of(matrices["a"]), tile.columns_of(matrices["b"])))
 
 
-@law("kernels.tile", "what 64 lanes hold after the instruction is the product: acc[l, r] lies in row 8 (r // 4) + 4 (l // 32) + "
+@law("kernels.tile",
+     "what 64 lanes hold after the instruction is the product: acc[l, r] lies in row 8 (r // 4) + 4 (l // 32) + "
      "r % 4, column l % 32", cases=draw_a.cases(product), axes=dict(acc="x r"),
      subjects={"tile": tile.collected}, guards=[tile.collected])
 def collected(fn, acc):
@@ -77,15 +80,18 @@ def rows(draw):
                 turn=draw(st.sampled_from(["forward", "reverse", "7"])))
 
 
-@law("kernels.rms_norm", "a kernel that norms its rows: right at any width, in any order of its threads, without a race",
+@law("kernels.rms_norm",
+     "a kernel that norms its rows: right at any width, in any order of its threads, without a race",
      cases=draw_a.cases(rows), axes=dict(x="y c", weight="c"), subjects={"text": ladder.rms_norm_text},
      guards=[ladder.rms_norm_text], examples=15)
 def rms_norm(fn, x, weight, eps, wave, turn):
-    """fn(): the text of a kernel rms_norm(const float* x, const float* weight, float* y, int width, float eps), which is
-    launched with a block of 256 threads for each row: y = x / sqrt(mean of squares + eps) * weight."""
+    """fn(): the text of a kernel rms_norm(const float* x, const float* weight, float* y, int width, float eps), which
+    is launched with a block of 256 threads for each row: y = x / sqrt(mean of squares + eps) * weight."""
     text = fn()
     if not isinstance(text, str):
-        raise NotAttempted if text is Ellipsis else Broken(f"you gave a {type(text).__name__}, the law wants the kernel's text")
+        if text is Ellipsis:
+            raise NotAttempted
+        raise Broken(f"you gave a {type(text).__name__}, the law wants the kernel's text")
     require("block_sum" not in text, "it calls block_sum, which is the exercise; add up the squares yourself")
     try:
         with order(turn):

@@ -40,8 +40,10 @@ def maxrl(fn, rewards):
 
 
 # The expected gradient over all outcomes of G independent answers, each right with probability p. For one answer the
-# gradient of log pi in p is 1 / p if it is right and -1 / (1 - p) if it is wrong; advantages are averaged over the group.
-@law("rl.maxrl_order", "with G answers a problem's gradient has the weight 1 + (1-p) + ... + (1-p)^(G-2), which is that of order G - 1",
+# gradient of log pi in p is 1 / p if it is right and -1 / (1 - p) if it is wrong;
+# advantages are averaged over the group.
+@law("rl.maxrl_order",
+     "with G answers a problem's gradient has the weight 1 + (1-p) + ... + (1-p)^(G-2), which is that of order G - 1",
      cases=draw_a.cases(lambda draw: dict(size=draw_a.size(draw, 2, 6), percent=draw_a.size(draw, 1, 99))), axes={},
      subjects={"maxrl_advantage": adv.maxrl_advantage}, guards=[adv.maxrl_advantage])
 def maxrl_order(fn, size, percent):
@@ -57,7 +59,8 @@ def maxrl_order(fn, size, percent):
     expect(weight, torch.tensor(sum((1 - p) ** k for k in range(size - 1)), dtype=torch.float64), "", "the weight")
 
 
-@law("rl.grpo", "(reward - mean) / (standard deviation + 0.0001), the deviation over G - 1", cases=draw_a.cases(draw_rewards),
+@law("rl.grpo", "(reward - mean) / (standard deviation + 0.0001), the deviation over G - 1",
+     cases=draw_a.cases(draw_rewards),
      axes=G_AXES, subjects={"grpo_advantage": adv.grpo_advantage}, guards=[adv.grpo_advantage])
 def grpo(fn, rewards):
     """fn(rewards): float (groups, G), G >= 2 -> advantages, the same shape."""
@@ -121,7 +124,8 @@ def kept(p: float, q: float, a: float, delta: float, directional: bool) -> bool:
     return abs(p - q) <= delta
 
 
-@law("rl.dppo_mask", "a token is dropped if its probability has moved further than delta, the way its advantage pushes it",
+@law("rl.dppo_mask",
+     "a token is dropped if its probability has moved further than delta, the way its advantage pushes it",
      cases=draw_a.cases(lambda draw: draw_tokens(draw) | dict(directional=draw_a.flag(draw))), axes=T_AXES,
      subjects={"dppo_mask": lambda p, q, a, d, way: lib.dppo_mask(p, q, a, d, way)}, guards=[lib.dppo_mask])
 def dppo_mask(fn, logp, logp_rollout, advantage, delta, directional):
@@ -132,8 +136,11 @@ def dppo_mask(fn, logp, logp_rollout, advantage, delta, directional):
     expect(fn(logp, logp_rollout, advantage[:, None], delta, directional), torch.tensor(wanted), "a t")
 
 
-@law("rl.policy_loss", "minus the sum of ratio times advantage over the kept tokens of all answers, by answers times a constant",
-     cases=draw_a.cases(lambda draw: draw_tokens(draw) | dict(length=draw_a.size(draw, 1, 9), cut=draw_a.size(draw, 0, 3))),
+@law("rl.policy_loss",
+     "minus the sum of ratio times advantage over the kept tokens of all answers, by answers times a constant",
+     cases=draw_a.cases(
+         lambda draw: draw_tokens(draw) | dict(length=draw_a.size(draw, 1, 9), cut=draw_a.size(draw, 0, 3))
+     ),
      axes=T_AXES, subjects={"policy_loss": lib.policy_loss}, guards=[lib.policy_loss, lib.dppo_mask])
 def policy_loss(fn, logp, logp_rollout, advantage, delta, length, cut):
     """fn(logp, logp_rollout, advantage, valid, length, delta): log-probabilities (n, t), advantage (n,), valid bool
@@ -187,7 +194,8 @@ def draw_lengths(draw):
                 best_rate=draw_a.pick(draw, (0.0, 0.5, 0.9)), slack=draw_a.size(draw, 0, 2))
 
 
-@law("rl.length_bonus", "right answers earn for shortness, times the pass rate, where that is near its best and above 1 / G",
+@law("rl.length_bonus",
+     "right answers earn for shortness, times the pass rate, where that is near its best and above 1 / G",
      cases=draw_a.cases(draw_lengths), axes=dict(rewards="g a", lengths="g a"), examples=80,
      subjects={"length_bonus": pay.length_bonus}, guards=[pay.length_bonus])
 def length_bonus(fn, rewards, lengths, longest, best_rate, slack):
@@ -214,7 +222,8 @@ def draw_loop(draw):
                 seed=draw_a.size(draw, 0, 99))
 
 
-@law("rl.canary", "one ratio a chunk, a short last chunk joined to the one before; a loop compresses far better than chance",
+@law("rl.canary",
+     "one ratio a chunk, a short last chunk joined to the one before; a loop compresses far better than chance",
      cases=draw_a.cases(draw_loop), axes={}, subjects={"canary": ratios}, guards=[ratios, repeats])
 def canary(fn, period, start, length, seed):
     """fn(tokens, chunk): a list of ids in 0..2^32-1, and the tokens of a chunk -> a list of float, compressed size over
@@ -226,12 +235,14 @@ def canary(fn, period, start, length, seed):
     for text in (noise, loop):
         got = fn(list(text), 64)
         require(isinstance(got, list) and len(got) == max(1, len(text) // 64),
-                f"for {len(text)} tokens in chunks of 64 you gave {len(got) if isinstance(got, list) else got!r} ratios, the law "
+                f"for {len(text)} tokens in chunks of 64 you gave "
+                f"{len(got) if isinstance(got, list) else got!r} ratios, the law "
                 f"wants {max(1, len(text) // 64)}")
         require(all(0 < ratio <= 2 for ratio in got), f"ratios lie between 0 and 2, you gave {got}")
     if length >= 192 and start < 64:
         random, looping = fn(noise, 64)[-1], fn(loop, 64)[-1]
-        require(looping < 0.12 < 0.3 < random, f"the last chunk of a loop has {looping:.3f}, of random ids {random:.3f}")
+        require(looping < 0.12 < 0.3 < random,
+                f"the last chunk of a loop has {looping:.3f}, of random ids {random:.3f}")
 
 
 def draw_tape(draw):
@@ -244,14 +255,16 @@ def draw_tape(draw):
 
 @law("rl.routes_as_bytes", "routes come back from bytes as they were, one byte a token and layer, -1 too",
      cases=draw_a.cases(draw_tape), axes=dict(routes="t l"),
-     subjects={"replay": lambda routes, n: (tape.pack_routes(routes, n), tape.unpack_routes(tape.pack_routes(routes, n), *routes.shape, n))},
+     subjects={"replay": lambda routes, n: (tape.pack_routes(routes, n),
+                                            tape.unpack_routes(tape.pack_routes(routes, n), *routes.shape, n))},
      guards=[tape.pack_routes, tape.unpack_routes])
 def routes_as_bytes(fn, routes, num_experts):
     """fn(routes, num_experts): int16 (tokens, layers), -1 for not recorded, num_experts for skip -> the bytes, and the
     routes read back from them."""
     data, again = fn(routes, num_experts)
     require(isinstance(data, bytes) and len(data) == routes.numel(),
-            f"{routes.numel()} bytes are wanted, you gave {len(data) if isinstance(data, bytes) else type(data).__name__}")
+            f"{routes.numel()} bytes are wanted, you gave "
+            f"{len(data) if isinstance(data, bytes) else type(data).__name__}")
     expect(again, routes, "t l", "the routes read back")
 
 
@@ -270,8 +283,10 @@ def draw_group(draw):
     return dict(level=level, highest=highest, difficulty=near, right=draw_a.size(draw, 0, size), size=size)
 
 
-@law("rl.scheduler", "up by one if over 70% of a group at the present level passed, down by one if none did, within 1..highest",
-     cases=draw_a.cases(draw_group), axes={}, examples=150, subjects={"Scheduler": scheduled}, guards=[curriculum.Scheduler.update])
+@law("rl.scheduler",
+     "up by one if over 70% of a group at the present level passed, down by one if none did, within 1..highest",
+     cases=draw_a.cases(draw_group), axes={}, examples=150, subjects={"Scheduler": scheduled},
+     guards=[curriculum.Scheduler.update])
 def scheduler(fn, level, highest, difficulty, right, size):
     """fn(level, highest, difficulty, rewards): the task's present level, its highest one, the level at which this group
     was asked, and the group's rewards, a list of 0.0 and 1.0 -> the new level, int."""
@@ -281,7 +296,8 @@ def scheduler(fn, level, highest, difficulty, right, size):
     if difficulty == level:
         wanted = min(level + 1, highest) if 10 * right > 7 * size else max(level - 1, 1) if right == 0 else level
     require(isinstance(got, int) and got == wanted,
-            f"at level {level} of {highest}, {right} of {size} right at difficulty {difficulty}: you gave {got!r}, the law wants {wanted}")
+            f"at level {level} of {highest}, {right} of {size} right at difficulty {difficulty}: you gave {got!r}, the "
+            f"law wants {wanted}")
 
 
 def draw_belief(draw):
@@ -294,13 +310,15 @@ def draw_belief(draw):
 
 
 @law("rl.belief", "each curve's weight is multiplied by the chance it gave to the outcome, and weights add up to one",
-     cases=draw_a.cases(draw_belief), axes={}, examples=100, subjects={"reweighed": curriculum.reweighed}, guards=[curriculum.reweighed])
+     cases=draw_a.cases(draw_belief), axes={}, examples=100, subjects={"reweighed": curriculum.reweighed},
+     guards=[curriculum.reweighed])
 def belief(fn, particles, weights, difficulty, asked, right):
     """fn(particles, weights, difficulty, right, asked): particles is a list of (mu, s), the pass rate being
-    1 / (1 + exp((difficulty - mu) / s)); weights a list that adds up to one; right of asked answers were right -> the new
-    weights, a list of float. asked may be 400."""
+    1 / (1 + exp((difficulty - mu) / s)); weights a list that adds up to one; right of asked answers were right -> the
+    new weights, a list of float. asked may be 400."""
     got = fn(list(particles), list(weights), difficulty, right, asked)
-    require(isinstance(got, list) and len(got) == len(weights), f"a list of {len(weights)} weights is wanted, you gave {got!r}")
+    require(isinstance(got, list) and len(got) == len(weights),
+            f"a list of {len(weights)} weights is wanted, you gave {got!r}")
     logs = []
     for (mu, s), weight in zip(particles, weights):
         rate = 1 / (1 + math.exp((difficulty - mu) / s))
@@ -312,11 +330,12 @@ def belief(fn, particles, weights, difficulty, asked, right):
 
 
 @law("rl.k3", "the mean of exp(L) - 1 - L, with L the trainer's log-probability minus the generator's",
-     cases=draw_a.cases(lambda draw: dict(logp=-draw_a.tensor(draw, 5).abs(), logp_rollout=-draw_a.tensor(draw, 5).abs())),
+     cases=draw_a.cases(lambda draw: dict(logp=-draw_a.tensor(draw, 5).abs(),
+                                          logp_rollout=-draw_a.tensor(draw, 5).abs())),
      axes=dict(logp="n", logp_rollout="n"), subjects={"k3": mismatch.k3}, guards=[mismatch.k3, mismatch.agreement])
 def k3(fn, logp, logp_rollout):
-    """fn(logp, logp_rollout): float64 (n,) each, of the sampled tokens, by the trainer and by the generator -> a scalar,
-    an estimate of KL(generator || trainer) that is never negative."""
+    """fn(logp, logp_rollout): float64 (n,) each, of the sampled tokens, by the trainer and by the generator -> a
+    scalar, an estimate of KL(generator || trainer) that is never negative."""
     gaps = [a - b for a, b in zip(logp.tolist(), logp_rollout.tolist())]
     wanted = torch.tensor(sum(math.exp(gap) - 1 - gap for gap in gaps) / len(gaps), dtype=torch.float64)
     got = fn(logp, logp_rollout)

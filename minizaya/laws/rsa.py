@@ -41,11 +41,13 @@ def played(fn, question, config, lengths, seed, aggregate=None):
     for name in ("rounds", "prompts", "generated_tokens"):
         require(hasattr(result, name), f"the result has no {name}")
     require(len(script.calls) == config.T + 1,
-            f"T = {config.T} aggregation rounds are {config.T + 1} calls of the generator, you made {len(script.calls)}")
+            f"T = {config.T} aggregation rounds are {config.T + 1} calls of the generator, you made "
+            f"{len(script.calls)}")
     for t, (prompts, budget) in enumerate(script.calls):
         require(len(prompts) == config.N, f"round {t} has {len(prompts)} prompts, the law wants N = {config.N}")
         require(budget == config.beta, f"round {t} asks for {budget} new tokens, the law wants beta = {config.beta}")
-    require([list(map(list, own)) for own in result.rounds] == script.traces, "rounds are not the traces that the generator gave")
+    require([list(map(list, own)) for own in result.rounds] == script.traces,
+            "rounds are not the traces that the generator gave")
     require([list(map(list, own)) for own in result.prompts] == [prompts for prompts, _ in script.calls],
             "prompts are not what the generator was given")
     own = [handed[t * config.N: (t + 1) * config.N] for t in range(config.T)] if aggregate is None else []
@@ -54,7 +56,8 @@ def played(fn, question, config, lengths, seed, aggregate=None):
 
 def draw_run(draw):
     n, beta = draw_a.size(draw, 1, 5), draw_a.size(draw, 1, 6)
-    config = lib.RSAConfig(N=n, C=draw_a.size(draw, 1, n), T=draw_a.size(draw, 0, 3), beta=beta, tau=draw_a.size(draw, 1, beta))
+    config = lib.RSAConfig(N=n, C=draw_a.size(draw, 1, n), T=draw_a.size(draw, 0, 3), beta=beta,
+                           tau=draw_a.size(draw, 1, beta))
     question = draw_a.integers(draw, draw_a.size(draw, 1, 3), low=1, high=9).tolist()
     lengths = [draw_a.size(draw, 1, 6) for _ in range(draw_a.size(draw, 1, 3))]
     return dict(question=question, config=config, lengths=lengths, seed=draw_a.size(draw, 0, 99))
@@ -74,10 +77,12 @@ def rounds(fn, question, config, lengths, seed):
     rsa has N, C, T, beta, tau; aggregate(question, tails) -> prompt -> an object with rounds, prompts (T + 1 lists of N
     token lists each) and generated_tokens."""
     _, script, _ = played(fn, question, config, lengths, seed)
-    require(script.calls[0][0] == [question] * config.N, f"round 0 reads {script.calls[0][0]}, the law wants the question alone")
+    require(script.calls[0][0] == [question] * config.N,
+            f"round 0 reads {script.calls[0][0]}, the law wants the question alone")
 
 
-@law("rsa.tails", "a tail is the last tau tokens of a trace of the round before, or the whole trace if it is shorter", **RSA)
+@law("rsa.tails", "a tail is the last tau tokens of a trace of the round before, or the whole trace if it is shorter",
+     **RSA)
 def tails(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     _, script, handed = played(fn, question, config, lengths, seed)
@@ -97,7 +102,8 @@ def subset(fn, question, config, lengths, seed):
         for chosen in own:
             homes = {script.home[tail[-1]] for tail in chosen if tail}
             require(len(chosen) == config.C == len(homes),
-                    f"a trace of round {t + 1} reads {len(chosen)} tails of {len(homes)} traces, the law wants {config.C}")
+                    f"a trace of round {t + 1} reads {len(chosen)} tails of {len(homes)} traces, the law wants "
+                    f"{config.C}")
 
 
 @law("rsa.own_tail", "with C = 1 each trace goes on from its own tail", **RSA)
@@ -131,12 +137,13 @@ def accounting(fn, question, config, lengths, seed):
 
 @law("rsa.bound", "no prompt is longer than |q| + C tau and the marks of the layout", **RSA)
 def bound(fn, question, config, lengths, seed):
-    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds; aggregate here is None (your own layout, at most 16
-    marks a tail), and `delimited`."""
+    """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds; aggregate here is None (your own layout, at most
+    16 marks a tail), and `delimited`."""
     for aggregate, marks in ((None, 16 * (config.C + 1)), (lib.delimited([0], [-1]), config.C + 1)):
         script = Script(lengths)
         result = fn(script, list(question), config, aggregate, seed)
-        require(result.prompts == [prompts for prompts, _ in script.calls], "prompts are not what the generator was given")
+        require(result.prompts == [prompts for prompts, _ in script.calls],
+                "prompts are not what the generator was given")
         longest = max(len(prompt) for own in result.prompts for prompt in own)
         room = len(question) + config.C * config.tau + marks
         require(longest <= room, f"a prompt has {longest} tokens, the bound is {room}")

@@ -44,12 +44,13 @@ def draw_tied(draw):
     return dict(config=draw_a.config(draw, tie_word_embeddings=draw_a.flag(draw)))
 
 
-@law("scale.token_bytes", "a token multiplies with all weights but the experts it does not visit; to look up a row multiplies with nothing",
+@law("scale.token_bytes",
+     "a token multiplies with all weights but the experts it does not visit; to look up a row multiplies with nothing",
      cases=draw_a.cases(draw_tied), axes={}, subjects={"decode_bytes": token_bytes}, guards=[devices.decode_bytes,
                                                                                             account.active_parameters])
 def bytes_of_a_token(fn, config):
-    """fn(config): a `ZayaConfig` -> int, bytes of bfloat16 weights that decoding one token multiplies with. The one row that
-    is looked up in an embedding which is not the head, too, does not count."""
+    """fn(config): a `ZayaConfig` -> int, bytes of bfloat16 weights that decoding one token multiplies with. The one row
+    that is looked up in an embedding which is not the head, too, does not count."""
     got = fn(config)
     with torch.device("meta"):
         model = Zaya(config)
@@ -80,7 +81,8 @@ def mean_visited(fn, experts, tokens):
     require(isinstance(got, (int, float)) and not isinstance(got, bool), f"you gave {got!r}, the law wants a number")
     everything = list(product(range(experts), repeat=tokens))
     wanted = sum(len(set(choice)) for choice in everything) / len(everything)
-    require(abs(got - wanted) <= 1e-9 * (1 + wanted), f"of {experts} experts you expect {got} to be visited by {tokens} tokens; "
+    require(abs(got - wanted) <= 1e-9 * (1 + wanted),
+            f"of {experts} experts you expect {got} to be visited by {tokens} tokens; "
             f"the mean over all {len(everything)} ways to choose is {wanted}")
 
 
@@ -94,22 +96,28 @@ def draw_matrix(draw):
 
 
 @law("scale.int8", "each row has a scale of its own, and no number moves by more than half a step of it",
-     cases=draw_a.cases(draw_matrix), axes=dict(weight="o c"), subjects={"quantise": matmul.quantise}, guards=[matmul.quantise])
+     cases=draw_a.cases(draw_matrix), axes=dict(weight="o c"), subjects={"quantise": matmul.quantise},
+     guards=[matmul.quantise])
 def int8(fn, weight):
-    """fn(weight): float32 (m, k) -> int8 (m, k) and float32 (m,), with int8 * scale, row by row, close to the weight."""
+    """fn(weight): float32 (m, k) -> int8 (m, k) and float32 (m,), with int8 * scale, row by row,
+    close to the weight."""
     got = fn(weight)
     require(isinstance(got, (tuple, list)) and len(got) == 2, "the law wants two results: int8 numbers and scales")
     small, scale = got
-    for name, tensor, dtype, shape in (("the numbers", small, torch.int8, weight.shape), ("the scales", scale, torch.float32, weight.shape[:1])):
+    for name, tensor, dtype, shape in (("the numbers", small, torch.int8, weight.shape),
+                                       ("the scales", scale, torch.float32, weight.shape[:1])):
         if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.shape != shape:
-            raise Broken(f"{name} must be {dtype} of shape {tuple(shape)}, you gave {getattr(tensor, 'dtype', type(tensor).__name__)} "
+            raise Broken(f"{name} must be {dtype} of shape {tuple(shape)}, you gave "
+                         f"{getattr(tensor, 'dtype', type(tensor).__name__)} "
                          f"{tuple(getattr(tensor, 'shape', ()))}")
     finite(scale, "the scales")
-    require((scale > 0).all(), "a scale must be above zero, also for a row of zeros: divided by zero, its numbers are not numbers")
+    require((scale > 0).all(),
+            "a scale must be above zero, also for a row of zeros: divided by zero, its numbers are not numbers")
     off = (small.double() * scale[:, None].double() - weight.double()).abs()
     step = weight.double().abs().amax(-1, keepdim=True) / 127
     wrong = off > step / 2 * (1 + 1e-5) + 1e-12
     if wrong.any():
         row, column = (int(i) for i in wrong.nonzero()[0])
         raise Broken(f"at row {row}, column {column} you store {float(small[row, column]) * float(scale[row]):.6g} for "
-                     f"{float(weight[row, column]):.6g}; half a step of 1/127 of the row's largest is {float(step[row, 0]) / 2:.6g}")
+                     f"{float(weight[row, column]):.6g}; half a step of 1/127 of the row's largest is "
+                     f"{float(step[row, 0]) / 2:.6g}")

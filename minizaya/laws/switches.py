@@ -148,7 +148,8 @@ def pad_gradient(fn, config, seed, tokens):
     rows, = torch.autograd.grad((logits * pulls(torch.zeros(1, config.vocab_size), config.vocab_size)).sum(),
                                 [model.embed.weight])
     for token, row in enumerate(rows):
-        require((row == 0).all() == (token == 3), f"the embedding of token {token} has gradient {row.tolist()}, the pad "
+        require((row == 0).all() == (token == 3),
+                f"the embedding of token {token} has gradient {row.tolist()}, the pad "
                 "token is 3")
 
 

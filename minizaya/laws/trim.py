@@ -90,7 +90,8 @@ def draw_conversation(draw):
     conversation = [{"role": "system", "content": said()}] if draw_a.flag(draw) else []
     for _ in range(draw_a.size(draw, 1, 3)):
         content = ""
-        for _ in range(draw_a.pick(draw, (1, 1, 1, 0, 2))):      # two blocks in a turn: it thinks again after a tool call
+        # two blocks in a turn: it thinks again after a tool call
+        for _ in range(draw_a.pick(draw, (1, 1, 1, 0, 2))):
             content += f"<think>{letters(draw_a.size(draw, 0, 6))}</think>{letters(draw_a.size(draw, 0, 3))}"
         conversation += [{"role": "user", "content": said()},
                          {"role": "assistant", "content": content or letters(2)}]

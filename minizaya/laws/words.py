@@ -9,7 +9,8 @@ from ..config import ZayaConfig
 
 WORDS = {"b": "sequence", "t": "token", "s": "key", "h": "head", "j": "KV head", "d": "channel", "c": "channel",
          "e": "expert", "n": "token", "l": "layer", "v": "vocabulary entry", "r": "router channel", "k": "step",
-         "o": "row", "p": "pick", "g": "group", "a": "answer", "m": "guess", "w": "rank", "x": "lane", "y": "row", "i": "place", "z": "column"}
+         "o": "row", "p": "pick", "g": "group", "a": "answer", "m": "guess", "w": "rank", "x": "lane", "y": "row",
+         "i": "place", "z": "column"}
 LONGEST = 24   # numbers; a longer tensor is named by its shape
 
 
@@ -31,7 +32,8 @@ def show(x) -> str:
         if x.numel() <= LONGEST:
             return nested(x.detach().tolist())
         if x.dtype == torch.int64 and x.dim() == 1:      # ids, lengths, addresses: the first ones tell most of it
-            return f"[{', '.join(map(str, x[:8].tolist()))}, ...] ({len(x)} numbers from {int(x.min())} to {int(x.max())})"
+            first = ", ".join(map(str, x[:8].tolist()))
+            return f"[{first}, ...] ({len(x)} numbers from {int(x.min())} to {int(x.max())})"
         return f"a tensor of shape {tuple(x.shape)}"
     if isinstance(x, nn.Conv1d):
         kind = "depthwise" if x.groups == x.in_channels else f"{x.groups} groups"

@@ -112,14 +112,15 @@ def over_steps(loads: dict[str, Tensor] | None = None, shift: int | None = 120, 
     top.text(steps, THRESHOLD - 0.004, f"{THRESHOLD}", color=GREEN, ha="right", va="top")
     floor = noise_floor(tokens, experts)
     bottom.axhline(floor, color=GREEN, linestyle="--", linewidth=1)
-    bottom.text(steps / 100, 0.042, f"dashed: what {tokens:,} tokens show under perfect balance", color=GREEN, va="bottom")
+    bottom.text(steps / 100, 0.042, f"dashed: what {tokens:,} tokens show under perfect balance", color=GREEN,
+                va="bottom")
     if shift is not None:
         for axis in (top, bottom):
             axis.axvline(shift, color=COLOR["baseline"], linestyle=":", linewidth=1)
         top.text(shift + steps / 60, 0.805, "the data changes", color=COLOR["baseline"])
     top.set(ylabel="load entropy / ln E", ylim=(0.8, 1.003))
-    bottom.set(ylabel="MaxVio", yscale="log", ylim=(0.04, experts / 2), yticks=(0.1, 0.3, 1, 3), yticklabels=("0.1", "0.3", "1", "3"),
-               xlabel="step", xlim=(0, steps))
+    bottom.set(ylabel="MaxVio", yscale="log", ylim=(0.04, experts / 2), yticks=(0.1, 0.3, 1, 3),
+               yticklabels=("0.1", "0.3", "1", "3"), xlabel="step", xlim=(0, steps))
     figure.legend(*top.get_legend_handles_labels(), loc="outside upper center", ncols=len(loads))
     return figure
 

@@ -38,7 +38,8 @@ def steps(layer: CCA, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     z = layer.down_proj(x)[..., : cfg.query_size + cfg.kv_size]
     one = convolve(F.pad(z, (0, 0, cfg.cca_time0 - 1, 0)), layer.conv_depthwise, None)
     two = convolve(F.pad(z, (0, 0, cfg.conv_lag, 0)), layer.conv_depthwise, layer.conv_grouped)
-    done = {"project": layer.heads(z), "depthwise convolution": layer.heads(one), "grouped convolution": layer.heads(two)}
+    done = {"project": layer.heads(z), "depthwise convolution": layer.heads(one),
+            "grouped convolution": layer.heads(two)}
     mean_q, mean_k = qk_mean(*done["project"])
     q, k = done["grouped convolution"]
     done["q-k mean"] = q + mean_q, k + mean_k
@@ -123,7 +124,8 @@ def costs(layers: int = 40, longest: int = 131072):
 
 @styled
 def ablation(runs: list[dict]):
-    """How much each added part changes the held-out loss: ours, a dot a seed, with mean and standard error; the paper's.
+    """How much each added part changes the held-out loss: ours, a dot a seed, with mean and standard error; the
+    paper's.
 
     runs: those of the record of `studies.cca_ablation`; a panel for each size of the first weights.
     """

@@ -12,7 +12,8 @@ TEXTS = {"sure: inside a calculation": "47+85?a0752b1", "unsure: a search begins
 
 @styled
 def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24):
-    """The shipped reasoner's probabilities of the next token, ranked, at two positions; bars coloured by who keeps them."""
+    """The shipped reasoner's probabilities of the next token, ranked, at two positions;
+    bars coloured by who keeps them."""
     model, tokenizer = zoo.load("nano-reasoner")
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharey=True)
     for axis, (title, text) in zip(axes, TEXTS.items()):
@@ -26,8 +27,10 @@ def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24):
                 if mask[token]:
                     axis.bar(rank + shift, float(ranked[rank]), color=color, width=width)
         axis.axhline(min_p * float(ranked[0]), color=PURPLE, linewidth=1, linestyle="--")
-        axis.set(title=f"{title}\n{text}", yscale="log", ylim=(1e-8, 1.5), xticks=range(shown), xlabel="next token, most probable first")
-        axis.set_xticklabels([tokenizer.decode([token]).replace("\n", "⏎") for token in order[:shown].tolist()], fontsize=7)
+        axis.set(title=f"{title}\n{text}", yscale="log", ylim=(1e-8, 1.5), xticks=range(shown),
+                 xlabel="next token, most probable first")
+        axis.set_xticklabels([tokenizer.decode([token]).replace("\n", "⏎") for token in order[:shown].tolist()],
+                             fontsize=7)
         axis.title.set_fontsize(9.5)
     axes[0].set_ylabel("probability")
     for color, label in ((ORANGE, f"top-p {top_p} keeps"), (PURPLE, f"min-p {min_p} keeps"), (GREY, "neither")):

@@ -1,4 +1,5 @@
-"""Pictures of lesson 16 and of `plan --figures`: parameters, what decoding is bound by, training memory, pages touched."""
+"""Pictures of lesson 16 and of `plan --figures`: parameters, what decoding is bound by,
+training memory, pages touched."""
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
@@ -13,8 +14,8 @@ GB = 1e9
 
 @styled
 def ladder(context: int = 32768):
-    """Left: bytes of each preset's file, of one token's share of it, and of a long text's cache. Right: tokens a second at
-    most, by batch, of ZAYA1-8B on one MI300X at three contexts."""
+    """Left: bytes of each preset's file, of one token's share of it, and of a long text's cache. Right: tokens a second
+    at most, by batch, of ZAYA1-8B on one MI300X at three contexts."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4), width_ratios=(1.15, 1))
     for y, preset in enumerate(PRESETS):
         config = ZayaConfig.preset(preset)
@@ -48,14 +49,16 @@ def parameters(preset: str = "zaya1-8b"):
     axis.set_yticks(range(len(parts)), [name.replace("_", " ") for name in reversed(parts)])
     axis.set(xlabel="parameters", xlim=(0, 1.5 * max(parts.values())),
              title=f"{preset}: {sum(parts.values()):,}, of which a token uses {account.active_parameters(config):,}")
-    figure.legend(handles=[Patch(color=ORANGE, alpha=0.3, label="stored"), Patch(color=ORANGE, label="used by one token")],
+    figure.legend(handles=[Patch(color=ORANGE, alpha=0.3, label="stored"),
+                           Patch(color=ORANGE, label="used by one token")],
                   loc="outside upper center", ncols=2, fontsize=8.5)
     return figure
 
 
 def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", contexts=(128, 4096, 131072),
                       dtype: str = "bfloat16") -> None:
-    """Tokens a second by batch; a dot at the ridge, where arithmetic takes over, if it ever does. contexts: up to three.
+    """Tokens a second by batch; a dot at the ridge, where arithmetic takes over, if it ever does.
+    contexts: up to three.
 
     Faint where weights and caches need more than the device's memory.
     """
@@ -84,14 +87,16 @@ def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", co
 
 
 @styled
-def decode_bounds(preset: str = "zaya1-8b", names=tuple(devices.PEAK), contexts=(128, 4096, 131072), dtype: str = "bfloat16"):
+def decode_bounds(preset: str = "zaya1-8b", names=tuple(devices.PEAK), contexts=(128, 4096, 131072),
+                  dtype: str = "bfloat16"):
     """The right panel of `ladder`, for each of the devices `names`."""
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
         bound_of_decoding(axis, preset, name, contexts, dtype)
         axis.set(title=f"{preset} on one {name}" if len(names) == 1 else name)
         axis.label_outer()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(contexts), fontsize=8.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(contexts),
+                  fontsize=8.5)
     return figure
 
 
@@ -116,10 +121,10 @@ def training_memory(held: dict[str, dict[str, int]], limit: float = devices.PEAK
         axis.text(limit / GB, len(held) - 0.4, f" {limit / GB:.0f} GB", color=RED, fontsize=8.5)
         longest = max(longest, limit)
     axis.set_yticks(range(len(held)), list(reversed(held)))
-    axis.set(xlabel=f"GB on one device, which has {limit / GB:.0f}", xlim=(0, 1.12 * longest / GB), ylim=(-0.5, len(held) - 0.05),
-             title=title)
-    figure.legend(handles=[Patch(color=color, label=part) for part, color in colors.items()], loc="outside upper center",
-                  ncols=7, handlelength=1, columnspacing=1, fontsize=8.5)
+    axis.set(xlabel=f"GB on one device, which has {limit / GB:.0f}", xlim=(0, 1.12 * longest / GB),
+             ylim=(-0.5, len(held) - 0.05), title=title)
+    figure.legend(handles=[Patch(color=color, label=part) for part, color in colors.items()],
+                  loc="outside upper center", ncols=7, handlelength=1, columnspacing=1, fontsize=8.5)
     return figure
 
 
@@ -127,11 +132,14 @@ def of_plan(figures: dict) -> dict:
     """File name, without ".png" -> Figure: the pictures of `plan.plan` with a device."""
     preset, context, held, device = (figures[name] for name in ("preset", "context", "memory", "device"))
     layout, training = figures["layout"], held["training"]
-    where = f"dp {layout['dp']}, ep {layout['ep']}, cp {layout['cp']}: {held['batch']} x {context:,} tokens, {held['optimizer']}"
+    where = (f"dp {layout['dp']}, ep {layout['ep']}, cp {layout['cp']}: {held['batch']} x {context:,} tokens, "
+             f"{held['optimizer']}")
     return {
         "parameters": parameters(preset),
-        "memory": training_memory({"all kept": training["kept"], "recomputed": training["recomputed"]}, device["memory"], where),
-        "decoding": decode_bounds(preset, (device["name"],), sorted({min(128, context), context, 8 * context}), figures["dtype"]),
+        "memory": training_memory({"all kept": training["kept"], "recomputed": training["recomputed"]},
+                                  device["memory"], where),
+        "decoding": decode_bounds(preset, (device["name"],), sorted({min(128, context), context, 8 * context}),
+                                  figures["dtype"]),
     }
 
 

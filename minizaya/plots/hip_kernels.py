@@ -31,30 +31,35 @@ def draw_lanes(axis, trace, tensor: int, span: int | None = None) -> None:
     width = torch.clamp(size.float(), min=shown / 160)      # wide enough to be seen
     axis.barh(lanes.tolist(), width.tolist(), left=offsets.tolist(), height=1.0, color=BLUE)
     axis.set(xlim=(0, shown), ylim=(-1, trace.wave), xlabel="byte")
-    # in the corner that the lanes leave free: they climb from the left below, and end short of the right if the axis is longer
+    # in the corner that the lanes leave free: they climb from the left below, and end short of the right if the axis is
+    # longer
     at, side = (0.97, "right") if (max(moved) + 1) * PIECE < shown / 2 else (0.03, "left")
-    axis.text(at, 0.97, f"{len(moved)} pieces for\n{int(size.sum())} bytes", transform=axis.transAxes, va="top", ha=side,
-              fontsize=9.5, bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1.5))
+    axis.text(at, 0.97, f"{len(moved)} pieces for\n{int(size.sum())} bytes", transform=axis.transAxes, va="top",
+              ha=side, fontsize=9.5, bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1.5))
 
 
 @styled
 def traffic(trace, tensor: int | None = None, names: tuple[str, ...] = ()):
     """Left: one wave instruction on a tensor (by default the one with the most waste). Right: bytes of all tensors.
 
-    trace: of `minizaya.hip.trace.traced`, one launch or several. names: what the tensors are called, in the order of the
-    kernel's arguments; by default they are numbered.
+    trace: of `minizaya.hip.trace.traced`, one launch or several. names: what the tensors are called, in the order of
+    the kernel's arguments; by default they are numbered.
     """
     def called(row) -> str:
         return names[row["tensor"]] if names else str(row["tensor"])
 
     table = trace.table()
-    worst = max(table, key=lambda row: row["moved"] - row["least"]) if tensor is None else next(r for r in table if r["tensor"] == tensor)
+    if tensor is None:
+        worst = max(table, key=lambda row: row["moved"] - row["least"])
+    else:
+        worst = next(row for row in table if row["tensor"] == tensor)
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     draw_lanes(left, trace, worst["tensor"])
     left.set(title=f"tensor {called(worst)}, one instruction", ylabel="lane")
     left.locator_params(axis="x", nbins=4)
     for shift, (name, color) in zip((-0.27, 0, 0.27), BARS.items()):
-        right.barh([i + shift for i in range(len(table))], [row[name] for row in table], height=0.27, color=color, label=name)
+        right.barh([i + shift for i in range(len(table))], [row[name] for row in table], height=0.27, color=color,
+                   label=name)
     right.set(xscale="log", xlabel="bytes", yticks=range(len(table)), title="all tensors",
               yticklabels=[f"{called(row)}: {'x'.join(map(str, row['shape']))}" for row in table])
     right.invert_yaxis()
@@ -64,7 +69,8 @@ def traffic(trace, tensor: int | None = None, names: tuple[str, ...] = ()):
 
 @styled
 def banks(traces: dict):
-    """How many words each of the 32 LDS banks must serve for one instruction of the first 32 lanes. traces: title -> Trace."""
+    """How many words each of the 32 LDS banks must serve for one instruction of the first 32 lanes.
+    traces: title -> Trace."""
     figure, axes = plt.subplots(1, len(traces), figsize=(WIDTH, 2.6), sharey=True, squeeze=False)
     for axis, (title, trace) in zip(axes[0], traces.items()):
         part = trace.lds
@@ -92,7 +98,9 @@ def climb():
     bars.text(least / 1e6, -0.62, "the least", color=GREEN, ha="center", fontsize=9.5)
     for i, f in enumerate(figures.values()):
         registers = "" if f["vgpr"] is None else f", {f['vgpr']} registers"
-        bars.text(f["moved"] / 1e6 * 1.06, i, f"{f['ratio']:.2f} times{registers}, {f['instructions']} instructions", va="center", fontsize=9.5)
-    bars.set(xscale="log", xlim=(0.8, 400), yticks=range(5), yticklabels=list(figures), xlabel="megabytes moved, 128 rows of 512 channels")
+        bars.text(f["moved"] / 1e6 * 1.06, i, f"{f['ratio']:.2f} times{registers}, {f['instructions']} instructions",
+                  va="center", fontsize=9.5)
+    bars.set(xscale="log", xlim=(0.8, 400), yticks=range(5), yticklabels=list(figures),
+             xlabel="megabytes moved, 128 rows of 512 channels")
     bars.invert_yaxis()
     return figure

@@ -42,7 +42,8 @@ def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[
 
 
 def readers(question: list[int], rsa: RSAConfig, seed: int = 0) -> list[list[list[int]]]:
-    """Which traces each trace read, round by round: the draws of `markovian_rsa`, made again for numbers instead of tails."""
+    """Which traces each trace read, round by round: the draws of `markovian_rsa`,
+    made again for numbers instead of tails."""
     draws, numbers = stream_of(seed, question), list(range(rsa.N))
     return [subsets(numbers, rsa, draws) for _ in range(rsa.T)]
 
@@ -56,7 +57,8 @@ def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 
     bound = beta + c * tau
     for axis, unit in ((left, 1e3), (right, 2**30 / per_token)):
         axis.plot([x / 1e3 for x in thought], [x / unit for x in thought], color=RED, label="one long chain")
-        axis.plot([x / 1e3 for x in thought], [min(x, bound) / unit for x in thought], color=BLUE, label="Markovian RSA, a trace")
+        axis.plot([x / 1e3 for x in thought], [min(x, bound) / unit for x in thought], color=BLUE,
+                  label="Markovian RSA, a trace")
         axis.set(xlabel="thinking in a row (thousand tokens)")
     left.set(title="context", ylabel="tokens (thousands)")
     right.set(title="KV cache of a sequence", ylabel="GiB, bfloat16")
@@ -66,7 +68,8 @@ def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 
 
 @styled
 def measured(record: dict | None = None):
-    """Accuracy by method in each setting, mean of the seeds with their standard error; the numbers are tokens a problem."""
+    """Accuracy by method in each setting, mean of the seeds with their standard error;
+    the numbers are tokens a problem."""
     record = record or recorded("aggregation")
     names = list(dict.fromkeys(run["setting"] for run in record["runs"] if run["study"] == "compare"))
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
@@ -76,7 +79,8 @@ def measured(record: dict | None = None):
             values = [run[method]["accuracy"] for run in runs]
             errors = [run[method]["stderr"] for run in runs]
             average = sum(values) / len(values)
-            axis.bar(i, average, color=color, alpha=0.55, yerr=sum(e * e for e in errors) ** 0.5 / len(errors), capsize=3)
+            axis.bar(i, average, color=color, alpha=0.55, yerr=sum(e * e for e in errors) ** 0.5 / len(errors),
+                     capsize=3)
             axis.plot([i] * len(values), values, "o", color=color, markersize=3.5)
             tokens = sum(run[method]["tokens"] for run in runs) / len(runs)
             axis.text(i, average + 0.05, f"{tokens:.0f}", ha="center", fontsize=8)
@@ -88,7 +92,8 @@ def measured(record: dict | None = None):
 
 @styled
 def sweep(record: dict | None = None):
-    """Accuracy after each round, over beta at one tau and over tau at one beta (the shape of the report's Table XII)."""
+    """Accuracy after each round, over beta at one tau and over tau at one beta (the shape of the report's Table
+    XII)."""
     record = record or recorded("aggregation")
     points = {(run["beta"], run["tau"]): run["rounds"] for run in record["runs"] if run["study"] == "sweep"}
     taus, betas = ([pair[i] for pair in points] for i in (1, 0))
@@ -97,7 +102,8 @@ def sweep(record: dict | None = None):
     for axis, pairs, label, pick in ((left, sorted(p for p in points if p[1] == tau), "beta (tokens a trace)", 0),
                                      (right, sorted(p for p in points if p[0] == beta), "tau (tokens a tail)", 1)):
         for t, color in zip(range(len(points[pairs[0]])), (GREY, SKY, BLUE)):
-            axis.plot([pair[pick] for pair in pairs], [points[pair][t]["accuracy"] for pair in pairs], "o-", color=color, label=f"round {t}")
+            axis.plot([pair[pick] for pair in pairs], [points[pair][t]["accuracy"] for pair in pairs], "o-",
+                      color=color, label=f"round {t}")
         axis.set(xlabel=label)
     left.set(title=f"tau = {tau}", ylabel="held-out problems solved", ylim=(-0.03, 1.03))
     right.set(title=f"beta = {beta}")

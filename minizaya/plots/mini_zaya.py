@@ -70,7 +70,8 @@ def one_layer(config: ZayaConfig | None = None):
     box(7.2, 10.8, "argmax(probability + bias)", "router", w=3.7)
     arrow((7.2, 10.11), (7.2, 10.44), label=f"{config.num_experts + 1} probabilities", at=(7.35, 10.28))
     arrow((5.6, 7.76), (3.3, 8.3), (3.3, 11.35 - 0.4))
-    box(3.35, 11.35, f"one of {config.num_experts} SwiGLU experts\n{width} to 2 x {config.moe_intermediate_size} to {width}",
+    box(3.35, 11.35,
+        f"one of {config.num_experts} SwiGLU experts\n{width} to 2 x {config.moe_intermediate_size} to {width}",
         "experts", w=3.4, h=0.8)
     arrow((6.4, 11.16), (6.4, 11.35), (5.05, 11.35), label="which, and how much (gate)", at=(6.55, 11.4))
     arrow((3.3, 11.75), (3.3, 12.6), (2.05, 12.6), label=f"{width}", at=(3.4, 12.2))

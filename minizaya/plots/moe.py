@@ -38,7 +38,7 @@ def where_parameters_sit(config: ZayaConfig | None = None, context: int = 4096):
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 3.6), height_ratios=(2, 1))
     rows = [("stored", stored, top, 1, 1e9, "B"), ("used by\none token", used, top, 0, 1e9, "B"),
             ("computed for\none token", work, bottom, 0, 1e9, " GFLOP")]
-    for name, parts, axis, y, unit, suffix in rows:
+    for _, parts, axis, y, unit, suffix in rows:
         left, total = 0.0, sum(parts.values())
         for part, count in parts.items():
             axis.barh(y, count / unit, left=left / unit, color=COLOR[part], height=0.62)

@@ -43,13 +43,16 @@ def three_budgets(budgets: tuple[int, ...] = (240, 160, 110)):
                 axis.barh(y, width, left=start, color=KIND[kind], height=0.75)
             if budget is not None:
                 end = sum(width for *_, width in kinds)
-                axis.text(end + 4, y, "dropped" if trimmed is None else trimmed.action.replace("_", " "), va="center", fontsize=8.5)
+                axis.text(end + 4, y, "dropped" if trimmed is None else trimmed.action.replace("_", " "), va="center",
+                          fontsize=8.5)
         if budget:
             axis.axvline(budget, color="black", linewidth=1, linestyle="--")
-        axis.set(title="as written" if budget is None else f"budget {budget}", yticks=range(len(chats)), ylim=(len(chats) - 0.4, -0.6))
+        axis.set(title="as written" if budget is None else f"budget {budget}", yticks=range(len(chats)),
+                 ylim=(len(chats) - 0.4, -0.6))
         axis.set_yticklabels([f"{len(c.blocks)} turn{'s' * (len(c.blocks) > 1)}" for c in chats])
     axes[-1].set_xlabel("tokens")
-    figure.legend(handles=[Patch(color=color, label=kind) for kind, color in KIND.items()], loc="outside upper center", ncols=4)
+    figure.legend(handles=[Patch(color=color, label=kind) for kind, color in KIND.items()], loc="outside upper center",
+                  ncols=4)
     return figure
 
 
@@ -102,7 +105,8 @@ def after_training(record: dict | None = None):
             axis.plot(numbers, [sum(points) / len(points) for points in zip(*curves)], color=VARIANT_COLORS[variant],
                       marker="o", markersize=3, label=variant)
         axis.axvline(border, color="black", linewidth=1, linestyle="--")
-        axis.set(title=f"{when} the extension", xlabel="operations in the chain", xticks=range(2, longest + 1, 2), ylim=(-0.03, 1.03))
+        axis.set(title=f"{when} the extension", xlabel="operations in the chain", xticks=range(2, longest + 1, 2),
+                 ylim=(-0.03, 1.03))
     axes[0].set_ylabel("held-out chains solved")
     axes[0].text(border + 0.2, 0.95, "too long\nfor a row", fontsize=8.5, va="top")
     axes[0].legend(loc="center right")
@@ -111,7 +115,8 @@ def after_training(record: dict | None = None):
 
 @styled
 def rows_three_ways(lengths: list[int], capacity: int):
-    """The same documents laid into rows by `wrapped` (cut), `first_fit` and `pack`; one colour a document, grey: padding."""
+    """The same documents laid into rows by `wrapped` (cut), `first_fit` and `pack`;
+    one colour a document, grey: padding."""
     ways = {"joined, then cut": wrapped(lengths, capacity)}
     for name, bins in (("first fit", first_fit(lengths, capacity)), ("best fit, decreasing", pack(lengths, capacity))):
         ways[name] = [[(i, 0, lengths[i]) for i in members] for members in bins]
@@ -121,10 +126,13 @@ def rows_three_ways(lengths: list[int], capacity: int):
             left = 0
             for i, start, stop in pieces:
                 whole = stop - start == lengths[i]
-                axis.barh(y, stop - start, left=left, color=EXPERTS[i % 7], edgecolor="white", hatch=None if whole else "////", height=0.85)
+                axis.barh(y, stop - start, left=left, color=EXPERTS[i % 7], edgecolor="white",
+                          hatch=None if whole else "////", height=0.85)
                 left += stop - start
             axis.barh(y, capacity - left, left=left, color=GREY, alpha=0.35, height=0.85)
-        axis.set(title=f"{name}\n{len(rows)} rows, {sum(lengths) / len(rows) / capacity:.0%} full", xlabel="tokens", xlim=(0, capacity))
+        axis.set(title=f"{name}\n{len(rows)} rows, {sum(lengths) / len(rows) / capacity:.0%} full", xlabel="tokens",
+                 xlim=(0, capacity))
         axis.title.set_fontsize(9)
-    axes[0].set(ylabel="row", yticks=range(0, max(map(len, ways.values())), 4), ylim=(max(map(len, ways.values())) - 0.4, -0.6))
+    axes[0].set(ylabel="row", yticks=range(0, max(map(len, ways.values())), 4),
+                ylim=(max(map(len, ways.values())) - 0.4, -0.6))
     return figure

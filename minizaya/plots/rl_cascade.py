@@ -1,4 +1,5 @@
-"""Pictures of lesson 12: what the calibration believes, how difficulty follows the model, and what the cascade gained."""
+"""Pictures of lesson 12: what the calibration believes, how difficulty follows the model,
+and what the cascade gained."""
 
 import matplotlib.pyplot as plt
 
@@ -15,7 +16,7 @@ def beliefs(believed: dict[str, Calibrator], asked: dict[str, list[tuple[int, fl
     figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 1.7 * lines), sharey=True, squeeze=False)
     for axis, (name, belief) in zip(axes.flat, sorted(believed.items())):
         at = [1 + i * (belief.highest - 1) / 60 for i in range(61)] if belief.highest > 1 else [1]
-        for (mu, s), weight in sorted(zip(belief.particles, belief.weights), key=lambda pair: -pair[1])[:25]:
+        for (mu, s), _ in sorted(zip(belief.particles, belief.weights), key=lambda pair: -pair[1])[:25]:
             axis.plot(at, [pass_rate(d, mu, s) for d in at], color=BLUE, linewidth=0.7, alpha=0.25)
         axis.plot(*zip(*asked[name]), "o", color=ORANGE, markersize=4)
         axis.axvline(belief.best(), color=BLACK, linestyle="--", linewidth=1)
@@ -38,7 +39,8 @@ def gain(record: dict | None = None):
     for i, name in enumerate([*names, "mean"]):
         for seed, run in enumerate(record["runs"]):
             at = i + 0.24 * (seed - (len(record["runs"]) - 1) / 2)
-            start, end = (sum(run[key].values()) / len(run[key]) if name == "mean" else run[key][name] for key in ("before", "after"))
+            start, end = (sum(run[key].values()) / len(run[key]) if name == "mean" else run[key][name]
+                          for key in ("before", "after"))
             axis.plot([at, at], [start, end], color=GREY, linewidth=1.2)
             axis.plot(at, start, "o", color=GREY, markersize=5, label="before" if i == seed == 0 else None)
             axis.plot(at, end, "o", color=GREEN, markersize=5, label="after" if i == seed == 0 else None)
@@ -59,7 +61,8 @@ def followed(record: dict | None = None):
     names = sorted(run["difficulty"][0]["levels"])
     figure, axes = plt.subplots(2, 4, figsize=(WIDTH, 3.4), sharex=True)
     for axis, name in zip(axes.flat, names):
-        axis.step(range(len(run["difficulty"])), [batch["levels"].get(name) for batch in run["difficulty"]], color=BLUE, where="post")
+        axis.step(range(len(run["difficulty"])), [batch["levels"].get(name) for batch in run["difficulty"]], color=BLUE,
+                  where="post")
         axis.set(title=name)
         axis.yaxis.get_major_locator().set_params(integer=True)
     axes.flat[len(names)].plot([update["reward"] for update in run["curve"]], color=GREEN, linewidth=1)

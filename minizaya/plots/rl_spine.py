@@ -1,4 +1,5 @@
-"""Pictures of lesson 11: which problems count, which tokens are dropped, and what a signed KL in the reward pays for."""
+"""Pictures of lesson 11: which problems count, which tokens are dropped, and what a signed KL in the reward pays
+for."""
 
 import matplotlib.pyplot as plt
 import torch
@@ -9,7 +10,8 @@ from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, st
 
 @styled
 def what_counts(delta: float = 0.1, clip: float = 0.2):
-    """Left: a problem's weight by its pass rate. Right: the moves of a probability that DPPO and PPO drop (advantage > 0)."""
+    """Left: a problem's weight by its pass rate. Right: the moves of a probability that DPPO and PPO drop (advantage >
+    0)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     p = torch.linspace(0.01, 0.99, 99)
     for order, color in ((1, GREY), (3, SKY), (15, BLUE)):
@@ -17,7 +19,8 @@ def what_counts(delta: float = 0.1, clip: float = 0.2):
         left.plot(p, weight, color=color, label=f"MaxRL, {order + 1} answers")
     left.plot(p, 1 / p, color=BLACK, linestyle="--", linewidth=1, label="1 / p")
     left.plot(p, (p * (1 - p)) ** -0.5, color=ORANGE, label="GRPO")
-    left.set(title="how much a problem counts", xlabel="pass rate p", ylabel="weight of its gradient", yscale="log", ylim=(0.8, 100))
+    left.set(title="how much a problem counts", xlabel="pass rate p", ylabel="weight of its gradient", yscale="log",
+             ylim=(0.8, 100))
     left.legend(fontsize=8.5)
     steps = 400
     old = torch.linspace(0.0025, 0.9975, steps)[None].expand(steps, steps)
@@ -27,8 +30,10 @@ def what_counts(delta: float = 0.1, clip: float = 0.2):
     right.contourf(old, new, (new / old > 1 + clip).float(), levels=[0.5, 1.5], colors=["none"], hatches=["////"])
     right.plot([0, 1], [0, 1], color=BLACK, linewidth=1)
     right.plot([], [], color=BLUE, linewidth=8, alpha=0.35, label=f"DPPO drops (delta {delta})")
-    right.fill_between([], [], [], hatch="////", facecolor="none", edgecolor=BLACK, label=f"PPO clips (ratio {1 + clip})")
-    right.set(title="a token whose answer was good", xlabel="probability when sampled", ylabel="probability now", xlim=(0, 1), ylim=(0, 1))
+    right.fill_between([], [], [], hatch="////", facecolor="none", edgecolor=BLACK,
+                       label=f"PPO clips (ratio {1 + clip})")
+    right.set(title="a token whose answer was good", xlabel="probability when sampled", ylabel="probability now",
+              xlim=(0, 1), ylim=(0, 1))
     right.legend(loc="lower right", fontsize=8.5)
     return figure
 

@@ -82,7 +82,8 @@ def contest(results: list[dict], names: tuple[str, ...] = tuple(NAMED)):
 
 @styled
 def overlap_by_layer(results: list[dict], floor: float, shown=("MLP + EDA", "random routes")):
-    """Mean overlap of two experts in each layer, input and output side: trained (a dot a seed), at the start, by chance.
+    """Mean overlap of two experts in each layer, input and output side: trained (a dot a seed),
+    at the start, by chance.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharey=True)
     for axis, side in zip(axes, ("input", "output")):

@@ -1,4 +1,5 @@
-"""Pictures of lesson 13: engine against trainer, three panels (the report's Fig. 6); training with replay off and on."""
+"""Pictures of lesson 13: engine against trainer, three panels (the report's Fig. 6);
+training with replay off and on."""
 
 import matplotlib.pyplot as plt
 
@@ -39,7 +40,8 @@ def off_and_on(record: dict | None = None):
             at = range(1, len(runs[0][key]) + 1, every)
             for curve in curves:
                 axis.plot(at, curve, color=color, linewidth=0.6, alpha=0.5)
-            axis.plot(at, [sum(points) / len(points) for points in zip(*curves)], color=color, label=f"replay {variant}")
+            axis.plot(at, [sum(points) / len(points) for points in zip(*curves)], color=color,
+                      label=f"replay {variant}")
     left.set(title="reward", xlabel="update", ylim=(0, 1))
     right.set(title="k3, fresh answers", xlabel="update", yscale="log")
     left.legend(loc="lower right")

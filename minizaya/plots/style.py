@@ -13,7 +13,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
 # By meaning. A picture takes its colours from here, so that a thing keeps its colour from lesson to lesson.
 COLOR = {
     "embedding": SKY, "attention": BLUE, "router": PURPLE, "experts": ORANGE, "residual": GREEN,  # parts of the model
-    "ours": BLACK, "baseline": GREY, "broken": RED, "right": GREEN,                                # roles in a comparison
+    "ours": BLACK, "baseline": GREY, "broken": RED, "right": GREEN,     # roles in a comparison
 }
 EXPERTS = (ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY)   # expert e is EXPERTS[e % 8]; the skip route is white
 

@@ -20,7 +20,8 @@ def two_optimizers(record: dict | None = None):
         runs = sorted((run for run in record["runs"] if run["variant"] == name), key=lambda run: run["lr"])
         for run, color in zip(runs, RATES):
             step = run["tokens"] / len(run["loss"])
-            axis.plot([step * (i + 1) / 1e3 for i in range(len(run["loss"]))], run["loss"], color=color, label=f"{run['lr']:g}")
+            axis.plot([step * (i + 1) / 1e3 for i in range(len(run["loss"]))], run["loss"], color=color,
+                      label=f"{run['lr']:g}")
         axis.set(title={"adamw": "AdamW", "muon": "Muon"}[name], xlabel="tokens (thousands)", yscale="log")
         axis.legend(title="learning rate")
     axes[0].set_ylabel("loss (nats a token)")
@@ -38,7 +39,8 @@ def early_or_late(record: dict | None = None):
         own = [run for run in runs if run["variant"] == order]
         for x, name in enumerate(names):
             values = [run["accuracy"][name] for run in own]
-            left.bar(x + 0.27 * (i - 1), sum(values) / len(values), 0.25, color=color, alpha=0.45, label=order if x == 0 else None)
+            left.bar(x + 0.27 * (i - 1), sum(values) / len(values), 0.25, color=color, alpha=0.45,
+                     label=order if x == 0 else None)
             left.plot([x + 0.27 * (i - 1)] * len(values), values, "o", color=color, markersize=4)
         values = [run["text"] for run in own]
         right.bar(i, sum(values) / len(values), 0.8, color=color, alpha=0.45)

@@ -5,7 +5,8 @@
 A study is a module of this package with three names:
 
     SETTING     dict of plain JSON values: everything that a run needs to be the same run again
-    runs()      -> list of dicts of plain JSON values, the keyword arguments of the runs, e.g. {"variant": ..., "seed": 0}
+    runs()      -> list of dicts of plain JSON values, the keyword arguments of the runs,
+                e.g. {"variant": ..., "seed": 0}
     one(**run)  -> dict of plain JSON values, what that run measured
 
 The record holds the setting and, for each run, its arguments and its results. It is written after every run, so a study

@@ -1,7 +1,7 @@
 """What Markovian RSA buys the shipped reasoner: `solve --compare` in every setting tried, and sweeps over beta and tau.
 
-"compare" runs are those of `python -m minizaya solve --model nano-reasoner --compare --setting NAME`, 200 problems each.
-"sweep" runs are those of `--sweep`, which varies beta and tau in the tight setting, with fewer problems.
+"compare" runs are those of `python -m minizaya solve --model nano-reasoner --compare --setting NAME`, 200 problems
+each. "sweep" runs are those of `--sweep`, which varies beta and tau in the tight setting, with fewer problems.
 """
 
 from dataclasses import replace
@@ -17,7 +17,8 @@ SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "ope
 def runs() -> list[dict]:
     return ([{"study": "compare", "setting": name, "seed": seed} for name, seeds in SETTING["seeds"].items()
              for seed in range(1, seeds + 1)]
-            + [{"study": "sweep", "setting": SETTING["sweep_setting"], "beta": beta, "tau": tau} for beta, tau in SETTING["sweep"]])
+            + [{"study": "sweep", "setting": SETTING["sweep_setting"], "beta": beta, "tau": tau}
+               for beta, tau in SETTING["sweep"]])
 
 
 def one(study: str, setting: str, seed: int = 1, beta: int = 0, tau: int = 0) -> dict:

@@ -1,9 +1,9 @@
 """Load balance while a nano model learns real text, after the report's Fig. 4: lesson 04.
 
-Four models in every seed read the same windows. A linear router and the MLP router with EDA, both balanced by AdamW; the
-MLP router left alone; and the MLP router with a larger start: its three matrices are drawn so that each keeps the size
-of what it is given (standard deviation 1 / sqrt(width) instead of 0.02). The two kinds of router cannot share router
-weights; everything else starts alike.
+Four models in every seed read the same windows. A linear router and the MLP router with EDA, both balanced by AdamW;
+the MLP router left alone; and the MLP router with a larger start: its three matrices are drawn so that each keeps the
+size of what it is given (standard deviation 1 / sqrt(width) instead of 0.02). The two kinds of router cannot share
+router weights; everything else starts alike.
 
 The report's curves come from 1.8B parameters and its balancer's constants are not published. So this is the same
 question at another size, not a repetition: 8 experts, 1,024 tokens a step, a step size chosen here, and the released
@@ -30,7 +30,8 @@ VARIANTS = {
     "MLP + EDA, none": ("mlp", False, False),
 }
 SETTING = dict(preset="nano", hidden_size=64, head_dim=16, moe_intermediate_size=64, num_experts=8,
-               initializer_range=0.02, steps=400, rows=16, seq=64, lr=5e-3, warmup=30, balance_lr=4e-3, betas=[0.9, 0.95])
+               initializer_range=0.02, steps=400, rows=16, seq=64, lr=5e-3, warmup=30, balance_lr=4e-3,
+               betas=[0.9, 0.95])
 SIZES = ("hidden_size", "head_dim", "moe_intermediate_size", "num_experts", "initializer_range")
 SEEDS = (0, 1, 2)
 

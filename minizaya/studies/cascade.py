@@ -1,7 +1,7 @@
 """What the RL cascade buys the shipped reasoner: `python -m minizaya cascade` with three seeds.
 
-A run takes about 12 minutes with two cores. Its generator and trainer work side by side, so it does not come out the same
-to the last digit a second time.
+A run takes about 12 minutes with two cores. Its generator and trainer work side by side, so it does not come out the
+same to the last digit a second time.
 """
 
 import json
@@ -37,8 +37,8 @@ def facts(folder: Path, start, model, tokenizer) -> dict:
     curve, difficulty = [], []
     for own in sorted(folder.glob("[0-9]-*")):
         log = [json.loads(line) for line in (own / "trainer" / "log.jsonl").read_text().splitlines()]
-        curve += [{"stage": own.name, "reward": round(r["reward"], 4), "length": round(r["length"], 1), "k3": r.get("k3", 0.0),
-                   "staleness": r["staleness"]} for r in log if "update" in r]
+        curve += [{"stage": own.name, "reward": round(r["reward"], 4), "length": round(r["length"], 1),
+                   "k3": r.get("k3", 0.0), "staleness": r["staleness"]} for r in log if "update" in r]
         made = [json.loads(line) for line in (own / "shelf" / "generator.jsonl").read_text().splitlines()]
         difficulty += [{"stage": own.name, "levels": line["levels"]} for line in made if "levels" in line]
     return {"levels": levels, "minutes": round(cascade.minutes(folder), 1),

@@ -1,4 +1,5 @@
-"""`python -m minizaya solve --compare`: one rollout, a vote, and three kinds of recursive self-aggregation, side by side.
+"""`python -m minizaya solve --compare`: one rollout, a vote, and three kinds of recursive self-aggregation, side by
+side.
 
 All methods get the same held-out problems, the same budget a trace, and temperature 1.
 
@@ -48,7 +49,8 @@ SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
 
 
 def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dict:
-    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem; with rounds "vote", "best"."""
+    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem;
+    with rounds "vote", "best"."""
     asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
     task, rsa, found, known = tasks.get(setting.task), setting.rsa, {}, {}
@@ -66,7 +68,8 @@ def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dic
                       for problem, result in zip(asked, results)
                       for voted in [majority([answer_of(tokenizer.decode(trace)) for trace in result.rounds[-1]])]]
         else:
-            shares = [mean([right(problem, trace) for trace in result.rounds[-1]]) for problem, result in zip(asked, results)]
+            shares = [mean([right(problem, trace) for trace in result.rounds[-1]])
+                      for problem, result in zip(asked, results)]
         found[name] = summary(shares, [result.generated_tokens for result in results])
         if config.T:
             found[name] |= beside_the_mean(asked, results, tokenizer)
@@ -79,7 +82,8 @@ def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dic
 
 def beside_the_mean(asked: list, results: list, tokenizer) -> dict:
     """What else the last populations hold: "vote", how often their most frequent answer is right, and "best", how often
-    any trace is. A vote needs answers that can be compared, "best" a judge that knows: neither is the method's score."""
+    any trace is. A vote needs answers that can be compared, "best" a judge that knows:
+    neither is the method's score."""
     voted, best = [], []
     for problem, result in zip(asked, results):
         texts = [tokenizer.decode(trace) for trace in result.rounds[-1]]
@@ -90,8 +94,8 @@ def beside_the_mean(asked: list, results: list, tokenizer) -> dict:
 
 
 def after_each_round(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
-    """For each round of Markovian RSA the mean accuracy of its population, as in `compare`, and the share of traces that
-    got to an answer ("ended"); tokens are those of the round alone."""
+    """For each round of Markovian RSA the mean accuracy of its population, as in `compare`, and the share of traces
+    that got to an answer ("ended"); tokens are those of the round alone."""
     task = tasks.get(setting.task)
     asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
     layout = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))

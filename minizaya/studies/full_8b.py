@@ -1,6 +1,7 @@
 """The full configuration paged from disk on this machine, in a few ways; lesson 16 shows it.
 
-It needs the folder first, 17.7 GB: `python -m minizaya materialize zaya1-8b` without a folder's name puts it where this looks.
+It needs the folder first, 17.7 GB: `python -m minizaya materialize zaya1-8b` without a folder's name puts it where this
+looks.
 """
 
 import json
@@ -26,13 +27,16 @@ def runs() -> list[dict]:
 
 
 def one(way: str) -> dict:
-    """What `bench --full` prints, in a process of its own. Raises ValueError when there is no folder, or the bench fails."""
+    """What `bench --full` prints, in a process of its own. Raises ValueError when there is no folder,
+    or the bench fails."""
     folder = home(SETTING["preset"])
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing; make it with `python -m minizaya materialize {SETTING['preset']}`")
     flags, switches = WAYS[way]
-    done = subprocess.run([sys.executable, "-m", "minizaya", "bench", "--full", str(folder), "--pairs", str(SETTING["pairs"]),
-                           "--json", *flags], env=os.environ | switches | {"OMP_WAIT_POLICY": SETTING["OMP_WAIT_POLICY"]}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "minizaya", "bench", "--full", str(folder), "--pairs",
+                           str(SETTING["pairs"]), "--json", *flags],
+                           env=os.environ | switches | {"OMP_WAIT_POLICY": SETTING["OMP_WAIT_POLICY"]},
+                           capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"bench failed: {done.stderr[-500:]}")
     found = json.loads(done.stdout)

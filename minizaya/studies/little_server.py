@@ -12,7 +12,8 @@ from ..infer.generate import generate
 
 
 class LittleServer:
-    """Serves `model` on a free port of the loopback interface while its `with` block runs; `url` is what a client needs.
+    """Serves `model` on a free port of the loopback interface while its `with` block runs;
+    `url` is what a client needs.
 
     fail_every: every so many requests one is answered with an error 503; 0: none is.
     """

@@ -120,8 +120,8 @@ def without_halo(layout: str, halo: bool) -> dict[str, list[float]]:
 def train(folder: str, layout: str, steps: int, lost: list[int] | None = None) -> dict:
     """Trains the tiny model to step `steps`, a checkpoint every second step, going on from what is there.
 
-    lost: [rank, step], a rank that is gone after that step, as if somebody had pulled its plug. Returns "done", the steps
-    that the checkpoint held already, and "losses", of all steps.
+    lost: [rank, step], a rank that is gone after that step, as if somebody had pulled its plug. Returns "done", the
+    steps that the checkpoint held already, and "losses", of all steps.
     """
     def watch(record: dict) -> None:
         if lost == [dist.get_rank(), record["step"]]:

@@ -1,7 +1,8 @@
 """Engine in bfloat16, trainer in float32: how far they disagree, and what it does to training, with and without replay.
 
-"panels" runs look at one batch of answers of the shipped reasoner. "training" runs make 24 updates with a bfloat16 engine
-whose router, norms and head are rounded, too, at a learning rate at which training is no longer calm, replay off and on.
+"panels" runs look at one batch of answers of the shipped reasoner. "training" runs make 24 updates with a bfloat16
+engine whose router, norms and head are rounded, too, at a learning rate at which training is no longer calm,
+replay off and on.
 """
 
 import random
@@ -26,7 +27,8 @@ VARIANTS = {"bare": (False, False), "float32 operations": (True, False), "replay
 
 def runs() -> list[dict]:
     return ([{"study": "panels", "variant": name} for name in VARIANTS]
-            + [{"study": "training", "variant": name, "seed": seed} for seed in range(SETTING["seeds"]) for name in ("off", "on")])
+            + [{"study": "training", "variant": name, "seed": seed} for seed in range(SETTING["seeds"])
+               for name in ("off", "on")])
 
 
 def one(study: str, variant: str, seed: int = 0) -> dict:
@@ -42,15 +44,18 @@ def one(study: str, variant: str, seed: int = 0) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         records: list[dict] = []
         run(job, model, tokenizer, Path(folder), watch=records.append, bar=False)
-    curves = {key: [round(r.get(key, 0.0), 7) for r in records] for key in ("reward", "k3", "pearson", "beyond_2", "routed", "grad_norm")}
-    return curves | {"before": before, "after": cascade.examine(model.eval(), tokenizer, LEVELS, SETTING["problems"], seed=7)}
+    curves = {key: [round(r.get(key, 0.0), 7) for r in records]
+              for key in ("reward", "k3", "pearson", "beyond_2", "routed", "grad_norm")}
+    after = cascade.examine(model.eval(), tokenizer, LEVELS, SETTING["problems"], seed=7)
+    return curves | {"before": before, "after": after}
 
 
 def panel(model, tokenizer, float32_ops: bool, replay: bool, problems: int, points: int) -> dict:
     """`agreement` of one batch of answers by a bfloat16 engine, and some (engine, trainer) probabilities."""
     rng = random.Random(0)
     asked = [draw_problem(name, level, rng) for name, level in LEVELS.items() for _ in range(problems)]
-    generator = Generator(low_precision(model, "bfloat16", float32_ops), tokenizer, group=2, slots=64, size=640, threshold=0.0)
+    generator = Generator(low_precision(model, "bfloat16", float32_ops), tokenizer, group=2, slots=64, size=640,
+                          threshold=0.0)
     rollouts = generator.answer(asked, seed=0)
     learner = Learner(model, LearnerConfig(replay=replay))
     with torch.no_grad():

@@ -22,7 +22,8 @@ from ..train.sources import mixture, packed_source, problem_documents, text_sour
 LEVELS = {"addition": [1, 5], "modchain": [1, 8], "sorting": [1, 5], "program": [1, 3]}
 SETTING = {"levels": LEVELS, "context": 128, "rows": 16, "optimizer_steps": 200, "order_steps": 400, "order_lr": 5e-3,
            "problems": 100, "rates": [1e-3, 2e-3, 5e-3, 1e-2, 2e-2], "seeds": 2}
-ORDERS = {"throughout": (300, 0.5), "end": (300, 0.0), "late": (150, 0.0)}  # steps of the first part, its share of problems
+# steps of the first part, its share of problems
+ORDERS = {"throughout": (300, 0.5), "end": (300, 0.0), "late": (150, 0.0)}
 
 
 def runs() -> list[dict]:
@@ -40,7 +41,10 @@ def one(study: str, variant: str, lr: float, seed: int) -> dict:
     model = Zaya(ZayaConfig.preset("nano"))
     ordered = study == "order"
     steps = SETTING["order_steps"] if ordered else SETTING["optimizer_steps"]
-    batches = ordered_batches(variant, tokenizer, seed) if ordered else mixture(problems(SETTING["rows"], tokenizer, seed))
+    if ordered:
+        batches = ordered_batches(variant, tokenizer, seed)
+    else:
+        batches = mixture(problems(SETTING["rows"], tokenizer, seed))
     recipe = Recipe(steps=steps, lr=lr, warmup=20, seed=seed, optimizer="muon" if ordered else variant)
     trainer = Trainer(model, recipe, batches)
     trainer.train(bar=False)
@@ -53,7 +57,8 @@ def one(study: str, variant: str, lr: float, seed: int) -> dict:
 
 
 def problems(rows: int, tokenizer, seed: int):
-    return packed_source("problems", problem_documents(LEVELS, tokenizer), rows, SETTING["context"], tokenizer.pad_id, seed)
+    return packed_source("problems", problem_documents(LEVELS, tokenizer), rows, SETTING["context"], tokenizer.pad_id,
+                         seed)
 
 
 def ordered_batches(variant: str, tokenizer, seed: int):

@@ -40,7 +40,8 @@ def one(variant: str, seed: int) -> dict:
     model = Zaya(ZayaConfig.preset("nano"))
     found = {}
     for name, steps, lr, context in (("before", SETTING["steps"], SETTING["lr"], SETTING["budget"]),
-                                     ("after", SETTING["extension_steps"], SETTING["extension_lr"], SETTING["context"])):
+                                     ("after", SETTING["extension_steps"], SETTING["extension_lr"],
+                                      SETTING["context"])):
         draw = documents(variant, context, tokenizer)
         source = packed_source(name, draw, SETTING["tokens_a_step"] // context, context, tokenizer.pad_id, seed)
         trainer = Trainer(model, Recipe(steps=steps, lr=lr, warmup=20, optimizer="muon", seed=seed), mixture(source))
