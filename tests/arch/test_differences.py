@@ -228,7 +228,8 @@ def test_the_embedding_adds_its_bias_before_it_scales():
 def test_every_test_and_law_that_the_code_names_exists():
     """They name tests as `test_...`, laws as `component.property` and functions as `module.function`."""
     root = Path(mz.__file__).parent
-    files = [*(root / "arch").glob("*.py"), *(file for room in ("native", "hub", "plan", "parallel") for file in (root / room).glob("*.py"))]
+    files = [*(root / "arch").glob("*.py"),
+             *(file for room in ("native", "hub", "plan", "parallel") for file in (root / room).glob("*.py"))]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     tests = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
     promised = set(re.findall(r"`(test_\w+)`", text))

@@ -140,7 +140,8 @@ def test_plan_refuses_with_one_line(argv, capsys):
 
 def hide(monkeypatch, *packages):
     for package in packages:
-        monkeypatch.setitem(sys.modules, doctor.MODULES.get(package, package), None)  # import fails and find_spec finds nothing
+        # import fails and find_spec finds nothing
+        monkeypatch.setitem(sys.modules, doctor.MODULES.get(package, package), None)
 
 
 def floor(line):
@@ -196,7 +197,8 @@ def test_versions_are_compared_as_numbers(found, old):
 
 def test_doctor_runs_when_torch_is_missing():
     """The rest of the package cannot be imported then."""
-    code = ("import sys; sys.modules['torch'] = None; from minizaya.__main__ import main; sys.exit(main(['doctor', '--json']))")
+    code = ("import sys; sys.modules['torch'] = None; from minizaya.__main__ import main; "
+            "sys.exit(main(['doctor', '--json']))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     facts = json.loads(done.stdout)
     assert done.returncode == 1 and facts["missing"] == ["torch"] and "torch>=2.8" in facts["install"]["required"]

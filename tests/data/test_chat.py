@@ -107,9 +107,11 @@ def test_malformed_conversations(conversation, message):
         chat.encode(conversation, BYTE)
 
 
-@pytest.mark.parametrize("content", ["<think>a", "a</think>b", "<think>a<think>b</think></think>", "<think>a</think></think>"])
+@pytest.mark.parametrize("content", ["<think>a", "a</think>b", "<think>a<think>b</think></think>",
+                                     "<think>a</think></think>"])
 def test_without_strictness_broken_think_tags_are_text(content):
-    """All of the content is answer, and none of its tokens is special; content whose tags pair up is encoded as ever."""
+    """All of the content is answer, and none of its tokens is special; content whose tags pair up is encoded as
+    ever."""
     encoded = chat.encode([*SUM, {"role": "assistant", "content": content}], BYTE, strict=False)
     strict = chat.encode(SUM, BYTE)
     assert encoded.tokens[: len(strict.tokens)] == strict.tokens and encoded.spans[: len(strict.spans)] == strict.spans

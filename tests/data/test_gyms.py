@@ -22,7 +22,8 @@ from minizaya.data.tokenizer import SPECIALS
 
 def everything_random():
     numbers = numpy.random.get_state()
-    return (random.getstate(), numbers[1].tolist(), numbers[2:], torch.get_rng_state().tolist(), os.environ.get("PYTHONHASHSEED"))
+    return (random.getstate(), numbers[1].tolist(), numbers[2:], torch.get_rng_state().tolist(),
+            os.environ.get("PYTHONHASHSEED"))
 
 
 # ---- the real packages, where they are installed ----
@@ -30,8 +31,9 @@ def everything_random():
 
 @pytest.mark.parametrize("kind, package, name", [
     ("reasoning_gym", "reasoning_gym", "chain_sum"), ("reasoning_gym", "reasoning_gym", "gcd"),
-    ("reasoning_gym", "reasoning_gym", "letter_counting"), ("rlve", "Gym", "Multiplication"), ("rlve", "Gym", "Sorting"),
-])  # fmt: skip
+    ("reasoning_gym", "reasoning_gym", "letter_counting"), ("rlve", "Gym", "Multiplication"),
+    ("rlve", "Gym", "Sorting"),
+])
 def test_the_real_packages(kind, package, name):
     pytest.importorskip(package)
     before = everything_random()
@@ -48,7 +50,7 @@ def test_the_real_packages(kind, package, name):
 @pytest.mark.parametrize("kind, package, name", [
     ("reasoning_gym", "reasoning_gym", "countdown"), ("reasoning_gym", "reasoning_gym", "spiral_matrix"),
     ("rlve", "Gym", "CountdownEqual"), ("rlve", "Gym", "Integral"),
-])  # fmt: skip
+])
 def test_real_scorers_that_evaluate_text_are_refused(kind, package, name):
     pytest.importorskip(package)
     with pytest.raises(ValueError, match="evaluates no text"):
@@ -169,7 +171,8 @@ FAKES = {
             def score_answer(self, answer, entry):
                 if answer == "raise":
                     raise RecursionError
-                return {"none": None, "nan": float("nan"), "two": 2.0, "text": "1.0x"}.get(answer, 1.0 * (answer == entry["answer"]))
+                scores = {"none": None, "nan": float("nan"), "two": 2.0, "text": "1.0x"}
+                return scores.get(answer, 1.0 * (answer == entry["answer"]))
 
 
         class Attribute:
@@ -189,7 +192,8 @@ FAKES = {
                 return config
 
 
-        DATASETS = {"shout": (Shout, dict), "anything": (Anything, dict), "odd": (Odd, dict), "evaluating": (Evaluating, dict)}
+        DATASETS = {"shout": (Shout, dict), "anything": (Anything, dict), "odd": (Odd, dict),
+                    "evaluating": (Evaluating, dict)}
 
 
         def has_curriculum(name):
@@ -260,16 +264,20 @@ def test_problems_are_deterministic_and_accept_their_answer(fakes, kind, name, t
     random.seed(seed), gym.generate(seed + 1, 1)
     assert gym.generate(seed, difficulty) == problem
     assert (problem.task, problem.difficulty, problem.reasoning) == (f"{kind}/{name}", difficulty, "#")
-    for good in (problem.answer, problem.completion, problem.text, f"#0${problem.completion}", f"<think>hm #7$</think>{problem.answer}",
-                 f"{problem.completion}<|im_end|>", f" {problem.answer}\n"):  # fmt: skip
+    for good in (problem.answer, problem.completion, problem.text, f"#0${problem.completion}",
+                 f"<think>hm #7$</think>{problem.answer}",
+                 f"{problem.completion}<|im_end|>", f" {problem.answer}\n"):
         assert gym.verify(problem, good) == 1, good
         assert gym.verify(problem, good) == 1, "judging changes nothing"
-    for bad in ("", "#", "$", problem.prompt, f"{problem.completion}#0$", f"{problem.answer}{problem.answer}", "#" + "1" * 20_000):
+    for bad in ("", "#", "$", problem.prompt, f"{problem.completion}#0$", f"{problem.answer}{problem.answer}",
+                "#" + "1" * 20_000):
         assert gym.verify(problem, bad) == 0, bad
 
 
 @pytest.mark.parametrize("kind, name, top", FAKE_GYMS)
-@given(text=st.one_of(st.text(), st.lists(st.sampled_from([*SPECIALS, "#", "$", "<answer>", "</answer>", "7", " ", "-"])).map("".join)))
+@given(text=st.one_of(
+    st.text(), st.lists(st.sampled_from([*SPECIALS, "#", "$", "<answer>", "</answer>", "7", " ", "-"])).map("".join)
+))
 def test_verify_never_raises(fakes, kind, name, top, text):
     gym = getattr(gyms, kind)(name)
     assert gym.verify(gym.generate(0, 1), text) in (0, 1)
@@ -331,7 +339,7 @@ def test_a_gym_works_as_one_of_our_tasks(fakes, monkeypatch):
     (lambda: gyms.rlve("Sum").generate(0, 11), "1 to 10"),
     (lambda: gyms.rlve("Sum").generate(0, 0), "difficulty"),
     (lambda: gyms.rlve("Sum").verify(gyms.rlve("Silent").generate(0, 1), ""), "rlve/Silent"),
-])  # fmt: skip
+])
 def test_errors_are_clear(fakes, bad, message):
     with pytest.raises(ValueError, match=message):
         bad()

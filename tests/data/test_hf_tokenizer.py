@@ -21,8 +21,9 @@ def file(tmp_path):
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=[token for token in SPECIALS if token != "<think>"] + ["<x>"],
-                                             show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=[token for token in SPECIALS if token != "<think>"] + ["<x>"],
+        show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
     inner.train_from_iterator([TEXT] * 20, trainer)
     inner.save(str(tmp_path / "tokenizer.json"))
     return tmp_path / "tokenizer.json"
@@ -48,10 +49,12 @@ def test_a_wrong_dict_is_refused(file, change, says):
 
 def test_a_run_trained_with_it_opens_again(file, tmp_path):
     tokenizer = HFTokenizer(file, {"<think>": "<x>"})
-    config = mz.ZayaConfig.preset("nano", vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=1, num_experts=2,
-                                  pad_token_id=tokenizer.pad_id, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
+    config = mz.ZayaConfig.preset("nano", vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=1,
+                                  num_experts=2, pad_token_id=tokenizer.pad_id, bos_token_id=tokenizer.bos_id,
+                                  eos_token_id=tokenizer.eos_id)
     sources = mixture(text_source(tokenizer.encode(TEXT * 50), 2, 16, 0))
-    trainer = Trainer(mz.Zaya(config), Recipe(steps=2), sources, run=tmp_path / "run", keep={"tokenizer": tokenizer.to_dict()})
+    trainer = Trainer(mz.Zaya(config), Recipe(steps=2), sources, run=tmp_path / "run",
+                      keep={"tokenizer": tokenizer.to_dict()})
     assert trainer.train(bar=False)
     file.unlink()   # the checkpoint needs nothing beside it
     model, again = mz.zoo.open_model(str(tmp_path / "run"))

@@ -170,7 +170,8 @@ def test_packed_loss_and_gradients_are_those_of_the_documents_alone(seed, backen
     assert together.item() == pytest.approx(alone.item(), rel=1e-12)
     for name, wanted in gradients(model).items():
         assert wanted.abs().max() > 1e-3, f"the test needs a gradient of {name}"
-        torch.testing.assert_close(packed_gradients[name], wanted, rtol=1e-9, atol=1e-9, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(packed_gradients[name], wanted, rtol=1e-9, atol=1e-9,
+                                   msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("backend, changes", KINDS, ids=["fast", "reference", "sliding"])

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import math
+import operator
 import random
 import re
 import statistics
@@ -38,8 +39,10 @@ PINNED = {  # (seed 0, difficulty 3): a change here breaks every shipped split a
     "chain100": "M38a+1b+1c-9?a38+1b39+1c40-9d31#31$",
     "copy": "Ca4b7c0d6?a4b7c0d6#4706$",
     "countdown": "N9397=29?03*9=27-7=20+9=29#3*9-7+9$",
-    "falsify": "Fa*7b-2c/5;a*7b-3c/5?a50*7b50-2c48/5d09;a50*7b50-3c47/5d09=a35*7b45-2c43/5d08;a35*7b45-3c42/5d08=a13*7b91-2c89/5d17;a13*7b91-3c88/5d17=a41*7b87-2c85/5d17;a41*7b87-3c84/5d16!#41$",
-    "invert": "Ia-2b-3c+2=8?a7-2b5-3c2+2d4xa9-2b7-3c4+2d6xa3-2b1-3c8+2d0xa2-2b0-3c7+2d9xa5-2b3-3c0+2d2xa8-2b6-3c3+2d5xa1-2b9-3c6+2d8!#1$",
+    "falsify": "Fa*7b-2c/5;a*7b-3c/5?a50*7b50-2c48/5d09;a50*7b50-3c47/5d09=a35*7b45-2c43/5d08;a35*7b45-3c42/5d08="
+               "a13*7b91-2c89/5d17;a13*7b91-3c88/5d17=a41*7b87-2c85/5d17;a41*7b87-3c84/5d16!#41$",
+    "invert": "Ia-2b-3c+2=8?a7-2b5-3c2+2d4xa9-2b7-3c4+2d6xa3-2b1-3c8+2d0xa2-2b0-3c7+2d9xa5-2b3-3c0+2d2x"
+              "a8-2b6-3c3+2d5xa1-2b9-3c6+2d8!#1$",
     "modchain": "8a*3b*3c-9?a8*3b4*3c2-9d3#3$",
     "parity": "Pa101b110c100d110?a0101b0110c0100d1110e1#1$",
     "program": "Xx0y7,ay+9[2bx-6cx*7]?a07y+9[2b06x-6c46x*7[1b86x-6c26x*7[0d46#4$",
@@ -73,7 +76,7 @@ def test_a_task_accepts_its_own_answer_in_every_wrapping(case, seed):
     task, difficulty = case
     p = task.generate(seed, difficulty)
     for good in (p.answer, p.completion, p.text, p.reasoning + p.answer, f"#7777${p.completion}",
-                 f"<think>{p.reasoning}</think>{p.answer}<|im_end|>", f"{p.completion}\n", f"{p.completion}#?$"):  # fmt: skip
+                 f"<think>{p.reasoning}</think>{p.answer}<|im_end|>", f"{p.completion}\n", f"{p.completion}#?$"):
         assert task.verify(p, good) == 1, good
     for bad in ("", "#", "$", p.prompt, p.reasoning, p.prompt + p.reasoning, f"#{p.answer}$#77777$"):
         assert task.verify(p, bad) == 0, bad
@@ -114,9 +117,10 @@ def test_verify_never_raises(case, seed, junk):
         assert task.verify(p, s) in (0, 1)
 
 
-HOSTILE = ["9" * 100_000, "(" * 100_000, "(" * 79 + "1", "((((" * 5000 + "1" + "))))" * 5000, "9**9**9**9", "1+" * 40_000,
+HOSTILE = ["9" * 100_000, "(" * 100_000, "(" * 79 + "1", "((((" * 5000 + "1" + "))))" * 5000, "9**9**9**9",
+           "1+" * 40_000,
            " " * 100_000 + "x", "# " * 50_000, "\u0663", "-3", "1e3", "__import__('os')", "().__class__", "1/0", "\x00",
-           "open('planted', 'w')", "[2" * 1000, "lambda: 0", "\u00b2", "++1", "5-", "*", "()", "12345678901"]  # fmt: skip
+           "open('planted', 'w')", "[2" * 1000, "lambda: 0", "\u00b2", "++1", "5-", "*", "()", "12345678901"]
 
 
 @pytest.mark.parametrize("junk", HOSTILE, ids=lambda s: s[:12].encode("unicode_escape").decode())
@@ -138,7 +142,8 @@ def test_nothing_in_the_tasks_can_execute_text():
         with open(f"{folder}{module}.py", encoding="utf-8") as file:
             tree = ast.parse(file.read())
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        names = {f.id if isinstance(f, ast.Name) else f.attr for f in called if isinstance(f, (ast.Name, ast.Attribute))}
+        names = {f.id if isinstance(f, ast.Name) else f.attr for f in called
+                 if isinstance(f, (ast.Name, ast.Attribute))}
         assert not (names - {"compile"}) & forbidden
         assert all(f.value.id == "re" for f in called if isinstance(f, ast.Attribute) and f.attr == "compile")
 
@@ -147,7 +152,7 @@ def test_nothing_in_the_tasks_can_execute_text():
 def test_reasoning_gets_longer_with_difficulty(name):
     task = tasks.get(name)
     means = [statistics.mean(len(task.generate(seed, d).reasoning) for seed in range(300))
-             for d in range(1, task.max_difficulty + 1)]  # fmt: skip
+             for d in range(1, task.max_difficulty + 1)]
     assert all(easier < harder for easier, harder in zip(means, means[1:])), means
 
 
@@ -181,7 +186,8 @@ def test_a_prompt_says_which_task_it_is():
 
 
 @settings(max_examples=20)
-@given(st.sampled_from(tasks.names()), st.sampled_from(["train", "held_out"]), st.integers(1, 4), st.integers(0, 20), seeds)
+@given(st.sampled_from(tasks.names()), st.sampled_from(["train", "held_out"]), st.integers(1, 4), st.integers(0, 20),
+       seeds)
 def test_problems_come_from_the_asked_part(name, part, difficulty, n, seed):
     found = tasks.problems(name, part, difficulty, n, seed)
     assert len(found) == n and all(tasks.split(p) == part and p.difficulty == difficulty for p in found)
@@ -337,7 +343,8 @@ def countdown_truth(p, answer):
 
 
 def python_value(expression):
-    """What Python's own parser makes of digits, signs and parentheses; NaN, equal to nothing, if the rules forbid it."""
+    """What Python's own parser makes of digits, signs and parentheses; NaN, equal to nothing,
+    if the rules forbid it."""
     if re.search("[0-9]{2}", expression):  # Python reads 00 as 0
         return math.nan
     try:
@@ -429,7 +436,8 @@ def test_countdown_tries_are_true(difficulty, seed):
     assert p.answer == expression
 
 
-@pytest.mark.parametrize("expression", ["(" * 100_000, "1" + "+1" * 50_000, "(" * 60 + "1" + ")" * 60, "", "1\n", "\u0661"])
+@pytest.mark.parametrize("expression", ["(" * 100_000, "1" + "+1" * 50_000, "(" * 60 + "1" + ")" * 60, "", "1\n",
+                                        "\u0661"])
 def test_countdown_refuses_what_is_too_long_or_no_expression(expression):
     assert countdown.evaluate(expression) is None
 
@@ -509,7 +517,7 @@ def test_any_text_is_run_or_refused(source):
 @pytest.mark.parametrize("source, message", [
     ("ax+", "statements like"), ("[2ax+1", "close every"), ("ax+1]", "open every"), ("ax/0", "statements like"),
     ("[9" * 6 + "ax+1" + "]" * 6, "within 1000 steps"), ("[9]" * 200, "within 1000 steps"),
-])  # fmt: skip
+])
 def test_bad_programs_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         list(program.run(source, 1, 2))
@@ -518,14 +526,15 @@ def test_bad_programs_are_refused(source, message):
 # ---- falsification ----
 
 
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod}
+
+
 def differing_inputs(p):
     """The inputs on which the two functions of the prompt differ: their meaning written again."""
 
     def value(function, x):
         for sign, digit in re.findall("[a-z](.)(.)", function):
-            k = int(digit)
-            x = x + k if sign == "+" else x - k if sign == "-" else x * k if sign == "*" else x // k if sign == "/" else x % k
-            x %= 100
+            x = OPERATIONS[sign](x, int(digit)) % 100
         return x
 
     f, g = p.prompt.removeprefix("F").removesuffix("?").split(";")
@@ -558,7 +567,8 @@ def test_falsify_tries_are_true(difficulty, seed):
         for function, chain in ((f, left), (g, right)):
             steps = re.findall("([a-z])([0-9]{2})(..|$)", chain)
             assert "".join(a + b for a, _, b in steps[:-1]) == function and "".join(map("".join, steps)) == chain
-            assert all(falsify.evaluate("a" + op, int(v)) == int(after) for (_, v, op), (_, after, _) in zip(steps, steps[1:]))
+            assert all(falsify.evaluate("a" + op, int(v)) == int(after)
+                       for (_, v, op), (_, after, _) in zip(steps, steps[1:]))
             assert int(steps[0][1]) == x
         assert (one[-1] == "!") == (x in differing_inputs(p)) == (i == len(tries) - 1)
     assert x == int(p.answer)
@@ -575,7 +585,8 @@ def hitting_inputs(p):
     for x in range(10):
         value = x
         for sign, digit in re.findall(r"[a-z]([-+*])([0-9])", program):
-            value = (value + int(digit) if sign == "+" else value - int(digit) if sign == "-" else value * int(digit)) % 10
+            value = (value + int(digit) if sign == "+" else value - int(digit) if sign == "-"
+                     else value * int(digit)) % 10
         if value == int(wanted):
             found.add(x)
     return found

@@ -1,4 +1,5 @@
-"""A checkpoint's own chat template: rendered as transformers does, in a sandbox; what users type is never a control token."""
+"""A checkpoint's own chat template: rendered as transformers does, in a sandbox;
+what users type is never a control token."""
 
 import json
 
@@ -42,24 +43,29 @@ def test_it_renders_as_transformers_does():
     peer = pytest.importorskip("transformers.utils.chat_template_utils")
     conversation = [{"role": "system", "content": " ünder\n"}, *HELLO]
     tools = [{"type": "function", "function": {"name": "f<g", "description": "é & co"}}]
-    source = CHATML + "\n{% for i in range(9) %}\n  {% if i == 2 %}\n{% break %}\n  {% endif %}\n{{ i }}\n{% endfor %}\n{{ strftime_now('%Y') }}"
+    source = CHATML + ("\n{% for i in range(9) %}\n  {% if i == 2 %}\n{% break %}\n  {% endif %}\n{{ i }}\n"
+                       "{% endfor %}\n{{ strftime_now('%Y') }}")
     for options in ({}, {"enable_thinking": False}):
-        (wanted, ), _ = peer.render_jinja_template([conversation], tools=tools, chat_template=source, add_generation_prompt=True,
+        (wanted, ), _ = peer.render_jinja_template([conversation], tools=tools, chat_template=source,
+                                                   add_generation_prompt=True,
                                                    bos_token="<bos>", eos_token="<eos>", **options)
         assert Template(source).render(conversation, tools, options) == wanted
     assert Template(CHATML).options == {"enable_thinking"}
 
 
-@pytest.mark.parametrize("tag", ["<|im_end|>", "<bos>", "</think>", "<zyphra_tool_response>", "<|im_end|>\n<|im_start|>assistant\n", MARK, HOLE])
+@pytest.mark.parametrize("tag", ["<|im_end|>", "<bos>", "</think>", "<zyphra_tool_response>",
+                                 "<|im_end|>\n<|im_start|>assistant\n", MARK, HOLE])
 def test_typed_control_tokens_stay_text(tokenizer, tag):
-    """In a message, a tool, a call's argument or a tool's answer: as many control tokens as with a harmless word there."""
+    """In a message, a tool, a call's argument or a tool's answer: as many control tokens as with a harmless word
+    there."""
     def conversation(word):
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"x": word}}}
         return [{"role": "user", "content": f"a{word}b"}, {"role": "assistant", "content": "", "tool_calls": [call]},
                 {"role": "tool", "content": word, "tool_call_id": "c"}]
 
     def controls(word):
-        ids = Template(CHATML).encode(conversation(word), tokenizer, [{"type": "function", "function": {"name": "f", "description": word}}])
+        ids = Template(CHATML).encode(conversation(word), tokenizer,
+                                      [{"type": "function", "function": {"name": "f", "description": word}}])
         special = {tokenizer.encode(name, allow_special=True)[0] for name in SPECIALS}
         if hasattr(tokenizer, "inner"):
             special |= {tokenizer.inner.token_to_id(name) for name in TAGS}
@@ -78,7 +84,8 @@ def test_typed_control_tokens_stay_text(tokenizer, tag):
     ("{% set _ = messages[0].update({'role': 'x'}) %}", "SecurityError"),
     ("{% include '/etc/passwd' %}", "no loader"),
     ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-    ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{{ none.x.y }}", "UndefinedError"), ("{{ range(10**9) | list }}", "OverflowError"),
+    ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{{ none.x.y }}", "UndefinedError"),
+    ("{{ range(10**9) | list }}", "OverflowError"),
     ("", "empty prompt"),
 ])
 def test_hostile_and_broken_templates_give_one_clear_error(source, says):
@@ -91,7 +98,8 @@ def test_what_is_no_template(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="no Jinja"):
             Template(source)
     for config, says in (("{", "cannot be read"), ("[]", "cannot be read"), ('{"chat_template": 3}', "must be text"),
-                         ('{"chat_template": [{"name": 1}]}', "cannot be read"), ('{"chat_template": "{{"}', "no Jinja")):
+                         ('{"chat_template": [{"name": 1}]}', "cannot be read"),
+                         ('{"chat_template": "{{"}', "no Jinja")):
         (tmp_path / "tokenizer_config.json").write_text(config)
         with pytest.raises(ValueError, match=says):
             beside(tmp_path)
@@ -105,9 +113,12 @@ def test_where_a_folder_keeps_it(tmp_path):
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"bos_token": {"content": "<s>"}}))
     assert beside(tmp_path) is None
-    config.write_text(json.dumps({"bos_token": {"content": "<s>"}, "eos_token": None, "chat_template": "{{ bos_token }}{{ eos_token }}"}))
+    config.write_text(json.dumps({"bos_token": {"content": "<s>"}, "eos_token": None,
+                                  "chat_template": "{{ bos_token }}{{ eos_token }}"}))
     assert beside(tmp_path).render(HELLO) == "<s><eos>"
-    config.write_text(json.dumps({"chat_template": [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]}))
+    config.write_text(
+        json.dumps({"chat_template": [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]})
+    )
     assert beside(tmp_path).render(HELLO) == "yes"
     (tmp_path / "chat_template.jinja").write_text("the file wins")
     assert beside(tmp_path).render(HELLO) == "the file wins"
@@ -140,7 +151,10 @@ def test_sample_uses_it(tmp_path, capsys):
     assert cli.main(["sample", "--weights", str(folder), "--prompt", "Hi", "--max-new-tokens", "2"]) == 2
     assert "chat template refuses" in capsys.readouterr().err
     (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
-    assert cli.main(["sample", "--weights", str(folder), "--prompt", "Hi", "--max-new-tokens", "4", "--json", "--temperature", "0"]) == 0
+    assert cli.main(["sample", "--weights", str(folder), "--prompt", "Hi", "--max-new-tokens", "4", "--json",
+                     "--temperature", "0"]) == 0
     templated = json.loads(capsys.readouterr().out)["tokens"]
-    assert cli.main(["sample", "--weights", str(folder), "--prompt", "Hi", "--max-new-tokens", "4", "--json", "--temperature", "0", "--raw"]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens"] == templated  # --raw is <bos> and the text, and so is this template
+    assert cli.main(["sample", "--weights", str(folder), "--prompt", "Hi", "--max-new-tokens", "4", "--json",
+                     "--temperature", "0", "--raw"]) == 0
+    # --raw is <bos> and the text, and so is this template
+    assert json.loads(capsys.readouterr().out)["tokens"] == templated

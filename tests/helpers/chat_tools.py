@@ -34,8 +34,9 @@ CHATML = """{{- bos_token }}
 {%- endif %}"""
 
 
-PIECES = ["<think>", "</think>", CALL, UNCALL, "<function=f>", "</function>", "<parameter=a>", "</parameter>", "\n", " ", "<", ">",
-          "</", "<th", "ink>", "17", "text", "{", "}", '{"name": "g", "arguments": {}}', "\u00e9", "<zyphra_", "null", "[1"]
+PIECES = ["<think>", "</think>", CALL, UNCALL, "<function=f>", "</function>", "<parameter=a>", "</parameter>", "\n",
+          " ", "<", ">", "</", "<th", "ink>", "17", "text", "{", "}", '{"name": "g", "arguments": {}}', "\u00e9",
+          "<zyphra_", "null", "[1"]
 texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map("".join)
 
 

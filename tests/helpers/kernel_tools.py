@@ -23,7 +23,8 @@ def run(way, call, *args, **kwargs):
 
 
 def assert_close(got: torch.Tensor, wanted: torch.Tensor, what: str = "") -> None:
-    """float32 to 1e-5; bfloat16 to the rounding of its last operation, half a unit in the last of its 8 bits (2 ** -8 of the value at most).
+    """float32 to 1e-5; bfloat16 to the rounding of its last operation, half a unit in the last of its 8 bits (2 ** -8
+    of the value at most).
 
     wanted: computed in float32 or wider, not rounded.
     """
@@ -35,16 +36,19 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, what: str = "") -> Non
     wrong = ~((wide - right).abs() <= allowed)
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
-        raise AssertionError(f"{what}: {int(wrong.sum())} of {wrong.numel()} differ; at {at} {wide[at]} instead of {right[at]}")
+        raise AssertionError(
+            f"{what}: {int(wrong.sum())} of {wrong.numel()} differ; at {at} {wide[at]} instead of {right[at]}"
+        )
 
 
 def assert_caught(name: str, bugs, everything, wanted) -> list[str]:
-    """Plants each (old, new, why) in the kernel's text and runs `everything(launcher)`, which gives a list of tensors, on the
-    CPU and under the tracer. Returns the whys of those that neither raise an error nor change a result."""
+    """Plants each (old, new, why) in the kernel's text and runs `everything(launcher)`, which gives a list of tensors,
+    on the CPU and under the tracer. Returns the whys of those that neither raise an error nor change a result."""
     text = (hip.KERNELS / name / f"{name}.hip").read_text()
     survived = []
     for old, new, why in bugs:
-        assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {name}.hip; the table must follow the code"
+        times = text.count(old)
+        assert times == 1, f"{old!r} occurs {times} times in {name}.hip; the table must follow the code"
         planted = text.replace(old, new)
         if not any(notices(planted, way, everything, wanted) for way in (("trace", 64, "reverse"), ("cpu", 32, "7"))):
             survived.append(why)

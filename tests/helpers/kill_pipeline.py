@@ -2,8 +2,8 @@
 
     python tests/helpers/kill_pipeline.py --minutes 30 [--seed 0] [--folder DIR]
 
-Prints one JSON document: kills of each kind, updates, batches made, trained on, stale, evicted, waiting; and fails if a batch
-is lost or trained on twice, or an answer was more than two updates behind. `test_pipeline.py` runs a short one.
+Prints one JSON document: kills of each kind, updates, batches made, trained on, stale, evicted, waiting; and fails if a
+batch is lost or trained on twice, or an answer was more than two updates behind. `test_pipeline.py` runs a short one.
 """
 
 import argparse
@@ -74,9 +74,12 @@ def fates(folder: Path) -> dict:
 
     log, events = lines(folder / "trainer" / "log.jsonl"), lines(folder / "shelf" / "generator.jsonl")
     shelf = Shelf(folder / "shelf")
-    return {"updates": [r["update"] for r in log if "update" in r], "trained": [r["batch"] for r in log if "update" in r],
-            "staleness": [r["staleness"] for r in log if "update" in r], "stale": [r["stale"] for r in log if "stale" in r],
-            "made": [e["made"] for e in events if "made" in e], "evicted": [e["evicted"] for e in events if "evicted" in e],
+    return {"updates": [r["update"] for r in log if "update" in r],
+            "trained": [r["batch"] for r in log if "update" in r],
+            "staleness": [r["staleness"] for r in log if "update" in r],
+            "stale": [r["stale"] for r in log if "stale" in r],
+            "made": [e["made"] for e in events if "made" in e],
+            "evicted": [e["evicted"] for e in events if "evicted" in e],
             "waiting": shelf.numbers("batch"), "taken": shelf.numbers("taken")}
 
 
@@ -88,7 +91,8 @@ def judge(found: dict) -> None:
     ends = [*found["trained"], *found["stale"], *found["evicted"], *found["waiting"]]
     assert len(ends) == len(set(ends)), f"a batch has two fates: {sorted(n for n in set(ends) if ends.count(n) > 1)}"
     made = set(found["made"])
-    assert set(ends) <= made | {max([*ends, -1])}, "a batch that nobody made"  # killed between the file and its log line
+    # killed between the file and its log line
+    assert set(ends) <= made | {max([*ends, -1])}, "a batch that nobody made"
     lost = made - set(ends)
     assert not lost, f"lost batches: {sorted(lost)}"
 

@@ -69,7 +69,8 @@ def checks(source):
     for statement in ast.parse(source).body:
         call = statement.value if isinstance(statement, ast.Expr) else None
         if not isinstance(call, ast.Call) or ast.unparse(call.func) != "mz.laws.check" or len(call.args) != 2:
-            raise ValueError(f"a check cell holds mz.laws.check(law, function) lines only, got {ast.unparse(statement)}")
+            raise ValueError("a check cell holds mz.laws.check(law, function) lines only, "
+                             f"got {ast.unparse(statement)}")
         found.append((ast.literal_eval(call.args[0]), ast.unparse(call.args[1])))
     return found
 

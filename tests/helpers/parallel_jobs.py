@@ -37,8 +37,8 @@ def planted(folders):
 def train(runs, steps, until=None, save_every=0, die=None):
     """Trains the tiny model, for each (folder, layout), and goes on where there is a checkpoint.
 
-    die: [rank, "save" or "step" or "hang", step]: after that step the rank kills itself, in the next save or at once, or
-    stops answering.
+    die: [rank, "save" or "step" or "hang", step]: after that step the rank kills itself, in the next save or at once,
+    or stops answering.
     """
     from minizaya.parallel import equality, sharded_checkpoint
     from minizaya.parallel.grid import Grid, Layout
@@ -68,7 +68,8 @@ def train(runs, steps, until=None, save_every=0, die=None):
 
 
 def held(cases):
-    """Bytes that this rank has in weights, gradients and the optimizer's memory after a step, for each (layout, experts)."""
+    """Bytes that this rank has in weights, gradients and the optimizer's memory after a step,
+    for each (layout, experts)."""
     from minizaya.parallel import equality
     from minizaya.parallel.grid import Grid, Layout
     from minizaya.parallel.trainer import ParallelTrainer
@@ -79,10 +80,12 @@ def held(cases):
                                   equality.tiny_batches, Grid(Layout.parse(layout)))
         weights, gradients = list(trainer.model.parameters()), []
         trainer.optimizer.register_step_pre_hook(
-            lambda *_: gradients.extend(p.grad.to_local().nbytes for p in weights))
+            lambda *_, weights=weights, gradients=gradients: gradients.extend(
+                p.grad.to_local().nbytes for p in weights))
         trainer.train_step()
         state = [value for p in weights for value in trainer.optimizer.state[p].values()]
-        found.append({"weights": sum(p.to_local().untyped_storage().nbytes() for p in weights), "gradients": sum(gradients),
+        found.append({"weights": sum(p.to_local().untyped_storage().nbytes() for p in weights),
+                      "gradients": sum(gradients),
                       "optimizer": sum(value.to_local().nbytes if value.dim() else value.nbytes for value in state)})
     return found
 
@@ -131,7 +134,8 @@ def refusals():
     row = torch.ones(1, 1, dtype=torch.int64)
     tries = [lambda: Grid(Layout(dp=3)),
              lambda: parallelize(equality.tiny_model(num_experts=3, load=None), ep),
-             lambda: ParallelTrainer(equality.tiny_model(), Recipe(steps=1, optimizer="muon"), equality.tiny_batches, ep),
+             lambda: ParallelTrainer(equality.tiny_model(), Recipe(steps=1, optimizer="muon"), equality.tiny_batches,
+                                     ep),
              lambda: forward(equality.tiny_model(), Batch("row", row, row), cp),
              lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", row.expand(1, 4), row), cp),
              lambda: together(ep, full_on_rank_one, Path("run"))]

@@ -4,8 +4,8 @@ import minizaya as mz
 from minizaya.infer.engine import Engine
 from minizaya.rl.rollout import Rollout
 
-CONFIG = mz.ZayaConfig.preset("nano", vocab_size=30, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, head_dim=8,
-                              num_experts=3, moe_intermediate_size=8, router_hidden_size=6, pad_token_id=0,
+CONFIG = mz.ZayaConfig.preset("nano", vocab_size=30, hidden_size=24, num_hidden_layers=3, num_attention_heads=2,
+                              head_dim=8, num_experts=3, moe_intermediate_size=8, router_hidden_size=6, pad_token_id=0,
                               bos_token_id=1, eos_token_id=2)
 
 

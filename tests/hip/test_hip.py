@@ -1,4 +1,5 @@
-"""The kernels' toolchain: what the CPU runtime catches, what the tracer counts, the machine code, the model on kernels."""
+"""The kernels' toolchain: what the CPU runtime catches, what the tracer counts, the machine code,
+the model on kernels."""
 
 import json
 import shutil
@@ -39,7 +40,8 @@ WRONG = {
   y[threadIdx.x] = v;""", r"deadlock: .*wait at a wave operation at text.hip:6.*wait at __syncthreads at text.hip:7"),
     "lane that has returned": ("""
   if (threadIdx.x >= 16) return;
-  y[threadIdx.x] = __shfl_xor((float)threadIdx.x, 16);""", r"shuffle reads lane 16, which is not active, at text.hip:6"),
+  y[threadIdx.x] = __shfl_xor((float)threadIdx.x, 16);""",
+  r"shuffle reads lane 16, which is not active, at text.hip:6"),
     "matrix instruction without all lanes": ("""
   if (threadIdx.x % 64 == 3) return;
   vec<float, 1> one; one[0] = 1.f;
@@ -50,17 +52,21 @@ TRACED = {
     "missing barrier": ("""
   __shared__ float s[256];
   s[threadIdx.x] = y[threadIdx.x];
-  y[threadIdx.x] = s[(threadIdx.x + 1) % 256];""", r"race in LDS: .* at text.hip:[67] and at text.hip:[67]|nobody wrote.*text.hip:7"),
+  y[threadIdx.x] = s[(threadIdx.x + 1) % 256];""",
+  r"race in LDS: .* at text.hip:[67] and at text.hip:[67]|nobody wrote.*text.hip:7"),
     "read too early": ("""
   __shared__ float s[256];
   if (threadIdx.x) s[threadIdx.x] = y[threadIdx.x];
   __syncthreads();
   y[threadIdx.x] = s[threadIdx.x];""", r"reads LDS that nobody wrote: at text.hip:8"),
-    "past the end": ("\n  y[threadIdx.x + 1] = 0.f;", r"out of bounds: write of 4 bytes, 4 bytes past the end of tensor #0 at text.hip:5"),
-    "before the start": ("\n  if (y[(int)threadIdx.x - 1] > 1e30f) y[0] = 1.f;", r"out of bounds: read of 4 bytes, 4 bytes before the start"),
+    "past the end": ("\n  y[threadIdx.x + 1] = 0.f;",
+                     r"out of bounds: write of 4 bytes, 4 bytes past the end of tensor #0 at text.hip:5"),
+    "before the start": ("\n  if (y[(int)threadIdx.x - 1] > 1e30f) y[0] = 1.f;",
+                         r"out of bounds: read of 4 bytes, 4 bytes before the start"),
     "race of two blocks": ("\n  y[0] = blockIdx.x;", r"race in global memory"),
     "histogram without atomics": ("\n  y[threadIdx.x % 3] += 1.f;", r"race in global memory"),
-    "misaligned": ("\n  if (threadIdx.x < 9) *(vec<float, 4>*)(y + 128 + 4 * threadIdx.x) = *(vec<float, 4>*)(y + 1 + 4 * threadIdx.x);", r"misaligned: 16 bytes"),
+    "misaligned": ("\n  if (threadIdx.x < 9) *(vec<float, 4>*)(y + 128 + 4 * threadIdx.x) = *(vec<float, 4>*)(y + 1 + "
+                   "4 * threadIdx.x);", r"misaligned: 16 bytes"),
 }
 
 
@@ -86,7 +92,8 @@ def test_the_tracer_catches(what, order):
 
 
 def test_right_kernels_are_left_alone():
-    """Shuffles, barriers in a loop, atomics on LDS and on global memory, threads that return early: none is an error."""
+    """Shuffles, barriers in a loop, atomics on LDS and on global memory, threads that return early:
+    none is an error."""
     body = """
   __shared__ int seen[4];
   if (threadIdx.x < 4) seen[threadIdx.x] = 0;
@@ -164,7 +171,8 @@ def test_launches_are_recorded():
 def test_strided_reads_move_whole_pieces(stride, share):
     """64 lanes read one float each, `stride` floats apart: of each 64-byte piece, one float in `share` is used."""
     x, y = torch.zeros(64 * stride), torch.zeros(64)
-    text = (f'#include "gpu.h"\nextern "C" __global__ void reads(const float* x, float* y) {{ y[threadIdx.x] = x[threadIdx.x * {stride}]; }}\n'
+    text = (f'#include "gpu.h"\nextern "C" __global__ void reads(const float* x, float* y) {{ y[threadIdx.x] = '
+            f'x[threadIdx.x * {stride}]; }}\n'
             "LAUNCHABLE(reads)\n")
     with traced(source=text) as trace:
         trace.launcher("text", "reads", (1,), 64, [x, y])
@@ -224,7 +232,8 @@ def test_nvidia_gets_the_same_source():
 @pytest.mark.parametrize("name", ["residual_norm", "cca_mix", "cca_attention", "router", "moe"])
 def test_operators_pass_torchs_own_checks(name):
     """Schema, fake tensors, autograd registration, and AOT with dynamic shapes."""
-    args = [x.requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() and not (name == "router" and i == 11) else x
+    args = [x.requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point()
+            and not (name == "router" and i == 11) else x
             for i, x in enumerate(hip.kernel(name).example(torch.float32))]
     torch.library.opcheck(getattr(torch.ops.minizaya, name), tuple(args),
                           test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
@@ -256,7 +265,7 @@ def pair(**changes):
         torch.manual_seed(0)
         models.append(mz.Zaya(cfg, backend=backend))
     torch.manual_seed(1)
-    for name, p in models[0].named_parameters():      # scales and biases away from one and zero, so that they matter
+    for p in models[0].parameters():      # scales and biases away from one and zero, so that they matter
         if p.dim() == 1:
             p.data += 0.1 * torch.randn_like(p)
     models[1].load_state_dict(models[0].state_dict())
@@ -277,7 +286,7 @@ def test_the_model_on_kernels_equals_the_model(what):
         results = [model(tokens, **INPUTS[what]) for model in (fast, kernels)]
     assert torch.equal(results[0].routes, results[1].routes)
     torch.testing.assert_close(results[1].logits, results[0].logits, rtol=1e-5, atol=1e-5)
-    for model, result in zip((fast, kernels), results):
+    for result in results:
         result.logits.square().mean().backward()
     for (name, p), q in zip(fast.named_parameters(), kernels.parameters()):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6 + 1e-5 * float(p.grad.abs().max()), msg=name)
@@ -332,7 +341,8 @@ def test_without_compilers_everything_else_works(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "(1, 3, 113)" in done.stdout, done.stderr
     assert "no C++ compiler" in done.stderr
-    done = subprocess.run([sys.executable, "-m", "minizaya", "kernels", "--json"], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-m", "minizaya", "kernels", "--json"], capture_output=True, text=True,
+                          env=env)
     found = json.loads(done.stdout)
     assert done.returncode == 0 and "no compiler for gfx942" in done.stderr and found[0]["vgpr"] is None
 
@@ -360,5 +370,6 @@ def test_the_command_traces(capsys):
 
 
 def test_flags_pin_what_all_targets_must_share():
-    assert "-ffp-contract=off" in FLAGS["cpu"] and "-ffp-contract=off" in FLAGS["gfx942"] and "-fmad=false" in FLAGS["sm_90"]
+    assert "-ffp-contract=off" in FLAGS["cpu"] and "-ffp-contract=off" in FLAGS["gfx942"]
+    assert "-fmad=false" in FLAGS["sm_90"]
     assert compiler("cpu")

@@ -1,4 +1,5 @@
-"""cca_mix against its reference, forward and backward: odd sizes, documents, carried state, both waves, three orders."""
+"""cca_mix against its reference, forward and backward: odd sizes, documents, carried state,
+both waves, three orders."""
 
 import pytest
 import torch
@@ -43,7 +44,8 @@ def test_equals_its_reference(size, dtype, way):
 
 
 @settings(max_examples=25, deadline=None)
-@given(steps=st.integers(1, 40), kv_heads=st.integers(1, 3), group=st.integers(1, 3), dim=st.sampled_from([2, 4, 6, 14, 24]),
+@given(steps=st.integers(1, 40), kv_heads=st.integers(1, 3), group=st.integers(1, 3),
+       dim=st.sampled_from([2, 4, 6, 14, 24]),
        count=st.integers(1, 3), seed=st.integers(0, 99))
 def test_any_size(steps, kv_heads, group, dim, count, seed):
     args = arguments(1, steps, kv_heads * group, kv_heads, dim, torch.float32, seed)
@@ -53,14 +55,16 @@ def test_any_size(steps, kv_heads, group, dim, count, seed):
 
 
 def test_decoding_token_by_token_equals_the_whole():
-    """The carried state of `arch/cache.py`, by hand: columns of the two tokens before, and the delayed half of the value."""
+    """The carried state of `arch/cache.py`, by hand: columns of the two tokens before,
+    and the delayed half of the value."""
     args, module, launch = arguments(1, 7, 4, 2, 8, torch.float32), hip.kernel("cca_mix"), hip.launcher("cpu")
     packed, channels = args[0], 6 * 8
     whole = module.launch(launch, *args)
     past, before = torch.zeros(1, 2, channels), torch.zeros(1, 8)
     for t in range(7):
         step = packed[:, t:t + 1].contiguous()
-        got = module.launch(launch, step, *args[1:6], *(x[:, t:t + 1].contiguous() for x in args[6:8]), None, past, before)
+        got = module.launch(launch, step, *args[1:6], *(x[:, t:t + 1].contiguous() for x in args[6:8]), None, past,
+                            before)
         for x, wanted in zip(got, whole):
             assert_close(x, wanted[:, t:t + 1])
         past, before = torch.cat([past[:, 1:], step[..., :channels]], 1), step[:, 0, -8:].contiguous()
@@ -71,8 +75,8 @@ def test_decoding_token_by_token_equals_the_whole():
 @pytest.mark.parametrize("size", SIZES, ids=["x".join(map(str, size)) for size in SIZES])
 def test_backward_equals_autograd_of_the_reference(size, dtype, way):
     """float32 to 1e-5. bfloat16: dy is rounded on its way to the matrix cores, and where float32 sums in another order
-    put it on the other side of a tie, its neighbours move by a unit of dy times a weight. Such values are few, and small
-    beside the tensor's largest."""
+    put it on the other side of a tie, its neighbours move by a unit of dy times a weight. Such values are few, and
+    small beside the tensor's largest."""
     args, module = arguments(*size, dtype), hip.kernel("cca_mix")
     for position in (None, documents(*size[:2], 2)):
         leaves = [x.float().requires_grad_() for x in args[:6]]
@@ -103,19 +107,27 @@ def test_every_activation_moves_once(dtype):
 
 
 BUGS = [
-    ("    load_head<WHOLE>(lds, in, s, batch, first, channel);\n    __syncthreads();\n    depthwise(lds, in, s, channel);\n    __syncthreads();\n    f32x16 x = grouped<WHOLE>(lds, in, s, channel);\n    if (member < 0) {",
-     "    load_head<WHOLE>(lds, in, s, batch, first, channel);\n    depthwise(lds, in, s, channel);\n    __syncthreads();\n    f32x16 x = grouped<WHOLE>(lds, in, s, channel);\n    if (member < 0) {",
+    ("    load_head<WHOLE>(lds, in, s, batch, first, channel);\n    __syncthreads();\n    depthwise(lds, in, s, "
+     "channel);\n    __syncthreads();\n    f32x16 x = grouped<WHOLE>(lds, in, s, channel);\n    if (member < 0) {",
+     "    load_head<WHOLE>(lds, in, s, batch, first, channel);\n    depthwise(lds, in, s, channel);\n    "
+     "__syncthreads();\n    f32x16 x = grouped<WHOLE>(lds, in, s, channel);\n    if (member < 0) {",
      "no barrier between loading z and convolving it"),
     ("token = first - HALO + row;", "token = first - 1 + row;", "halo one token short"),
-    ("in.past + ((size_t)batch * HALO + HALO + token)", "in.past + ((size_t)batch * HALO + HALO - 1 + token)", "past off by one"),
-    ("if (token >= 0 && token < s.steps) from = in.packed", "if (token >= 0) from = in.packed", "no guard at the end of a row"),
+    ("in.past + ((size_t)batch * HALO + HALO + token)", "in.past + ((size_t)batch * HALO + HALO - 1 + token)",
+     "past off by one"),
+    ("if (token >= 0 && token < s.steps) from = in.packed", "if (token >= 0) from = in.packed",
+     "no guard at the end of a row"),
     ("lds.u[lds.alone[row + 1] ?", "lds.u[lds.alone[row] ?", "the wrong token's border"),
     ("u += tap0 * (lds.alone[row] ?", "u += tap0 * (false ?", "a filter that reaches over a border"),
-    ("    acc = mfma(at_before, w0, acc);\n  }\n  float bias", "    acc = mfma(at_before, w1, acc);\n  }\n  float bias", "one tap twice"),
+    ("    acc = mfma(at_before, w0, acc);\n  }\n  float bias", "    acc = mfma(at_before, w1, acc);\n  }\n  float bias",
+     "one tap twice"),
     ("int i = k + PER * half;", "int i = k + PER * (1 - half);", "halves of the matrix instruction swapped, in step"),
-    ("keys[r] += (queries[r] / group + own_keys[r]) / 2.f;", "keys[r] += (queries[r] + own_keys[r]) / 2.f;", "sum instead of mean"),
-    ("y * to_float(in.cosine[angle]) + (c < half ? -other : other)", "y * to_float(in.cosine[angle]) + (c < half ? other : -other)", "turned backwards"),
-    ("bool starts = token == 0 || (in.position && in.position[at] == 0);", "bool starts = token == 0;", "values cross a border"),
+    ("keys[r] += (queries[r] / group + own_keys[r]) / 2.f;", "keys[r] += (queries[r] + own_keys[r]) / 2.f;",
+     "sum instead of mean"),
+    ("y * to_float(in.cosine[angle]) + (c < half ? -other : other)",
+     "y * to_float(in.cosine[angle]) + (c < half ? other : -other)", "turned backwards"),
+    ("bool starts = token == 0 || (in.position && in.position[at] == 0);", "bool starts = token == 0;",
+     "values cross a border"),
     ("now[j] = lds.dy[row][o + j];\n", "now[j] = lds.dy[row + 1][o + j];\n", "backward: the next token's gradient"),
     ("lds.joined[i] ? tap0 * lds.du[i + 1][c] : 0.f", "tap0 * lds.du[i + 1][c]", "backward: gradient over a border"),
     ("constexpr int ADVANCE = ROWS - 1;", "constexpr int ADVANCE = ROWS;", "backward: no halo"),

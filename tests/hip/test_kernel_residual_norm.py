@@ -15,7 +15,8 @@ INPUTS = ("output", "residual", "s1", "b1", "s2", "b2", "weight")
 
 def arguments(rows: int, width: int, dtype, seed: int = 0) -> list:
     torch.manual_seed(seed)
-    return [torch.randn(rows, width).to(dtype), torch.randn(rows, width), *(torch.randn(width).to(dtype) for _ in range(5)), 1e-5]
+    return [torch.randn(rows, width).to(dtype), torch.randn(rows, width),
+            *(torch.randn(width).to(dtype) for _ in range(5)), 1e-5]
 
 
 @every_way
@@ -84,12 +85,16 @@ def test_moves_little_more_than_it_must(dtype):
 
 BUGS = [
     ("bool whole = width % PER == 0;\n  quad out_scale", "bool whole = true;\n  quad out_scale", "missing tail guard"),
-    ("int first = blockIdx.x * rows_each, last = first + rows_each < rows ? first + rows_each : rows;\n  for (int row = first; row < last; row++) {\n    size_t start = (size_t)row * width;\n    quad x[TURNS];",
-     "int first = blockIdx.x * rows_each, last = first + rows_each;\n  for (int row = first; row < last; row++) {\n    size_t start = (size_t)row * width;\n    quad x[TURNS];",
-     "rows past the end"),
-    ("rounded<T>(rounded<T>(o[j] + out_bias[turn][j]) * out_scale[turn][j])", "rounded<T>(o[j] * out_scale[turn][j] + out_bias[turn][j])", "scale before bias"),
-    ("block_sum<THREADS>(squares, scratch) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; turn++) {\n      quad y;",
-     "wave_sum(squares) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; turn++) {\n      quad y;", "each wave its own mean"),
+    ("int first = blockIdx.x * rows_each, last = first + rows_each < rows ? first + rows_each : rows;\n  for (int row "
+     "= first; row < last; row++) {\n    size_t start = (size_t)row * width;\n    quad x[TURNS];",
+     "int first = blockIdx.x * rows_each, last = first + rows_each;\n  for (int row = first; row < last; row++) {\n    "
+     "size_t start = (size_t)row * width;\n    quad x[TURNS];", "rows past the end"),
+    ("rounded<T>(rounded<T>(o[j] + out_bias[turn][j]) * out_scale[turn][j])",
+     "rounded<T>(o[j] * out_scale[turn][j] + out_bias[turn][j])", "scale before bias"),
+    ("block_sum<THREADS>(squares, scratch) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; "
+     "turn++) {\n      quad y;",
+     "wave_sum(squares) / width + eps);\n#pragma unroll\n    for (int turn = 0; turn < TURNS; turn++) {\n      quad y;",
+     "each wave its own mean"),
     ("unit * mean", "mean", "backward: not along the row"),
     ("* 4 + k) * width + at", "* 4 + 3 - k) * width + at", "backward: sums in the wrong places"),
 ]
@@ -97,9 +102,11 @@ BUGS = [
 
 def test_planted_bugs_are_caught():
     module, args = hip.kernel("residual_norm"), arguments(5, 301, torch.float32)
-    pulled, leaves = (torch.randn(5, 301), torch.randn(5, 301)), [x.requires_grad_() for x in arguments(5, 301, torch.float32)[:7]]
+    pulled = (torch.randn(5, 301), torch.randn(5, 301))
+    leaves = [x.requires_grad_() for x in arguments(5, 301, torch.float32)[:7]]
     stream, normed = module.reference(*leaves, 1e-5)
-    wanted = [stream.detach(), normed.detach(), *torch.autograd.grad((stream * pulled[0]).sum() + (normed * pulled[1]).sum(), leaves)]
+    wanted = [stream.detach(), normed.detach(),
+              *torch.autograd.grad((stream * pulled[0]).sum() + (normed * pulled[1]).sum(), leaves)]
 
     def everything(launch):
         return [*module.launch(launch, *args, blocks=2), *module.launch_backward(launch, *pulled, *args, blocks=2)]

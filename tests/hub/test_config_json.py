@@ -10,18 +10,20 @@ from minizaya.hub import config_json
 from minizaya.hub.config_json import config_document, read_config
 
 RELEASED = mz.ZayaConfig.preset("zaya1-8b")
-SLIDING = mz.ZayaConfig.preset("nano", layer_types=["hybrid", "hybrid_sliding"] * 2, sliding_window=9, rope_theta_sliding=30.0,
-                               tie_word_embeddings=False, attention_bias=True, lm_head_bias=True, pad_token_id=None)
+SLIDING = mz.ZayaConfig.preset("nano", layer_types=["hybrid", "hybrid_sliding"] * 2, sliding_window=9,
+                               rope_theta_sliding=30.0, tie_word_embeddings=False, attention_bias=True,
+                               lm_head_bias=True, pad_token_id=None)
 # a download of the 80-stage release: the keys that it has, and those that ports read
 ORIGINAL = {
-    "model_type": "zaya", "architectures": ["ZayaForCausalLM"], "cca": True, "cca_time0": 2, "cca_time1": 2, "clamp_temp": False,
-    "partial_rotary_factor": 0.5, "rope_theta": 5000000, "norm_epsilon": 1e-05, "residual_in_fp32": True,
-    "scale_residual_merge": True, "tie_word_embeddings": True, "zaya_high_prec": True, "zaya_use_eda": True,
-    "zaya_use_mod": True, "mamba_cache_dtype": "float32", "bos_token_id": 2, "eos_token_id": 106, "pad_token_id": 0,
-    "moe_router_topk": 1, "vocab_size": 262272, "hidden_size": 2048, "num_hidden_layers": 80, "ffn_hidden_size": 4096,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "num_query_groups": 2, "head_dim": 128, "kv_channels": 128,
-    "num_experts": 16, "zaya_mlp_expansion": 256, "activation_func": "swiglu", "normalization": "RMSNorm",
-    "gated_linear_unit": True, "add_bias_linear": False, "rope_scaling": False, "sliding_window": None, "dtype": "bfloat16",
+    "model_type": "zaya", "architectures": ["ZayaForCausalLM"], "cca": True, "cca_time0": 2, "cca_time1": 2,
+    "clamp_temp": False, "partial_rotary_factor": 0.5, "rope_theta": 5000000, "norm_epsilon": 1e-05,
+    "residual_in_fp32": True, "scale_residual_merge": True, "tie_word_embeddings": True, "zaya_high_prec": True,
+    "zaya_use_eda": True, "zaya_use_mod": True, "mamba_cache_dtype": "float32", "bos_token_id": 2, "eos_token_id": 106,
+    "pad_token_id": 0, "moe_router_topk": 1, "vocab_size": 262272, "hidden_size": 2048, "num_hidden_layers": 80,
+    "ffn_hidden_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 2, "num_query_groups": 2, "head_dim": 128,
+    "kv_channels": 128, "num_experts": 16, "zaya_mlp_expansion": 256, "activation_func": "swiglu",
+    "normalization": "RMSNorm", "gated_linear_unit": True, "add_bias_linear": False, "rope_scaling": False,
+    "sliding_window": None, "dtype": "bfloat16",
 }
 
 
@@ -39,12 +41,14 @@ def test_there_and_back(tmp_path, layout, config):
 @pytest.mark.parametrize("config", [RELEASED, SLIDING], ids=["8b", "sliding"])
 def test_it_is_what_transformers_writes(config):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.ZayaConfig(**config_json.to_transformers(config), architectures=["ZayaForCausalLM"], dtype="bfloat16")
+    theirs = transformers.ZayaConfig(**config_json.to_transformers(config), architectures=["ZayaForCausalLM"],
+                                     dtype="bfloat16")
     wanted = json.loads(theirs.to_json_string())
     wanted.pop("transformers_version")
     assert config_document(config, "transformers", torch.bfloat16) == wanted
     assert config_json.from_transformers(theirs.to_dict()) == config
-    assert transformers.ZayaConfig(**config_json.to_transformers(RELEASED)).to_dict() == transformers.ZayaConfig().to_dict()
+    theirs = transformers.ZayaConfig(**config_json.to_transformers(RELEASED))
+    assert theirs.to_dict() == transformers.ZayaConfig().to_dict()
 
 
 def test_transformers_is_not_needed(tmp_path, monkeypatch):
@@ -60,9 +64,11 @@ def test_what_is_missing_is_as_in_the_released_model(tmp_path):
     whole = config_document(RELEASED, "transformers")
     for name in whole.keys() - {"model_type"}:
         assert reading(tmp_path, {key: value for key, value in whole.items() if key != name}) == RELEASED, name
-    assert reading(tmp_path, whole | {"layer_types": None, "rope_parameters": None, "id2label": {"0": "x"}, "new": 1}) == RELEASED
+    other = {"layer_types": None, "rope_parameters": None, "id2label": {"0": "x"}, "new": 1}
+    assert reading(tmp_path, whole | other) == RELEASED
     # as the folder of the release has it: the table, and a key beside the layer types
-    assert reading(tmp_path, whole | {"rope_parameters": whole["rope_parameters"] | {"rope_type": "default"}}) == RELEASED
+    typed = {"rope_parameters": whole["rope_parameters"] | {"rope_type": "default"}}
+    assert reading(tmp_path, whole | typed) == RELEASED
     no_share = {"hybrid": {"rope_theta": 100.0}}
     read = reading(tmp_path, whole | {"rope_parameters": no_share})
     assert read.partial_rotary_factor == 1.0 and read.rope_theta == 100.0, "in a table, transformers' own default is 1"
@@ -81,16 +87,23 @@ def test_several_ends_and_none(tmp_path):
     ("tie_word_embeddings", "no", "tie_word_embeddings must be true or false, got 'no'"),
     ("tie_word_embeddings", 1, "must be true or false, got 1"),
     ("attention_bias", None, "must be true or false"),
-    ("hidden_size", "2048", "hidden_size must be an integer"), ("hidden_size", 2048.0, "hidden_size must be an integer"),
+    ("hidden_size", "2048", "hidden_size must be an integer"),
+    ("hidden_size", 2048.0, "hidden_size must be an integer"),
     ("hidden_size", None, "hidden_size must be an integer"), ("num_hidden_layers", True, "must be an integer"),
-    ("num_hidden_layers", 10**15, "must be an integer up to"), ("vocab_size", -4, "vocab_size must be a positive integer"),
-    ("rms_norm_eps", float("nan"), "must be a finite number"), ("rms_norm_eps", float("inf"), "must be a finite number"),
+    ("num_hidden_layers", 10**15, "must be an integer up to"),
+    ("vocab_size", -4, "vocab_size must be a positive integer"),
+    ("rms_norm_eps", float("nan"), "must be a finite number"),
+    ("rms_norm_eps", float("inf"), "must be a finite number"),
     ("rms_norm_eps", 10**400, "must be a finite number"), ("rms_norm_eps", "1e-5", "must be a finite number"),
     ("layer_types", "hybrid", "must be a list of texts"), ("layer_types", [1] * 40, "must be a list of texts"),
-    ("layer_types", ["full_attention"] * 40, "layer_types may hold"), ("layer_types", ["hybrid"], "must name all 40 layers"),
-    ("num_experts_per_tok", 2, "num_experts_per_tok must be 1, got 2"), ("hidden_act", "gelu", "hidden_act must be 'silu'"),
-    ("rope_parameters", [], "rope_parameters must hold a table"), ("rope_parameters", {"rope_theta": 1e4}, "must hold a table"),
-    ("rope_parameters", {"hybrid": {}}, "rope_theta"), ("rope_parameters", {"hybrid": {"rope_theta": "x"}}, "rope_theta must be"),
+    ("layer_types", ["full_attention"] * 40, "layer_types may hold"),
+    ("layer_types", ["hybrid"], "must name all 40 layers"),
+    ("num_experts_per_tok", 2, "num_experts_per_tok must be 1, got 2"),
+    ("hidden_act", "gelu", "hidden_act must be 'silu'"),
+    ("rope_parameters", [], "rope_parameters must hold a table"),
+    ("rope_parameters", {"rope_theta": 1e4}, "must hold a table"),
+    ("rope_parameters", {"hybrid": {}}, "rope_theta"),
+    ("rope_parameters", {"hybrid": {"rope_theta": "x"}}, "rope_theta must be"),
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "partial_rotary_factor": []}}, "partial_rotary_factor must be"),
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "rope_type": "yarn"}}, "rope_type must be 'default'"),
     ("sliding_window", "9", "sliding_window must be an integer"),
@@ -105,7 +118,8 @@ def test_the_original_release_is_read(tmp_path):
     written = config_document(RELEASED, "original", torch.bfloat16)
     assert all(written[name] == value for name, value in ORIGINAL.items() if name != "sliding_window")
     # an older form of it: 16 heads of the model, 8 of them in the latent; other names for RoPE
-    older = {name: value for name, value in ORIGINAL.items() if name not in ("rope_theta", "partial_rotary_factor", "head_dim")}
+    older = {name: value for name, value in ORIGINAL.items()
+             if name not in ("rope_theta", "partial_rotary_factor", "head_dim")}
     older |= {"num_attention_heads": 16, "cca_num_q_heads": 8, "rotary_base": 1000000, "rope_pct": 0.25}
     read = reading(tmp_path, older)
     assert (read.num_attention_heads, read.rope_theta, read.partial_rotary_factor, read.head_dim) == (8, 1e6, 0.25, 128)
@@ -121,8 +135,10 @@ def test_the_window_of_the_original_leaves_the_token_out(tmp_path):
 @pytest.mark.parametrize("name, value, says", [
     ("zaya_use_mod", False, "zaya_use_mod must be True, got False"), ("clamp_temp", True, "clamp_temp must be False"),
     ("moe_router_topk", 2, "moe_router_topk must be 1, got 2"), ("normalization", "LayerNorm", "must be 'RMSNorm'"),
-    ("num_hidden_layers", 81, "num_hidden_layers must be an even integer, got 81"), ("ffn_hidden_size", [4096], "must be an even"),
-    ("norm_epsilon", "small", "rms_norm_eps must be a finite number"), ("zaya_layers", ["a", 16] * 40, "one value a layer"),
+    ("num_hidden_layers", 81, "num_hidden_layers must be an even integer, got 81"),
+    ("ffn_hidden_size", [4096], "must be an even"),
+    ("norm_epsilon", "small", "rms_norm_eps must be a finite number"),
+    ("zaya_layers", ["a", 16] * 40, "one value a layer"),
     ("swa_layers", [8, 0], "swa_layers must hold"), ("swa_layers", [8, 0, 9, 0] * 20, "swa_layers must hold"),
     ("swa_layers", "many", "swa_layers must hold"), ("tie_word_embeddings", "no", "must be true or false"),
 ])
@@ -140,8 +156,8 @@ def test_ours_knows_its_fields(tmp_path):
     assert reading(tmp_path, config_document(ablation, "minizaya")) == ablation
 
 
-@pytest.mark.parametrize("change", (dict(num_convs=1), dict(qk_mean=False), dict(value_shift=False), dict(router="linear"),
-                                    dict(eda=False), dict(residual_scaling=False)))
+@pytest.mark.parametrize("change", (dict(num_convs=1), dict(qk_mean=False), dict(value_shift=False),
+                                    dict(router="linear"), dict(eda=False), dict(residual_scaling=False)))
 def test_ablations_have_no_other_words(change):
     for layout in ("transformers", "original"):
         with pytest.raises(ValueError, match=f"only the released form.*{next(iter(change))}="):

@@ -10,8 +10,8 @@ from minizaya.hub import golden, shards
 from minizaya.hub.paging import PagedZaya
 from minizaya.laws.strategies import randomise
 
-CONFIG = mz.ZayaConfig.preset("nano", vocab_size=31, num_hidden_layers=2, hidden_size=32, num_experts=3, pad_token_id=0, bos_token_id=1,
-                              eos_token_id=2)
+CONFIG = mz.ZayaConfig.preset("nano", vocab_size=31, num_hidden_layers=2, hidden_size=32, num_experts=3, pad_token_id=0,
+                              bos_token_id=1, eos_token_id=2)
 
 
 @pytest.fixture
@@ -30,8 +30,10 @@ def test_what_no_logit_depends_on_may_differ(folder):
     assert golden.examine(folder, right, sums=False)["ok"]
 
 
-@pytest.mark.parametrize("change", [dict(rms_norm_eps=1e-3), dict(layer_types=["hybrid", "hybrid_sliding"], sliding_window=9),
-                                    dict(rope_parameters={"hybrid": {"rope_theta": 77.0, "partial_rotary_factor": 0.5}})])
+@pytest.mark.parametrize("change", [dict(rms_norm_eps=1e-3),
+                                    dict(layer_types=["hybrid", "hybrid_sliding"], sliding_window=9),
+                                    dict(rope_parameters={"hybrid": {"rope_theta": 77.0,
+                                                                  "partial_rotary_factor": 0.5}})])
 def test_what_a_logit_depends_on_must_not(folder, change):
     right = golden.record(PagedZaya(folder, torch.bfloat16), [1, 5, 9, 30])
     rewrite(folder, **change)

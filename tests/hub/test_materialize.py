@@ -21,7 +21,8 @@ def test_it_loads_and_is_the_same_in_every_layout(tmp_path, layout):
     model = shards.load(materialize.materialize(NANO, tmp_path / layout, 5, layout, shard_bytes=300_000))
     for name, tensor in model_state(model).items():
         kept = torch.float32 if name.endswith("balancing_bias") else torch.bfloat16
-        assert tensor.dtype == kept and torch.equal(tensor, materialize.random_tensor(name, tuple(tensor.shape), NANO, 5, torch.bfloat16))
+        wanted = materialize.random_tensor(name, tuple(tensor.shape), NANO, 5, torch.bfloat16)
+        assert tensor.dtype == kept and torch.equal(tensor, wanted)
     with torch.no_grad():
         out = model(torch.arange(3, 90)[None])
     assert out.logits.isfinite().all() and len(out.routes.unique()) == NANO.num_experts

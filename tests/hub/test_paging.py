@@ -1,4 +1,5 @@
-"""A model paged from its folder answers like the same folder loaded: any layout, any chunks, in the engine, over HTTP."""
+"""A model paged from its folder answers like the same folder loaded: any layout, any chunks,
+in the engine, over HTTP."""
 
 import json
 import urllib.request
@@ -22,7 +23,8 @@ from minizaya.serve.server import Server
 from minizaya.serve.service import Service
 from paged_tools import CONFIG, written
 
-UNTIED = mz.ZayaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": False, "attention_bias": True, "lm_head_bias": True})
+UNTIED = mz.ZayaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": False, "attention_bias": True,
+                                             "lm_head_bias": True})
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -50,7 +52,8 @@ def close(one, two, dtype):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 40), st.sampled_from([torch.bfloat16, torch.float32, torch.int8]),
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 40),
+       st.sampled_from([torch.bfloat16, torch.float32, torch.int8]),
        st.booleans(), st.integers(0, 999))
 def test_matmul_is_the_product(n, k, m, dtype, build, seed):
     """Compiled loop and tiles, odd sizes, a slice as the output."""
@@ -67,7 +70,8 @@ def test_matmul_is_the_product(n, k, m, dtype, build, seed):
         matmul.tiles(x, weight, scale, whole[:, 1:-1])
     assert torch.allclose(whole[:, 1:-1].double(), wanted, atol=1e-5 * (1 + wanted.abs().max()), rtol=0)
     assert (whole[:, [0, -1]] == 7).all()
-    assert torch.allclose(matmul.matmul(x, weight, scale).double(), wanted, atol=1e-5 * (1 + wanted.abs().max()), rtol=0)
+    assert torch.allclose(matmul.matmul(x, weight, scale).double(), wanted, atol=1e-5 * (1 + wanted.abs().max()),
+                          rtol=0)
     assert torch.allclose(matmul.matmul(x.double(), weight, scale), wanted, atol=1e-9 if scale is None else 1e-5)
 
 
@@ -93,13 +97,15 @@ def test_many_tokens_and_tiles_agree(monkeypatch):
     monkeypatch.setattr(matmul, "library", lambda: None)
     assert torch.allclose(matmul.matmul(x[:1], weight).double(), wanted[:1], atol=1e-4)
     rounded = matmul.matmul(x.bfloat16(), weight)
-    assert rounded.dtype == torch.bfloat16 and torch.allclose(rounded.double(), x.bfloat16().double() @ weight.double().T, rtol=0.02, atol=0.02)
+    wanted = x.bfloat16().double() @ weight.double().T
+    assert rounded.dtype == torch.bfloat16 and torch.allclose(rounded.double(), wanted, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("n", [1, 5, matmul.FEW + 1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_a_scale_counts_for_every_type(n, dtype):
-    x, weight, scale = torch.randn(n, 33).to(dtype), torch.randn(7, 33).to(dtype), torch.tensor([3.0, 1, 1, 1, 1, 1, -2])
+    x, weight = torch.randn(n, 33).to(dtype), torch.randn(7, 33).to(dtype)
+    scale = torch.tensor([3.0, 1, 1, 1, 1, 1, -2])
     wanted = (x.double() @ weight.double().T) * scale.double()
     close = torch.finfo(dtype).eps * 60     # sums of 33 numbers of size one, in float32 at least; then one rounding
     assert torch.allclose(matmul.matmul(x, weight, scale).double(), wanted, atol=close, rtol=2 * torch.finfo(dtype).eps)
@@ -143,11 +149,13 @@ def test_paged_equals_loaded(folder, tmp_path, dtype, stored):
             tokens = tokens_of(start, 3, stop - start)
             own = mask if start == 0 else None
             close(*(model(tokens, cache=cache, mask=own) for model, cache in zip((paged, whole), caches)), dtype)
-        assert all(torch.allclose(a[:, :, :18], b[:, :, :18], atol=CLOSE[dtype] * 100) for a, b in zip(caches[0].kv, caches[1].kv))
+        assert all(torch.allclose(a[:, :, :18], b[:, :, :18], atol=CLOSE[dtype] * 100)
+                   for a, b in zip(caches[0].kv, caches[1].kv))
 
 
-@pytest.mark.parametrize("changes", [dict(tie_word_embeddings=False, attention_bias=True, lm_head_bias=True), dict(router="linear"),
-                                     dict(num_convs=0), dict(num_convs=1, qk_mean=False), dict(residual_scaling=False, eda=False),
+@pytest.mark.parametrize("changes", [dict(tie_word_embeddings=False, attention_bias=True, lm_head_bias=True),
+                                     dict(router="linear"), dict(num_convs=0), dict(num_convs=1, qk_mean=False),
+                                     dict(residual_scaling=False, eda=False),
                                      dict(num_experts=1)], ids=lambda changes: next(iter(changes)))
 def test_other_configurations(tmp_path, changes):
     folder = written(tmp_path / "w", mz.ZayaConfig(**CONFIG.to_dict() | changes))
@@ -233,7 +241,8 @@ def test_sample_reads_a_folder(small, capsys):
     assert cli.main(["sample", "--weights", str(small), "--prompt", "Hi", "--max-new-tokens", "6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert 1 <= len(found["tokens"]) <= 6 and found["prompt"] == "Hi"
-    assert cli.main(["sample", "--weights", str(small), "--prompt", "Hi", "--max-new-tokens", "3", "--raw", "--int8"]) == 0
+    flags = ["--prompt", "Hi", "--max-new-tokens", "3", "--raw", "--int8"]
+    assert cli.main(["sample", "--weights", str(small), *flags]) == 0
     assert capsys.readouterr().out.startswith("Hi")
     assert cli.main(["sample", "--weights", str(small) + "/none", "--prompt", "Hi"]) == 2
     assert "must be a checkpoint folder" in capsys.readouterr().err
@@ -278,7 +287,9 @@ def test_serve_answers_from_a_folder(small):
 def test_bench_measures_a_folder(tmp_path, capsys):
     """Figures that agree with each other; how large they are is the machine's affair."""
     # the peer wants rows of 16 bytes, and always has three layers
-    config = mz.ZayaConfig(**CONFIG.to_dict() | dict(hidden_size=32, moe_intermediate_size=16, num_hidden_layers=2, layer_types=None))
+    config = mz.ZayaConfig(
+        **CONFIG.to_dict() | dict(hidden_size=32, moe_intermediate_size=16, num_hidden_layers=2, layer_types=None)
+    )
     small = written(tmp_path / "w", config)
     assert cli.main(["bench", "--full", str(small), "--pairs", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -289,7 +300,8 @@ def test_bench_measures_a_folder(tmp_path, capsys):
     # twice a multiplication for each active weight and token; scores and convolutions on top; the head for one token
     active = account.active_parameters(config) - config.vocab_size * config.hidden_size
     assert 2 * 128 * active < prefill["flops"] < 2 * 128 * active * 3
-    assert prefill["ratio"] == pytest.approx(min(prefill["transformers_layer_seconds"].values()) * 2 / prefill["seconds"])
+    theirs = min(prefill["transformers_layer_seconds"].values()) * 2
+    assert prefill["ratio"] == pytest.approx(theirs / prefill["seconds"])
     assert memory["planned_mapped"] > 0 and memory["after"].get("own", 1) > 0
     assert cli.main(["bench", "--full", str(small), "--pairs", "3", "--no-peer", "--int8"]) == 0
     assert "of the arithmetic" in capsys.readouterr().out
@@ -312,7 +324,8 @@ def test_golden_values_tell_right_weights_from_wrong(tmp_path, capsys, monkeypat
     assert cli.main(["doctor", "--weights", str(folder)]) == 0
     assert "read rightly" in capsys.readouterr().out
 
-    for name in ("model.layers.1.self_attn.qk_norm.temp", "model.layers.2.mlp.gate.router_mlp.fc1.weight", "model.norm.weight"):
+    for name in ("model.layers.1.self_attn.qk_norm.temp", "model.layers.2.mlp.gate.router_mlp.fc1.weight",
+                 "model.norm.weight"):
         mapped = Mapped(folder)
         file = next(path for path in folder.glob("*.safetensors") if name.encode() in path.read_bytes())
         content = bytearray(file.read_bytes())

@@ -21,10 +21,11 @@ from minizaya.hub.shards import load, save
 from minizaya.laws.strategies import randomise
 from minizaya.train.checkpoint import model_state
 
-CONFIG = mz.ZayaConfig.preset("nano", vocab_size=31, hidden_size=12, num_hidden_layers=3, num_attention_heads=4, head_dim=4,
-                              num_experts=3, moe_intermediate_size=5, router_hidden_size=6, pad_token_id=0, bos_token_id=1,
-                              eos_token_id=2)
-UNTIED = mz.ZayaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": False, "attention_bias": True, "lm_head_bias": True})
+CONFIG = mz.ZayaConfig.preset("nano", vocab_size=31, hidden_size=12, num_hidden_layers=3, num_attention_heads=4,
+                              head_dim=4, num_experts=3, moe_intermediate_size=5, router_hidden_size=6, pad_token_id=0,
+                              bos_token_id=1, eos_token_id=2)
+UNTIED = mz.ZayaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": False, "attention_bias": True,
+                                             "lm_head_bias": True})
 
 
 def model_of(config=CONFIG, dtype=torch.float32):
@@ -52,7 +53,8 @@ def test_round_trips_are_bit_exact(tmp_path, layout, config, dtype):
         with torch.no_grad():
             assert torch.equal(again(tokens).logits, model.eval()(tokens).logits)
         assert (again.head.weight is again.embed.weight) == config.tie_word_embeddings
-    assert len(list((tmp_path / "1").glob("*.safetensors"))) == len(json.loads((tmp_path / "1" / shards.INDEX).read_text())["weight_map"])
+    index = json.loads((tmp_path / "1" / shards.INDEX).read_text())
+    assert len(list((tmp_path / "1").glob("*.safetensors"))) == len(index["weight_map"])
 
 
 def test_transformers_reads_what_we_write_and_we_what_it_writes(tmp_path):
@@ -83,12 +85,14 @@ def test_the_original_layout_has_eighty_stages():
     config = mz.ZayaConfig.preset("zaya1-8b")
     with torch.device("meta"):
         state = model_state(mz.Zaya(config))
-    found = {piece.name for name, tensor in state.items() for piece in pieces(name, tuple(tensor.shape), config, "original")}
+    found = {piece.name for name, tensor in state.items()
+             for piece in pieces(name, tuple(tensor.shape), config, "original")}
     stages = {int(name.split(".")[2]) for name in found if name.startswith("model.layers.")}
     assert stages == set(range(80))
     assert "model.layers.3.zaya_block.experts.local_experts.15.linear_fc2.weight" in found
     assert "model.layers.0.self_attn.qkv.val_proj2.weight" in found
-    assert original_name("layers.0.attention_merge.output_scale", config) == "model.layers.1.res_scale.hidden_states_scale"
+    merge = original_name("layers.0.attention_merge.output_scale", config)
+    assert merge == "model.layers.1.res_scale.hidden_states_scale"
     assert original_name("layers.0.moe_merge.residual_bias", config) == "model.layers.2.res_scale.residual_bias"
     assert original_name("layers.39.moe_merge.residual_bias", config) == "model.res_scale.residual_bias"
     # the first stage has no residual to scale; every other one, and the end, has both
@@ -115,7 +119,8 @@ def memory(line):
 
 work, folder, dtype = sys.argv[1:]
 config = mz.ZayaConfig.preset("nano", vocab_size=8192, hidden_size=512, num_experts=8, moe_intermediate_size=1024)
-mz.hub.load(mz.hub.save(mz.Zaya(mz.ZayaConfig.preset("nano")), folder + "-small-" + work))    # imports, and what else is made once
+# imports, and what else is made once
+mz.hub.load(mz.hub.save(mz.Zaya(mz.ZayaConfig.preset("nano")), folder + "-small-" + work))
 model = mz.Zaya(config) if work == "save" else None
 before = memory("VmRSS")
 if work == "save":
@@ -134,7 +139,8 @@ def test_the_peak_is_one_tensor_above_the_model(tmp_path, dtype):
     folder, room = str(tmp_path / "a"), 48 * 2**20
 
     def measured(work):
-        out = subprocess.run([sys.executable, "-c", PEAK, work, folder, dtype], check=True, capture_output=True, text=True)
+        out = subprocess.run([sys.executable, "-c", PEAK, work, folder, dtype], check=True, capture_output=True,
+                             text=True)
         return map(int, out.stdout.split())
 
     grown, model, largest = measured("save")
@@ -152,7 +158,7 @@ for layout in ("minizaya", "transformers", "original"):
     folder = mz.hub.save(model, f"{sys.argv[1]}/{layout}", layout=layout)
     assert torch.equal(mz.hub.load(folder).embed.weight, model.embed.weight), layout
 mz.hub.save(model, sys.argv[1] + "/default")
-for module in ("hub", "shards", "names", "contents", "config_json", "mapped"):
+for module in ("zoo", "shards", "names", "contents", "config_json", "mapped"):
     for name in [name for name in sys.modules if name.split(".")[0] == "minizaya"]:
         del sys.modules[name]
     __import__("minizaya.hub." + module)
@@ -242,11 +248,15 @@ def test_missing_and_extra_tensors_are_named(folder):
     ("model.safetensors.index.json", b'{"metadata": null, "weight_map": {"a": "b"}}', "index.json must .* metadata"),
     ("model.safetensors.index.json", b'{"metadata": [], "weight_map": {"a": "b"}}', "index.json must .* metadata"),
     ("model.safetensors.index.json", b'{"metadata": "x", "weight_map": {"a": "b"}}', "index.json must .* metadata"),
-    ("model.safetensors.index.json", b'{"metadata": {"sha256": []}, "weight_map": {"a": "b"}}', "index.json must .* sha256"),
-    ("model.safetensors.index.json", b'{"metadata": {"sha256": {"a": 1}}, "weight_map": {"a": "b"}}', "index.json must .* sha256"),
+    ("model.safetensors.index.json", b'{"metadata": {"sha256": []}, "weight_map": {"a": "b"}}',
+     "index.json must .* sha256"),
+    ("model.safetensors.index.json", b'{"metadata": {"sha256": {"a": 1}}, "weight_map": {"a": "b"}}',
+     "index.json must .* sha256"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": 1}}', "index.json must hold"),
-    ("config.json", b'{"model_type": "zaya", "num_hidden_layers": 2000}', "config.json says 2000 layers, but there are"),
-    ("config.json", b'{"model_type": "zaya", "num_hidden_layers": 2, "moe_intermediate_size": 16777216, "hidden_size": 16777216,'
+    ("config.json", b'{"model_type": "zaya", "num_hidden_layers": 2000}',
+     "config.json says 2000 layers, but there are"),
+    ("config.json",
+     b'{"model_type": "zaya", "num_hidden_layers": 2, "moe_intermediate_size": 16777216, "hidden_size": 16777216,'
                     b' "num_experts": 16777216}', "config.json describes a model that is too large"),
 ])
 def test_bad_side_files_are_named(folder, name, content, says):
@@ -264,7 +274,8 @@ def test_missing_files_are_named(folder):
 
 
 def test_two_hundred_damaged_checkpoints(tmp_path):
-    """Bits flipped, files cut, bytes written over, at random places of random files: an error each time, never a model."""
+    """Bits flipped, files cut, bytes written over, at random places of random files:
+    an error each time, never a model."""
     model, rng = model_of(), random.Random(0)
     folder = save(model, tmp_path / "whole", "original", shard_bytes=4000)
     files = sorted(folder.glob("*.safetensors"))
@@ -323,7 +334,8 @@ def side_file_damage(content, rng, i):
         broken[start: start + 4] = rng.randbytes(len(broken[start: start + 4]))
     else:
         document = json.loads(content)
-        table = rng.choice([part for part in (document, *document.values()) if isinstance(part, dict) and len(part) > 1])
+        tables = [part for part in (document, *document.values()) if isinstance(part, dict) and len(part) > 1]
+        table = rng.choice(tables)
         one, two = rng.sample(list(table), 2)
         table[one], table[two] = table[two], table[one]
         return json.dumps(document).encode()
@@ -364,7 +376,8 @@ def test_damaged_side_files(tmp_path, layout, sums):
 def test_an_empty_tensor_is_named(folder):
     """Nothing to map, and nothing that the model has."""
     index = json.loads((folder / shards.INDEX).read_text())
-    rewrite(first(folder), lambda header: header.update({"model.empty": {"dtype": "F32", "shape": [0, 3], "data_offsets": [0, 0]}}))
+    rewrite(first(folder),
+            lambda header: header.update({"model.empty": {"dtype": "F32", "shape": [0, 3], "data_offsets": [0, 0]}}))
     index["weight_map"]["model.empty"] = first(folder).name
     (folder / shards.INDEX).write_text(json.dumps(index))
     for reading in (Mapped, lambda folder: load(folder, verify=False)):
@@ -393,11 +406,11 @@ def test_a_tensor_under_another_types_name(tmp_path, layout, usual, odd):
     header = {}
     rewrite(first(folder), header.update)
     for name in [name for name in header if name != "__metadata__" and header[name]["dtype"] == usual][::5]:
-        rewrite(first(folder), lambda header: header[name].update(dtype=odd))
+        rewrite(first(folder), lambda header, name=name: header[name].update(dtype=odd))
         for reading in (lambda: load(folder, verify=False), lambda: Mapped(folder)):
             with pytest.raises(ValueError, match=f"{name}' is of type {odd}, the model wants {usual}, like .* or F32"):
                 reading()
-        rewrite(first(folder), lambda header: header[name].update(dtype=usual))
+        rewrite(first(folder), lambda header, name=name: header[name].update(dtype=usual))
     load(folder, verify=False)   # all names are right again
 
 
@@ -415,7 +428,8 @@ def test_float64_round_trips(tmp_path, layout):
     for dtype in (None, torch.float64):
         folder = save(model, tmp_path / str(dtype), layout, dtype=dtype)
         same(load(folder), model)
-        assert torch.equal(Mapped(folder).tensor("layers.0.router.balancing_bias", torch.float64), model.layers[0].router.balancing_bias)
+        assert torch.equal(Mapped(folder).tensor("layers.0.router.balancing_bias", torch.float64),
+                           model.layers[0].router.balancing_bias)
 
 
 def test_a_number_too_large_is_an_error(tmp_path):
@@ -462,7 +476,8 @@ def test_neighbours_stay(tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             save(model_of(), tmp_path / name)
     assert (other / "thesis.txt").read_text() == "years of work"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.writing", "empty"] and not list((tmp_path / "empty").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.writing", "empty"]
+    assert not list((tmp_path / "empty").iterdir())
 
 
 def test_saving_where_one_stands(tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ from minizaya.infer.engine import Completion, Engine, engine_generate
 from minizaya.infer.generate import generate, generate_reference
 from minizaya.infer.slots import SlotCache
 
-SIZES = dict(vocab_size=11, pad_token_id=None, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-             head_dim=4, moe_intermediate_size=8, router_hidden_size=4, num_experts=3, initializer_range=0.3)
+SIZES = dict(vocab_size=11, pad_token_id=None, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+             num_key_value_heads=2, head_dim=4, moe_intermediate_size=8, router_hidden_size=4, num_experts=3,
+             initializer_range=0.3)
 
 
 def tiny(seed=0, dtype=torch.float64, **changes):
@@ -26,8 +27,9 @@ def model():
 
 def request(chance):
     """A random request: its prompt and its settings."""
-    settings = dict(max_new_tokens=chance.randint(0, 6), temperature=chance.choice((0.0, 0.7, 1.0, 2.0)), seed=chance.randrange(9),
-                    top_p=chance.choice((1.0, 0.8)), min_p=chance.choice((0.0, 0.1)), stop=chance.choice(((), (3,), (1, 4, 6))))
+    settings = dict(max_new_tokens=chance.randint(0, 6), temperature=chance.choice((0.0, 0.7, 1.0, 2.0)),
+                    seed=chance.randrange(9), top_p=chance.choice((1.0, 0.8)), min_p=chance.choice((0.0, 0.1)),
+                    stop=chance.choice(((), (3,), (1, 4, 6))))
     return [chance.randrange(11) for _ in range(chance.choice((1, 1, 2, 3, 7)))], settings
 
 
@@ -55,8 +57,9 @@ def test_a_thousand_workloads_equal_the_reference(model, seed):
         assert not engine.done and engine.cache.batch == 0
 
 
-@pytest.mark.parametrize("changes", [dict(layer_types=("hybrid_sliding", "hybrid"), sliding_window=3), dict(num_convs=0),
-                                     dict(num_convs=1), dict(value_shift=False), dict(eda=False, router="linear")], ids=str)
+@pytest.mark.parametrize("changes", [dict(layer_types=("hybrid_sliding", "hybrid"), sliding_window=3),
+                                     dict(num_convs=0), dict(num_convs=1), dict(value_shift=False),
+                                     dict(eda=False, router="linear")], ids=str)
 def test_other_models_too(changes):
     model, chance = tiny(1, **changes), random.Random(1)
     prompts = [[chance.randrange(11) for _ in range(n)] for n in (1, 5, 2, 9, 3)]
@@ -151,7 +154,8 @@ def test_memory_is_stated_and_kept():
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     before = held()
-    assert before == SlotCache.bytes(model.config, 5, 30, 4) and engine.bytes == before + SlotCache.bytes(model.config, 2, 30, 4)
+    assert before == SlotCache.bytes(model.config, 5, 30, 4)
+    assert engine.bytes == before + SlotCache.bytes(model.config, 2, 30, 4)
     engine_generate(engine, [[n] * (1 + n) for n in range(11)] * 2, 20)
     assert held() == before
 
@@ -161,7 +165,8 @@ def test_what_cannot_fit_is_refused_and_the_rest_goes_on(model):
     with pytest.raises(ValueError, match="size of 8 tokens, got 6 and 4"):
         engine.submit([1] * 6, 4)
     assert engine_generate(engine, [[1] * 6], 3) == generate(model, [[1] * 6], 3)   # the last token needs no place
-    for bad, name in ((dict(prompt=[]), "empty"), (dict(prompt=[11]), "vocabulary"), (dict(temperature=-1), "temperature"),
+    for bad, name in ((dict(prompt=[]), "empty"), (dict(prompt=[11]), "vocabulary"),
+                      (dict(temperature=-1), "temperature"),
                       (dict(max_new_tokens=-1), "max_new_tokens"), (dict(top_p=0), "top_p")):
         with pytest.raises(ValueError, match=name):
             engine.submit(**dict(prompt=[1], max_new_tokens=2) | bad)

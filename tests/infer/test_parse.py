@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from chat_tools import texts
 from minizaya.infer.parse import CALL, UNCALL, Reader, Reply, ToolCall, parse, write_call
 
-ADD = f"{CALL}\n<function=add>\n<parameter=x>\n17\n</parameter>\n<parameter=y>\n\"2\"\n</parameter>\n</function>\n{UNCALL}"
+ADD = (f"{CALL}\n<function=add>\n<parameter=x>\n17\n</parameter>\n"
+       f"<parameter=y>\n\"2\"\n</parameter>\n</function>\n{UNCALL}")
 
 
 @pytest.mark.parametrize("text, reasoning, content", [
@@ -40,9 +41,12 @@ def test_calls():
 
 
 @pytest.mark.parametrize("written, value", [
-    ("\n3\n", 3), ("3", 3), ('\n"x"\n', "x"), ("\nx\n", "x"), ("\n\nx\n\n", "\nx\n"), ("\n[1, {\"a\": null}]\n", [1, {"a": None}]),
-    ("null", None), ("true", True), ("NaN", "NaN"), ("1e999", "1e999"), ("-Infinity", "-Infinity"), ("", ""), ("\n\n", ""), ("{bad", "{bad"),
-    ("9" * 5000, "9" * 5000), ("[" * 100_000, "[" * 100_000), ("__import__('os')", "__import__('os')"), ("a < b", "a < b"),
+    ("\n3\n", 3), ("3", 3), ('\n"x"\n', "x"), ("\nx\n", "x"), ("\n\nx\n\n", "\nx\n"),
+    ("\n[1, {\"a\": null}]\n", [1, {"a": None}]),
+    ("null", None), ("true", True), ("NaN", "NaN"), ("1e999", "1e999"), ("-Infinity", "-Infinity"), ("", ""),
+    ("\n\n", ""), ("{bad", "{bad"),
+    ("9" * 5000, "9" * 5000), ("[" * 100_000, "[" * 100_000), ("__import__('os')", "__import__('os')"),
+    ("a < b", "a < b"),
 ])
 def test_values(written, value):
     call, = parse(f"</think>{CALL}<function=f><parameter=a>{written}</parameter></function>{UNCALL}").calls
@@ -53,7 +57,8 @@ def test_values(written, value):
     ('{"name": "f", "arguments": {"a": 1}}', ToolCall("f", {"a": 1})),
     ("<function=f></function>", ToolCall("f", {})),
     ("<function=f>", ToolCall("f", {})),
-    ("<function=f><parameter=a>1<parameter=b>2</parameter></function>", ToolCall("f", {"a": 1, "b": 2})),  # never closed
+    # never closed
+    ("<function=f><parameter=a>1<parameter=b>2</parameter></function>", ToolCall("f", {"a": 1, "b": 2})),
     ("<function= f ><parameter= a >1</parameter></function>", ToolCall("f", {"a": 1})),
     ("", None), ("f(1)", None), ("<function=>", None), ('{"name": 3, "arguments": {}}', None), ('{"name": "f"}', None),
     ('["name"]', None), ("text <function=f></function>", None),
@@ -100,16 +105,20 @@ def test_nothing_leaks_and_nothing_is_made_up(text):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(exclude_characters="<"), max_size=20), st.text(st.characters(exclude_characters="<"), max_size=20))
+@given(st.text(st.characters(exclude_characters="<"), max_size=20),
+       st.text(st.characters(exclude_characters="<"), max_size=20))
 def test_plain_text_is_kept_to_the_letter(thought, answer):
     assert parse(f"<think>{thought}</think>{answer}") == Reply(thought, answer)
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6)
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(st.none() | st.booleans() | numbers | texts,
+                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+                      max_leaves=6)
 
 
-calls = (st.builds(ToolCall, st.sampled_from(["add", "f"]), st.dictionaries(st.sampled_from(["x", "y"]), values, max_size=2)) |
+calls = (st.builds(ToolCall, st.sampled_from(["add", "f"]),
+                   st.dictionaries(st.sampled_from(["x", "y"]), values, max_size=2)) |
          st.builds(ToolCall, st.sampled_from([" g", "a<b"]) | texts, st.dictionaries(texts, values, max_size=3)))
 
 

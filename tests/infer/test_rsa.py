@@ -1,6 +1,8 @@
-"""Markovian RSA: the laws run in test_laws.py; here planted bugs, failing generators, layouts, many questions at once."""
+"""Markovian RSA: the laws run in test_laws.py; here planted bugs, failing generators, layouts,
+many questions at once."""
 
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -24,8 +26,8 @@ NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.") and law.n
 # ---- planted bugs ----------------------------------------------------------------------------------------------------
 
 
-def textbook(generator, question, rsa, aggregate=None, seed=0, *, tail=None, draw=None, first=0, extra_rounds=0, count=None,
-             pool=None, copy=True):
+def textbook(generator, question, rsa, aggregate=None, seed=0, *, tail=None, draw=None, first=0, extra_rounds=0,
+             count=None, pool=None, copy=True):
     """Markovian RSA, written again with hooks for bugs."""
     aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
     rng = random.Random(f"{seed}/{question}")
@@ -54,12 +56,14 @@ BUGS = {
     "a tail one token short": dict(tail=lambda trace, tau: trace[len(trace) - tau + 1:] if tau > 1 else trace[-1:]),
     "a tail one token long": dict(tail=lambda trace, tau: trace[-tau - 1:]),
     "whole traces": dict(tail=lambda trace, tau: trace),
-    "with replacement": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else [rng.randrange(n) for _ in range(rsa.C)]),
+    "with replacement": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1
+                             else [rng.randrange(n) for _ in range(rsa.C)]),
     "C = 1 drawn uniformly": dict(draw=lambda rng, n, rsa, i, fixed: rng.sample(range(n), rsa.C)),
     "the same subset for every trace": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else fixed),
     "always the first C": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else list(range(rsa.C))),
     "neighbours, not a draw": dict(draw=lambda rng, n, rsa, i, fixed: [(i + k) % n for k in range(rsa.C)]),
-    "the last trace is never drawn": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else rng.sample(range(max(rsa.C, n - 1)), rsa.C)),
+    "the last trace is never drawn": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1
+                                          else rng.sample(range(max(rsa.C, n - 1)), rsa.C)),
     "one tail fewer": dict(draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else rng.sample(range(n), rsa.C - 1)),
     "sampling from all earlier rounds": dict(pool=lambda rounds: [trace for own in rounds for trace in own]),
     "always from round 0": dict(pool=lambda rounds: rounds[0]),
@@ -96,14 +100,15 @@ def test_ignoring_the_seed_dies():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 2),
-       st.integers(0, 99), st.data())
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(1, 4),
+       st.integers(0, 2), st.integers(0, 99), st.data())
 def test_many_questions_are_each_as_alone(questions, n, rounds, seed, data):
     """With a generator that answers each prompt by itself. Copies of a question get the same draws."""
     config = RSAConfig(N=n, C=data.draw(st.integers(1, n)), T=rounds, beta=4, tau=3)
 
     def echo(prompts, max_new_tokens):
-        return [[(sum(prompt) + 7 * len(prompt) + k) % 50 for k in range(sum(prompt) % (max_new_tokens + 1))] for prompt in prompts]
+        return [[(sum(prompt) + 7 * len(prompt) + k) % 50 for k in range(sum(prompt) % (max_new_tokens + 1))]
+                for prompt in prompts]
 
     together = markovian_rsa_many(echo, questions, config, delimited([98], [99]), seed)
     assert together == [markovian_rsa(echo, question, config, delimited([98], [99]), seed) for question in questions]
@@ -142,7 +147,8 @@ def test_a_generator_that_breaks_its_word(broken, says):
         markovian_rsa(broken, [1, 2], RSAConfig(N=3, C=2, T=1, beta=5, tau=2))
 
 
-@pytest.mark.parametrize("wrong, names", [(dict(N=0), "N"), (dict(C=17), "C"), (dict(T=-1), "T"), (dict(tau=600), "tau"),
+@pytest.mark.parametrize("wrong, names",
+                         [(dict(N=0), "N"), (dict(C=17), "C"), (dict(T=-1), "T"), (dict(tau=600), "tau"),
                                           (dict(beta=0, tau=0), "beta"), (dict(C=2.0), "C"), (dict(T=True), "T")])
 def test_bad_settings_are_named(wrong, names):
     with pytest.raises(ValueError, match=f"^{names} must"):
@@ -189,10 +195,12 @@ def test_conclusions_are_handed_on_where_there_are_some():
     reduce = lib.conclusion_or_tail(9)
     assert reduce([1, 2, 9, 4, 5], 3) == [4, 5] and reduce([1, 2, 3, 4], 3) == [2, 3, 4]
     assert reduce([9, 1, 9, 4, 5, 6, 7], 3) == [5, 6, 7] and reduce([1, 9], 3) == []
-    result = markovian_rsa(lambda prompts, n: [[1, 2, 9, 4], [1, 2, 3, 4]], [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=reduce)
+    result = markovian_rsa(lambda prompts, n: [[1, 2, 9, 4], [1, 2, 3, 4]], [8],
+                           RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=reduce)
     assert result.prompts[1] == [[8, 4], [8, 3, 4]]
     with pytest.raises(ValueError, match="reduce's tail has 4 tokens, tau is 2"):
-        markovian_rsa(lambda prompts, n: [[1, 2, 9, 4]] * 2, [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=lambda trace, tau: trace)
+        markovian_rsa(lambda prompts, n: [[1, 2, 9, 4]] * 2, [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2),
+                      reduce=lambda trace, tau: trace)
 
 
 def test_scores():
@@ -202,13 +210,15 @@ def test_scores():
     assert majority([None, None]) is None and majority([]) is None
     assert answer_of("a1b2#17$") == "17" and answer_of("a1b2#17") is None and answer_of("a1$") is None
     assert answer_of("#1$#2$") == "2"
-    assert summary([1.0, 0.0, 1.0, 0.0], [2, 4, 6, 8]) == {"accuracy": 0.5, "stderr": round((1 / 3 / 4) ** 0.5, 4), "tokens": 5.0}
+    wanted = {"accuracy": 0.5, "stderr": round((1 / 3 / 4) ** 0.5, 4), "tokens": 5.0}
+    assert summary([1.0, 0.0, 1.0, 0.0], [2, 4, 6, 8]) == wanted
 
 
 def test_our_own_generator_drives_it():
     torch.manual_seed(0)
-    model = mz.Zaya(mz.ZayaConfig.preset("nano", num_hidden_layers=1, hidden_size=16, moe_intermediate_size=8, head_dim=8))
-    sample = lambda prompts, n: generate(model, prompts, n, seed=3, rows=3)
+    model = mz.Zaya(mz.ZayaConfig.preset("nano", num_hidden_layers=1, hidden_size=16, moe_intermediate_size=8,
+                                         head_dim=8))
+    sample = partial(generate, model, seed=3, rows=3)
     config = RSAConfig(N=4, C=2, T=1, beta=5, tau=3)
     result = mz.markovian_rsa(sample, [1, 2, 3], config, delimited([7], [8]))
     assert result == mz.markovian_rsa(sample, [1, 2, 3], config, delimited([7], [8]))

@@ -1,4 +1,5 @@
-"""Lesson 14's tools: the ladder is one function five times, its figures are what the tracer counts, the tile is the machine's."""
+"""Lesson 14's tools: the ladder is one function five times, its figures are what the tracer counts,
+the tile is the machine's."""
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def test_unknown_steps_are_refused():
 def test_the_tile_is_what_the_kernels_matrix_instruction_does(wave):
     """A kernel of one instruction, fed with `rows_of` and `columns_of`, leaves what `collected` expects."""
     text = ('#include "gpu.h"\nextern "C" __global__ void one(const bf16* a, const bf16* b, float* acc) {\n'
-            "  f32x16 d = mfma(*(const bf16x4*)(a + 4 * threadIdx.x), *(const bf16x4*)(b + 4 * threadIdx.x), mfma_zero());\n"
+            "  f32x16 d = mfma(*(const bf16x4*)(a + 4 * threadIdx.x), *(const bf16x4*)(b + 4 * threadIdx.x), "
+            "mfma_zero());\n"
             "  for (int r = 0; r < 16; r++) acc[threadIdx.x * 16 + r] = d[r];\n}\nLAUNCHABLE(one)\n")
     a, b = torch.randn(32, 8).bfloat16(), torch.randn(8, 32).bfloat16()
     acc = torch.empty(64, 16)
@@ -47,7 +49,8 @@ def test_the_tile_is_what_the_kernels_matrix_instruction_does(wave):
 
 
 def test_a_forgotten_barrier_is_right_in_one_order_and_the_tracer_sees_it_there():
-    """What lesson 14 shows: without v1's first barrier the order forward is wrong, the order reverse is right, by luck."""
+    """What lesson 14 shows: without v1's first barrier the order forward is wrong,
+    the order reverse is right, by luck."""
     line = "  sums[t] = squares;\n"
     healthy = ladder.source("v1")
     broken = healthy.replace(line + "  __syncthreads();\n", line)

@@ -41,7 +41,8 @@ every_lesson = pytest.mark.parametrize("name", NAMES)
 every_exercise = pytest.mark.parametrize("name, exercise", EVERY, ids=[f"{n}-{e.id}" for n, e in EVERY])
 
 MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS = 280, 2000, 300
-ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools", "random", "time", "warnings"}
+ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools",
+                   "random", "time", "warnings"}
 
 
 def kernel_env(**changes):
@@ -110,7 +111,8 @@ def test_a_constant_does_not_pass(name, exercise, value, capsys):
 
 @every_exercise
 def test_handing_back_the_first_argument_does_not_pass(name, exercise):
-    assert not all([mz.laws.check(law, lambda first, *args, **kwargs: first) for law in exercise.laws])
+    passed = [mz.laws.check(law, lambda first, *args, **kwargs: first) for law in exercise.laws]     # all are run
+    assert not all(passed)
 
 
 @every_exercise
@@ -137,7 +139,8 @@ def test_three_wrong_answers_are_kept(name, exercise):
 @pytest.mark.parametrize("name, exercise, source", WRONG)
 def test_a_wrong_answer_gets_a_counterexample(name, exercise, source, capsys):
     wrong = function(NOTEBOOKS[name], exercise.name, source)
-    assert not all([mz.laws.check(law, wrong) for law in exercise.laws])
+    passed = [mz.laws.check(law, wrong) for law in exercise.laws]     # all are run
+    assert not all(passed)
     verdicts = capsys.readouterr().out
     (failed, *_) = re.findall(r"^✘ (.*)\n  (.*)", verdicts, flags=re.MULTILINE)
     assert failed[1].strip(), "a failed check must show what it failed on"
@@ -248,7 +251,7 @@ ROW = re.compile(r"^\| (\d\d) \| \[(\w+)\]\((\S+)\) \| ([^|]+\?) \| (\d+) \| ([^
 def test_table_of_lessons_is_in_step():
     rows = ROW.findall((LESSONS / "README.md").read_text(encoding="utf-8"))
     assert [f"{number}_{short}" for number, short, *_ in rows] == NAMES
-    for (number, short, link, _, minutes, before, _), name in zip(rows, NAMES):
+    for (number, _, link, _, minutes, before, _), name in zip(rows, NAMES):
         assert link == f"{name}.ipynb"
         assert int(minutes) == NOTEBOOKS[name].metadata["minizaya"]["minutes"]
         needed = re.findall(r"\b\d\d\b", before)

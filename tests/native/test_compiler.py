@@ -22,7 +22,8 @@ def test_the_compiler_that_knows_mi300(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     for suffix, targets in (("", "gfx908"), ("-20", "gfx908 gfx942")):
-        stand_in(tmp_path, f"clang++{suffix}", f'case "$*" in *supported*) echo {targets};; *) echo clang{suffix} 1.0;; esac')
+        stand_in(tmp_path, f"clang++{suffix}",
+                 f'case "$*" in *supported*) echo {targets};; *) echo clang{suffix} 1.0;; esac')
         stand_in(tmp_path, f"ld.lld{suffix}", "echo lld")
     assert compiler.gfx942() == (["clang++-20"], ["ld.lld-20"])
     assert doctor.examine(tmp_path)["tools"]["gfx942"] == "clang++-20: clang-20 1.0"
@@ -89,7 +90,8 @@ def make(folder):
 print(compiler.kept("x.so", ["a"], make).read_text())
 """
     command = [sys.executable, "-c", code, str(tmp_path / "log")]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"MINIZAYA_CACHE": str(tmp_path)})
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | {"MINIZAYA_CACHE": str(tmp_path)})
             for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in both] == ["x\n", "x\n"]
     assert (tmp_path / "log").read_text() == "made\n"

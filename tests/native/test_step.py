@@ -1,4 +1,5 @@
-"""One token through `step.cpp` is one token through the plain path: any sizes, windows, contexts, batches, storage, caches."""
+"""One token through `step.cpp` is one token through the plain path: any sizes, windows, contexts, batches,
+storage, caches."""
 
 import subprocess
 
@@ -16,8 +17,9 @@ from minizaya.native import compiler, matmul, step
 
 pytestmark = pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
 
-SMALL = dict(vocab_size=90, hidden_size=20, num_hidden_layers=3, num_attention_heads=4, head_dim=6, partial_rotary_factor=1 / 3,
-             num_experts=5, moe_intermediate_size=9, router_hidden_size=7, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+SMALL = dict(vocab_size=90, hidden_size=20, num_hidden_layers=3, num_attention_heads=4, head_dim=6,
+             partial_rotary_factor=1 / 3, num_experts=5, moe_intermediate_size=9, router_hidden_size=7, pad_token_id=0,
+             bos_token_id=1, eos_token_id=2)
 SHAPES = [{}, dict(num_attention_heads=6, num_key_value_heads=3, head_dim=4, partial_rotary_factor=1.0),
           dict(cca_time0=3, cca_time1=2), dict(cca_time0=1, cca_time1=4), dict(num_key_value_heads=1, hidden_size=37),
           dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4),
@@ -25,30 +27,37 @@ SHAPES = [{}, dict(num_attention_heads=6, num_key_value_heads=3, head_dim=4, par
 
 
 def folder_of(tmp_path, changes, stored=torch.bfloat16, seed=3, layout="minizaya"):
-    return shards.save(randomise(mz.Zaya(mz.ZayaConfig.preset("nano", **SMALL | changes)), seed).float().to(stored), tmp_path / "w", layout)
+    return shards.save(randomise(mz.Zaya(mz.ZayaConfig.preset("nano", **SMALL | changes)), seed).float().to(stored),
+                       tmp_path / "w", layout)
 
 
 def close(folder, batch=3, past=5, steps=9) -> bool:
-    """Is the step as near to the model in float64 as the plain path in float32 is? That one's roundings come to 2e-5 of the
-    largest logit here; another order of the same sums may be some times as unlucky, and no more."""
+    """Is the step as near to the model in float64 as the plain path in float32 is? That one's roundings come to 2e-5 of
+    the largest logit here; another order of the same sums may be some times as unlucky, and no more."""
     exact = shards.load(folder, torch.float64)
-    mine, plain = (difference(model, exact, batch, past, steps) for model in (PagedZaya(folder), shards.load(folder, torch.float32)))
+    mine, plain = (difference(model, exact, batch, past, steps)
+                   for model in (PagedZaya(folder), shards.load(folder, torch.float32)))
     return mine < 3e-5 and mine < 5 * max(plain, 2e-6)
 
 
 def difference(paged, plain, batch=3, past=5, steps=9) -> float:
-    """The largest difference of logits, relative to the largest logit, over some steps; inf where routes or shapes differ."""
+    """The largest difference of logits, relative to the largest logit, over some steps;
+    inf where routes or shapes differ."""
     tokens = torch.randint(3, 90, (batch, past + steps), generator=torch.Generator().manual_seed(batch + past))
     caches, worst = [model.new_cache(batch) for model in (paged, plain)], 0.0
     with torch.inference_mode():
         for start, stop in [(0, past), *((i, i + 1) for i in range(past, past + steps))]:
-            one, two = (model(tokens[:, start:stop], cache=cache, last_only=True) for model, cache in zip((paged, plain), caches))
-            if one.logits.shape != two.logits.shape or one.probs.shape != two.probs.shape or not torch.equal(one.routes, two.routes):
+            one, two = (model(tokens[:, start:stop], cache=cache, last_only=True)
+                        for model, cache in zip((paged, plain), caches))
+            if one.logits.shape != two.logits.shape or one.probs.shape != two.probs.shape:
+                return float("inf")
+            if not torch.equal(one.routes, two.routes):
                 return float("inf")
             for a, b in ((one.logits, two.logits), (one.probs, two.probs)):
                 worst = max(worst, float(((a - b).abs().max() / b.abs().max()).nan_to_num(nan=float("inf"))))
         assert caches[0].length == caches[1].length == past + steps
-        one, two = (cache.ends(1) + (cache.room(1, 0)[:, :, : cache.length],) for cache in caches)  # what is remembered, too
+        # what is remembered, too
+        one, two = (cache.ends(1) + (cache.room(1, 0)[:, :, : cache.length],) for cache in caches)
         worst = max(worst, *(float((a - b).abs().max()) for a, b in zip(one, two)))
     return worst
 
@@ -62,7 +71,8 @@ def test_step_equals_the_plain_path(tmp_path, changes, stored):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(SHAPES), st.integers(0, 99), st.sampled_from(shards.LAYOUTS))
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(SHAPES), st.integers(0, 99),
+       st.sampled_from(shards.LAYOUTS))
 def test_any_model_any_layout(tmp_path_factory, batch, past, changes, seed, layout):
     if layout != "minizaya" and changes.get("cca_time0", 2) == 1:
         layout = "minizaya"
@@ -140,20 +150,28 @@ def test_wrong_tokens_are_refused(tmp_path):
 BUGS = {
     "mean path after the convolutions": ("add_means(l, own, mixed)", "add_means(l, mixed, mixed)"),
     "keys see one token less": ("last = past->stored[n];", "last = past->stored[n] - 1;"),
-    "values arrive at once": ("std::copy(past->delayed + n * late, past->delayed + (n + 1) * late", "std::copy(own + c + late, own + c + kv"),
+    "values arrive at once": ("std::copy(past->delayed + n * late, past->delayed + (n + 1) * late",
+                              "std::copy(own + c + late, own + c + kv"),
     "columns stand still": ("std::copy(columns + c, columns + lag * c, columns);", ""),
     "a window too wide": ("last + 1 - l.window", "last - l.window"),
-    "temperature on queries": ("h < l.heads ? 1 : l.temperature[h - l.heads]", "l.temperature[std::max(0L, h - l.heads)]"),
+    "temperature on queries": ("h < l.heads ? 1 : l.temperature[h - l.heads]",
+                               "l.temperature[std::max(0L, h - l.heads)]"),
     "another head's keys": ("h / (l.heads / l.kv_heads) * d", "h % l.kv_heads * d"),
     "rotated the other way": ("first * cos[i] - second", "first * cos[i] + second"),
-    "the bias weighs": ("probs[mine[m] * (layer->experts + 1) + expert]", "(probs[mine[m] * (layer->experts + 1) + expert] + layer->balancing_bias[expert])"),
+    "the bias weighs": ("probs[mine[m] * (layer->experts + 1) + expert]",
+                        "(probs[mine[m] * (layer->experts + 1) + expert] + layer->balancing_bias[expert])"),
     "no memory of the router below": ("l.eda_scale ? l.eda_scale[i % R] * state[i] : 0", "0"),
-    "scaled before the bias": ("(output[i] + m.output_bias[i]) * m.output_scale[i]", "output[i] * m.output_scale[i] + m.output_bias[i]"),
-    "gate and up exchanged": ("const float gate = both[m * 2 * F + i];\n            inner[m * F + i] = gate / (1 + std::exp(-gate)) * both[m * 2 * F + F + i];",
-                              "const float gate = both[m * 2 * F + F + i];\n            inner[m * F + i] = gate / (1 + std::exp(-gate)) * both[m * 2 * F + i];"),
-    "a tanh instead of erf": ("0.5f * x * (1 + std::erf(x * 0.70710678f))", "0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)))"),
+    "scaled before the bias": ("(output[i] + m.output_bias[i]) * m.output_scale[i]",
+                               "output[i] * m.output_scale[i] + m.output_bias[i]"),
+    "gate and up exchanged": ("const float gate = both[m * 2 * F + i];\n            inner[m * F + i] = gate / (1 + "
+                              "std::exp(-gate)) * both[m * 2 * F + F + i];",
+                              "const float gate = both[m * 2 * F + F + i];\n            inner[m * F + i] = gate / (1 + "
+                              "std::exp(-gate)) * both[m * 2 * F + i];"),
+    "a tanh instead of erf": ("0.5f * x * (1 + std::erf(x * 0.70710678f))",
+                              "0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)))"),
     "every row gets the first row's bias": ("y[i] += a.bias[i % a.rows]", "y[i] += a.bias[0]"),
-    "the last numbers of a row are left out": ("for (long rest = i; rest < k; ++rest) total +=", "for (long rest = k; rest < k; ++rest) total +="),
+    "the last numbers of a row are left out": ("for (long rest = i; rest < k; ++rest) total +=",
+                                               "for (long rest = k; rest < k; ++rest) total +="),
 }
 
 
@@ -171,7 +189,8 @@ def planted(tmp_path, old, new):
     for name, text in texts.items():
         (tmp_path / name).write_text(text.replace(old, new))
     built = tmp_path / "bug.so"
-    subprocess.run([*compiler.cpp(), "-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17", str(tmp_path / "step.cpp"), "-o", str(built)],
+    subprocess.run([*compiler.cpp(), "-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17",
+                    str(tmp_path / "step.cpp"), "-o", str(built)],
                    check=True)
     return matmul.load(built)
 
@@ -190,5 +209,6 @@ def test_planted_bugs_in_pairs_are_seen(tmp_path, monkeypatch, bug):
 def test_planted_bugs_are_seen(tmp_path, monkeypatch, bug):
     wrong = planted(tmp_path, *BUGS[bug])
     monkeypatch.setattr(step, "library", lambda: wrong)
-    folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4, attention_bias=True))
+    folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4,
+                                      attention_bias=True))
     assert difference(PagedZaya(folder), shards.load(folder, torch.float64)) > 1e-4

@@ -1,4 +1,5 @@
-"""What is planned is counted again: what autograd saves, what optimizers keep, what a paged model holds, on the real thing."""
+"""What is planned is counted again: what autograd saves, what optimizers keep, what a paged model holds,
+on the real thing."""
 
 import json
 import time
@@ -51,7 +52,8 @@ def saved_bytes(model, tokens):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("preset, changes, batch, length", SIZES, ids=lambda value: str(value) if not isinstance(value, dict) else "")
+@pytest.mark.parametrize("preset, changes, batch, length", SIZES,
+                         ids=lambda value: str(value) if not isinstance(value, dict) else "")
 def test_activations_are_what_autograd_saves(preset, changes, batch, length, dtype):
     config = ZayaConfig.preset(preset, **changes)
     model = Zaya(config).to(getattr(torch, dtype))
@@ -71,19 +73,22 @@ def test_activations_are_what_autograd_saves(preset, changes, batch, length, dty
 
 @pytest.mark.parametrize("preset", ["nano", "micro"])
 @pytest.mark.parametrize("name, make", [("adamw", adamw), ("muon", muon),
-                                        ("muon without momentum", lambda model, lr: muon(model, lr, momentum=0.0))], ids=lambda v: v if isinstance(v, str) else "")
+                                        ("muon without momentum", lambda model, lr: muon(model, lr, momentum=0.0))],
+                                        ids=lambda v: v if isinstance(v, str) else "")
 def test_optimizer_state_is_what_it_keeps(preset, name, make):
     config = ZayaConfig.preset(preset)
     model = Zaya(config)
     optimizer = make(model, 1e-3)
     model(torch.randint(3, 100, (1, 9))).logits.square().mean().backward()
     optimizer.step()
-    assert memory.optimizer_state(config, name) == sum(tensor.nbytes for tensor in named_state(model, optimizer).values())
+    kept = sum(tensor.nbytes for tensor in named_state(model, optimizer).values())
+    assert memory.optimizer_state(config, name) == kept
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_flops_and_cache_of_every_preset(preset):
-    """One layer at full width and with the whole vocabulary, counted by torch's hooks; the other layers are its likes."""
+    """One layer at full width and with the whole vocabulary, counted by torch's hooks;
+    the other layers are its likes."""
     config = ZayaConfig.preset(preset)
     one = ZayaConfig(**config.to_dict() | {"num_hidden_layers": 1, "layer_types": None})
     with torch.device("meta"):
@@ -121,7 +126,8 @@ def most_at_once(work):
     """The most bytes that torch's allocator had given out at one moment of `work()`, beyond what there was before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         work()
-    events = sorted((event.start_ns(), event.nbytes()) for event in watched.profiler.kineto_results.events() if event.name() == "[memory]")
+    events = sorted((event.start_ns(), event.nbytes()) for event in watched.profiler.kineto_results.events()
+                    if event.name() == "[memory]")
     return max(accumulate(size for _, size in events))
 
 
@@ -144,7 +150,8 @@ def test_layouts_divide():
     config, whole = ZayaConfig.preset("zaya1-8b"), 2 * 8_840_488_784
     alone = memory.training_memory(config, 1, 4096)
     assert alone["weights"] == whole and alone["optimizer"] > 6 * whole // 1.01 and alone["gathered"] == 0
-    outside = 2 * 2048 * (262_272 + 3)                     # embedding, its scale and bias, the last norm: always gathered
+    # embedding, its scale and bias, the last norm: always gathered
+    outside = 2 * 2048 * (262_272 + 3)
     for layout in (Layout(dp=8), Layout(ep=8), Layout(cp=8), Layout(dp=2, ep=4)):
         held = memory.training_memory(config, 1, 4096, layout=layout)
         for part in ("weights", "gradients", "optimizer"):
@@ -172,7 +179,8 @@ def test_the_ridge():
         before = devices.decode_seconds(config, batch - 1, context, on)
         assert arithmetic >= memory_bound and before[1] < before[0]
     one = devices.decode_bytes(config, 1, 0)
-    assert one == pytest.approx(2 * account.active_parameters(config) + account.state_bytes_per_sequence(config), rel=1e-6)
+    assert one == pytest.approx(2 * account.active_parameters(config) + account.state_bytes_per_sequence(config),
+                                rel=1e-6)
 
 
 def test_sizes_that_mi300_likes():
@@ -184,7 +192,8 @@ def test_sizes_that_mi300_likes():
     assert any(not f["ok"] and f["what"] == "vocab_size" for f in devices.findings(ZayaConfig.preset("nano")))
     assert not devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=9))[-1]["ok"]
     assert said[("experts divide", "dp x cp")] is False and "room for 1, not 0.25" in found[-1]["said"]
-    assert all(f["ok"] for f in devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=8)) if f["rule"] == "experts divide")
+    assert all(f["ok"] for f in devices.findings(ZayaConfig.preset("zaya1-8b"), Layout(dp=8))
+               if f["rule"] == "experts divide")
 
 
 def test_the_schedule():
@@ -200,17 +209,20 @@ def test_the_schedule():
     with_rl = schedule.schedule(config, 1024, answer_tokens=20_000)
     assert sum(row["tokens"] for row in with_rl[4:]) == (232 + 400 + 384 + 464 + 384) * 2048 * 20_000
     # FLOPs: three forwards of the visible keys
-    assert rows["sft"]["flops"] == pytest.approx(3 * 660e9 * account.plan("zaya1-8b", 131072)["flops_per_token"]["forward_causal"])
+    forward = account.plan("zaya1-8b", 131072)["flops_per_token"]["forward_causal"]
+    assert rows["sft"]["flops"] == pytest.approx(3 * 660e9 * forward)
 
 
 def test_the_command_with_a_device(capsys):
     flags = ["plan", "zaya1-8b", "--device", "mi300x", "--dp", "16", "--ep", "8", "--answer-tokens", "20000"]
     assert cli.main([*flags, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert {"device", "layout", "memory", "sizing", "decode", "schedule"} <= set(figures) and figures["layout"]["devices"] == 128
+    assert {"device", "layout", "memory", "sizing", "decode", "schedule"} <= set(figures)
+    assert figures["layout"]["devices"] == 128
     assert cli.main(flags) == 0
     shown = capsys.readouterr().out
-    for words in ("training on 128 x mi300x", "arithmetic never takes over", "base-1", "rl: behaviour", "No count of ours gives 8.4B"):
+    for words in ("training on 128 x mi300x", "arithmetic never takes over", "base-1", "rl: behaviour",
+                  "No count of ours gives 8.4B"):
         assert words in shown
     assert max(map(len, shown.splitlines())) <= 120
     for preset in PRESETS:
@@ -227,8 +239,10 @@ def test_no_flag_is_ignored(capsys):
     """Without --device, too: each flag changes the plan."""
     plain = planned_by(capsys)
     assert plain["device"]["name"] == "mi300x" and plain["layout"]["devices"] == 1
-    for flags in (["--dp", "2"], ["--ep", "2"], ["--cp", "2"], ["--batch", "2"], ["--optimizer", "muon"], ["--efficiency", "0.5"],
-                  ["--price", "3"], ["--answer-tokens", "100"], ["--context", "2048"], ["--dtype", "float32"], ["--device", "h100"]):
+    for flags in (["--dp", "2"], ["--ep", "2"], ["--cp", "2"], ["--batch", "2"], ["--optimizer", "muon"],
+                  ["--efficiency", "0.5"],
+                  ["--price", "3"], ["--answer-tokens", "100"], ["--context", "2048"], ["--dtype", "float32"],
+                  ["--device", "h100"]):
         assert planned_by(capsys, *flags) != plain, flags
 
 
@@ -275,7 +289,8 @@ def test_pictures_show_the_plan(preset, layout):
 
 
 def test_bars_of_layouts():
-    held = {name: memory.training_memory(ZayaConfig.preset("zaya1-8b"), 1, 4096, layout=Layout.parse(name)) for name in ("dp1", "ep8")}
+    held = {name: memory.training_memory(ZayaConfig.preset("zaya1-8b"), 1, 4096, layout=Layout.parse(name))
+            for name in ("dp1", "ep8")}
     (axis,) = lab.training_memory(held).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["ep8", "dp1"]
     assert sum(widths(axis)) == pytest.approx(sum(parts["sum"] for parts in held.values()) / 1e9)
@@ -297,8 +312,8 @@ def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
 
     def said(free, source=source):
         room.append(free)
-        names = dict(mz=minizaya, time=time, weights=weights, plan=plan, materialize=materialize, devices=devices, room=nullcontext(),
-                     full=ZayaConfig.preset("micro"))
+        names = dict(mz=minizaya, time=time, weights=weights, plan=plan, materialize=materialize, devices=devices,
+                     room=nullcontext(), full=ZayaConfig.preset("micro"))
         exec(source, names)
         return capsys.readouterr().out
 
@@ -323,7 +338,8 @@ def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
     (lambda: schedule.schedule(ZayaConfig.preset("nano"), 0), "devices and answer_tokens"),
     (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, efficiency=1.5), "efficiency must lie in"),
     (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, price=-1), "price must not be negative"),
-    (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, price=float("inf")), "price must not be negative, and finite"),
+    (lambda: schedule.schedule(ZayaConfig.preset("nano"), 1, price=float("inf")),
+     "price must not be negative, and finite"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):

@@ -14,7 +14,8 @@ from minizaya.rl import cascade
 from minizaya.rl.cascade import Fixed, Stage
 from minizaya.studies import recorded
 
-TINY = (Stage("one", 2, tasks=("copy",), follow=False), Stage("two", 2, tasks=("copy", "parity"), style=True, advantage="grpo"))
+TINY = (Stage("one", 2, tasks=("copy",), follow=False),
+        Stage("two", 2, tasks=("copy", "parity"), style=True, advantage="grpo"))
 
 
 def test_the_table_is_the_reports():
@@ -60,7 +61,8 @@ def test_room_is_the_same_for_training_and_judging(monkeypatch):
     monkeypatch.setattr(cascade, "generate", lambda model, prompts, most, **kw: [
         TOKENIZER.encode("a" * (limit - len(problem.answer)) + f"#{problem.answer}$")] * len(prompts))
     assert cascade.judged(None, TOKENIZER, [problem], 0) == [0]
-    monkeypatch.setattr(cascade, "generate", lambda model, prompts, most, **kw: [TOKENIZER.encode(problem.completion)] * len(prompts))
+    monkeypatch.setattr(cascade, "generate",
+                        lambda model, prompts, most, **kw: [TOKENIZER.encode(problem.completion)] * len(prompts))
     assert cascade.judged(None, TOKENIZER, [problem, problem], 0) == [1, 1]
 
 
@@ -81,9 +83,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 
 def test_the_record_shows_the_gain():
-    """At least ten points on average over tasks, three seeds, two standard errors above zero, in at most 15 minutes each."""
+    """At least ten points on average over tasks, three seeds, two standard errors above zero,
+    in at most 15 minutes each."""
     runs = recorded("cascade")["runs"]
-    gains = [sum(run["after"].values()) / len(run["after"]) - sum(run["before"].values()) / len(run["before"]) for run in runs]
+    gains = [sum(run["after"].values()) / len(run["after"]) - sum(run["before"].values()) / len(run["before"])
+             for run in runs]
     mean = sum(gains) / len(gains)
     error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1) / len(gains))
     assert len(runs) >= 3 and mean >= 0.10 and mean - 2 * error > 0

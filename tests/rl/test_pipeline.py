@@ -212,7 +212,8 @@ def test_two_processes_and_random_kills(tmp_path):
 def test_one_trainer_and_one_generator_at_a_time(tmp_path):
     """Half an hour of kills found this: an orphan generator beside the new one, and batches made twice."""
     first, second = Shelf(tmp_path / "shelf"), Shelf(tmp_path / "shelf")
-    assert first.lock("generator") and first.lock("generator") and not second.lock("generator") and second.lock("trainer")
+    assert first.lock("generator") and first.lock("generator")
+    assert not second.lock("generator") and second.lock("trainer")
     with pytest.raises(ValueError, match="another process trains"):
         run(tiny_job(2), tiny_model(), TOKENIZER, tmp_path, bar=False)
     first.unlock()
@@ -225,7 +226,9 @@ def test_an_orphan_generator_ends(tmp_path):
     import os
 
     from minizaya.rl.processes import generate_for_ever
-    Shelf(tmp_path).publish(0, {name: value for name, value in tiny_model().state_dict().items() if name != "head.weight"})
+    Shelf(tmp_path).publish(
+        0, {name: value for name, value in tiny_model().state_dict().items() if name != "head.weight"}
+    )
     generate_for_ever(tiny_job(2), tiny_model().config, TOKENIZER, str(tmp_path), parent=os.getppid() + 1)  # comes back
     assert Shelf(tmp_path).numbers("batch") == []
 

@@ -42,7 +42,8 @@ from rl_tools import CONFIG, PROMPTS, answered
     (lambda: mixed(torch.ones(2)), "groups, G"),
     (lambda: dppo_mask(torch.zeros(2), torch.zeros(2), torch.zeros(2), delta=2), "delta must lie"),
     (lambda: dppo_mask(torch.zeros(2), torch.zeros(3), torch.zeros(2)), "one shape"),
-    (lambda: policy_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1).bool(), 0), "length must be"),
+    (lambda: policy_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1).bool(), 0),
+     "length must be"),
     (lambda: length_bonus(torch.tensor([[0.5]]), torch.tensor([[1]]), 3.0), "must be 0 or 1"),
     (lambda: length_bonus(torch.ones(1, 2), torch.ones(1, 3), 3.0), "lengths must have"),
     (lambda: canary([1], chunk=0), "chunk must be"),
@@ -61,7 +62,8 @@ def test_bad_input_is_named(call, says):
 
 
 def test_ppo_bounds_the_ratio_and_dppo_the_probability():
-    """(1e-4 -> 3e-4): PPO would clip at a ratio of 1.2, DPPO lets it grow. (0.5 -> 0.62): both stop. (0.9 -> 0.99): neither."""
+    """(1e-4 -> 3e-4): PPO would clip at a ratio of 1.2, DPPO lets it grow. (0.5 -> 0.62): both stop.
+    (0.9 -> 0.99): neither."""
     old, new = torch.tensor([1e-4, 0.5, 0.9]).log(), torch.tensor([3e-4, 0.62, 0.99]).log()
     assert dppo_mask(new, old, torch.ones(3)).tolist() == [True, False, True]
     assert ((new - old).exp() <= 1.2).tolist() == [False, False, True]
@@ -70,7 +72,8 @@ def test_ppo_bounds_the_ratio_and_dppo_the_probability():
 
 
 def test_a_longer_answer_weighs_more():
-    """Constant divisor: the same tokens twice give twice the gradient. Divided by its own length it would give the same."""
+    """Constant divisor: the same tokens twice give twice the gradient. Divided by its own length it would give the
+    same."""
     def pull(t):
         logp = torch.full((1, t), -0.7, requires_grad=True)
         loss = policy_loss(logp, logp.detach(), torch.ones(1), torch.ones(1, t).bool(), 100.0)
@@ -79,7 +82,8 @@ def test_a_longer_answer_weighs_more():
 
 
 def test_signed_kl_pays_for_length_under_a_stale_policy():
-    """Equations 17-22: tokens sampled from another policy have E[log p - log q] = -KL < 0, so the "penalty" is a gift."""
+    """Equations 17-22: tokens sampled from another policy have E[log p - log q] = -KL < 0,
+    so the "penalty" is a gift."""
     chance = torch.Generator().manual_seed(0)
     q = torch.softmax(torch.randn(50, generator=chance), -1)
     p = torch.softmax(q.log() + 0.5 * torch.randn(50, generator=chance), -1)
@@ -208,7 +212,8 @@ def test_micro_batches_weigh_as_one(model):
         other = copy.deepcopy(model).double()
         learner = Learner(other, LearnerConfig(rows=rows, clip=1e9))
         kept = []
-        learner.optimizer.step = lambda: kept.append([p.grad.clone() for p in other.parameters() if p.grad is not None])
+        learner.optimizer.step = lambda model=other, kept=kept: kept.append(
+            [p.grad.clone() for p in model.parameters() if p.grad is not None])
         learner.update(rollouts, 3)
         gradients += kept
     for one, two in zip(*gradients, strict=True):

@@ -41,7 +41,8 @@ def test_every_character_of_the_alphabet_but_one_has_a_class():
 def test_the_die_chooses_evenly_and_the_models_start_alike():
     linear, held_out = router_nano.prepare("linear", 0)
     dice, _ = router_nano.prepare("random routes", 0)
-    assert torch.equal(linear.model.layers[0].attention.down_proj.weight, dice.model.layers[0].attention.down_proj.weight)
+    assert torch.equal(linear.model.layers[0].attention.down_proj.weight,
+                       dice.model.layers[0].attention.down_proj.weight)
     with torch.no_grad():
         routes = dice.model(held_out[:512].view(4, 128)).routes
     share = torch.bincount(routes.flatten(), minlength=5) / routes.numel()

@@ -75,7 +75,8 @@ def test_variants_of_a_seed_start_from_the_same_weights():
 
 
 def test_the_sign_of_a_paired_comparison():
-    runs = [dict(variant=v, seed=s, held_out=x) for v, s, x in (("a", 0, 2.0), ("b", 0, 1.9), ("a", 1, 3.0), ("b", 1, 2.7))]
+    runs = [dict(variant=v, seed=s, held_out=x)
+            for v, s, x in (("a", 0, 2.0), ("b", 0, 1.9), ("a", 1, 3.0), ("b", 1, 2.7))]
     mean, error = cca_ablation.paired(runs, "a", "b")
     assert mean == pytest.approx(-0.2) and error == pytest.approx(0.1)
     with pytest.raises(ValueError, match="two seeds"):

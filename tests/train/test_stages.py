@@ -1,4 +1,5 @@
-"""The stages: packed rows train as their documents do one by one, the table is the report's, and a stopped run goes on."""
+"""The stages: packed rows train as their documents do one by one, the table is the report's,
+and a stopped run goes on."""
 
 import json
 import random
@@ -83,7 +84,7 @@ def test_the_real_table_is_the_reports():
     assert [row["stage"] for row in stages.rows()] == [row["name"] for row in stages.REAL]
     for row in stages.REAL[2:]:
         assert sum(row["mixture"].values()) == pytest.approx(1, abs=0.003)  # rounded in the report
-    for stage, real in zip(stages.TOY, stages.REAL):
+    for stage in stages.TOY:
         assert stages.text_table().count(f"\n{stage.name} ") == 1
     bases = [stage.rope_theta for stage in stages.TOY]
     assert bases == sorted(bases) and bases[0] < bases[2] < bases[3]
@@ -124,7 +125,7 @@ def test_stopped_in_every_stage_and_resumed(tmp_path, monkeypatch, small_steps):
     true_train = Trainer.train
     for stop_after in (2, 5, None):  # each pass trains `stop_after` more steps, then stops
         if stop_after:
-            def stopping(self, **settings):
+            def stopping(self, stop_after=stop_after, **settings):
                 return true_train(self, **settings | dict(until=self.step + stop_after))
             monkeypatch.setattr(Trainer, "train", stopping)
         else:
@@ -141,7 +142,8 @@ def test_stopped_in_every_stage_and_resumed(tmp_path, monkeypatch, small_steps):
     with pytest.raises(ValueError, match="holds a run already"):
         stages.train(tmp_path / "whole", table, sizes=TINY, bar=False)
     with pytest.raises(ValueError, match="stage of"):
-        stages.train(tmp_path / "whole", (replace(table[0], rope_theta=7.0), *table[1:]), sizes=TINY, resume=True, bar=False)
+        stages.train(tmp_path / "whole", (replace(table[0], rope_theta=7.0), *table[1:]), sizes=TINY, resume=True,
+                     bar=False)
 
 
 def test_weights_carry_over_and_the_base_is_raised(tmp_path, small_steps):

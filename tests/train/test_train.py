@@ -223,7 +223,8 @@ def test_solve_counts_right_answers():
     """A fake model of the right interface would prove little: train a real one until it knows a handful by heart."""
     problems = tasks.problems("addition", "train", 1, 6, seed=3)
     model = tiny_model()
-    trainer = Trainer(model, Recipe(steps=150, lr=0.02, warmup=10), mixture(lambda step: problem_batch(problems, TOKENIZER)))
+    trainer = Trainer(model, Recipe(steps=150, lr=0.02, warmup=10),
+                      mixture(lambda step: problem_batch(problems, TOKENIZER)))
     task = tasks.get("addition")
     assert solve(model, TOKENIZER, task, problems)[0] == [0] * 6
     trainer.train(bar=False)
@@ -300,8 +301,10 @@ print("killed", life + 1)
 def test_twenty_kills_at_random_moments_change_no_loss(tmp_path):
     """20 SIGKILLs, then a run to the end: one line a step, losses and weights of a run left alone."""
     run = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'tests' / 'train'}{os.pathsep}{REPO / 'tests' / 'helpers'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(run)], cwd=REPO, env=environment, capture_output=True, text=True)
+    paths = os.pathsep.join(map(str, (REPO, REPO / "tests" / "train", REPO / "tests" / "helpers")))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(run)], cwd=REPO, env=environment, capture_output=True,
+                          text=True)
     assert done.stdout == "killed 20\n", done.stderr
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the children: bit for bit holds for one number of threads

@@ -12,7 +12,9 @@ WRONG = {
     "convolutions": {
         "pads each on its own": CONVOLUTIONS.format(
             body="z = grouped(F.pad(depthwise(F.pad(z, (first, 0))), (second, 0)))"),
-        "pads on the right, sees the future": CONVOLUTIONS.format(body="z = grouped(depthwise(F.pad(z, (0, first + second))))"),
+        "pads on the right, sees the future": CONVOLUTIONS.format(
+            body="z = grouped(depthwise(F.pad(z, (0, first + second))))"
+        ),
         "pads on both sides": CONVOLUTIONS.format(body="z = grouped(depthwise(F.pad(z, (first, second))))"),
         "pads one too many and cuts the end": CONVOLUTIONS.format(
             body="z = grouped(depthwise(F.pad(z, (first + second + 1, 0))))[..., :-1]"),

@@ -1,4 +1,5 @@
-"""Wrong answers to the exercises of lesson 16: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+"""Wrong answers to the exercises of lesson 16: exercise id -> what is wrong -> source.
+Each changes one line of a right one."""
 
 KV = '''
 def my_kv_bytes(config, tokens):

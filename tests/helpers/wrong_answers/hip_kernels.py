@@ -1,4 +1,5 @@
-"""Wrong answers to the exercises of lesson 14: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+"""Wrong answers to the exercises of lesson 14: exercise id -> what is wrong -> source.
+Each changes one line of a right one."""
 
 PIECES = '''
 def my_pieces(addresses, size):
@@ -43,10 +44,12 @@ WRONG = {
         "bytes asked over 64": PIECES.replace("len((addresses // 64).unique())", "64 * size // 64"),
         "pieces of 128": PIECES.replace("// 64", "// 128"),
         "one a lane": PIECES.replace("(addresses // 64).unique()", "addresses"),
-        "from first to last": PIECES.replace("len((addresses // 64).unique())", "int(addresses.max() // 64 - addresses.min() // 64) + 1"),
+        "from first to last": PIECES.replace("len((addresses // 64).unique())",
+                                             "int(addresses.max() // 64 - addresses.min() // 64) + 1"),
     },
     "fragments": {
-        "every second channel": FRAGMENTS.replace("4 * (lane // 32) + torch.arange(4)", "lane // 32 + 2 * torch.arange(4)"),
+        "every second channel": FRAGMENTS.replace("4 * (lane // 32) + torch.arange(4)",
+                                                  "lane // 32 + 2 * torch.arange(4)"),
         "halves swapped": FRAGMENTS.replace("4 * (lane // 32)", "4 * (1 - lane // 32)"),
         "rows in pairs of lanes": FRAGMENTS.replace("a[lane % 32, inner]", "a[lane // 2, inner]"),
         "B by rows": FRAGMENTS.replace("b[inner, lane % 32]", "b.reshape(32, 8)[lane % 32, inner]"),
@@ -62,7 +65,8 @@ WRONG = {
         "no barrier before the tree": KERNEL.replace("sums[t] = squares;\n  __syncthreads();", "sums[t] = squares;"),
         "sum of squares, not mean": KERNEL.replace("sums[0] / width", "sums[0]"),
         "eps outside": KERNEL.replace("rsqrtf(sums[0] / width + eps)", "1.f / (sqrtf(sums[0] / width) + eps)"),
-        "reads past the row": KERNEL.replace("for (int c = t; c < width; c += 256) squares", "for (int c = t; c <= width; c += 256) squares"),
+        "reads past the row": KERNEL.replace("for (int c = t; c < width; c += 256) squares",
+                                             "for (int c = t; c <= width; c += 256) squares"),
         "rows of 256 only": KERNEL.replace("for (int c = t; c < width; c += 256) y", "if (int c = t; c < width) y"),
         "a barrier for half of the threads": KERNEL.replace(
             "    if (t < half) sums[t] += sums[t + half];\n    __syncthreads();",

@@ -39,7 +39,9 @@ WRONG = {
     },
     "mixture": {
         "no gate": mixture(value="(F.silu(gate) * up) @ down[e].T"),
-        "gate before the expert": mixture(value="(F.silu(gate * gates[mine, None]) * up * gates[mine, None]) @ down[e].T"),
+        "gate before the expert": mixture(
+            value="(F.silu(gate * gates[mine, None]) * up * gates[mine, None]) @ down[e].T"
+        ),
         "skipped tokens pass through": mixture(start="x.clone()"),
         "skipped tokens pass, scaled": mixture(start="x * gates[:, None]"),
         "last expert forgotten": mixture(experts="len(gate_up) - 1"),

@@ -1,4 +1,5 @@
-"""Wrong answers to the exercises of lesson 15: exercise id -> what is wrong -> source. Each changes a line of a right one."""
+"""Wrong answers to the exercises of lesson 15: exercise id -> what is wrong -> source.
+Each changes a line of a right one."""
 
 LOAD = '''
 def my_load(visits):
@@ -36,7 +37,8 @@ WRONG = {
             "counts = [torch.bincount(own, minlength=num_experts + 1)[:num_experts] for own in routes]",
             "counts = [torch.bincount(own.clamp_max(num_experts - 1), minlength=num_experts) for own in routes]"),
         "counts of experts, not of ranks": SPLITS.replace("own.view(ranks, -1).sum(1)", "own"),
-        "those at home are left out": SPLITS.replace("return torch.stack(", "return (1 - torch.eye(ranks).long()) * torch.stack("),
+        "those at home are left out": SPLITS.replace("return torch.stack(",
+                                                     "return (1 - torch.eye(ranks).long()) * torch.stack("),
         "fails where an expert is empty": SPLITS.replace(", minlength=num_experts + 1", ""),
     },
     "halo": {
@@ -49,6 +51,7 @@ WRONG = {
             "return grouped(depthwise(z)).transpose(1, 2)",
             "u = depthwise(z)[..., 1:]\n    return grouped(torch.nn.functional.pad(u, (1, 0))).transpose(1, 2)"),
         "the grouped one first": HALO.replace("grouped(depthwise(z))", "depthwise(grouped(z))"),
-        "fails at the start of a sequence": HALO.replace("torch.cat([zeros, previous], dim=1)[:, -2:]", "previous[:, -2:]"),
+        "fails at the start of a sequence": HALO.replace("torch.cat([zeros, previous], dim=1)[:, -2:]",
+                                                         "previous[:, -2:]"),
     },
 }

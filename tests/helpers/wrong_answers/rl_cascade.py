@@ -1,4 +1,5 @@
-"""Wrong answers to the exercises of lesson 12: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+"""Wrong answers to the exercises of lesson 12: exercise id -> what is wrong -> source.
+Each changes one line of a right one."""
 
 BELIEF = '''
 def my_weights(particles, weights, difficulty, right, asked):
@@ -6,7 +7,8 @@ def my_weights(particles, weights, difficulty, right, asked):
     for (mu, s), weight in zip(particles, weights):
         z = torch.tensor((mu - difficulty) / s, dtype=torch.float64)
         rate = torch.sigmoid(z).clamp(1e-6, 1 - 1e-6)
-        logs.append(float(torch.tensor(weight, dtype=torch.float64).log() + right * rate.log() + (asked - right) * (1 - rate).log()))
+        likelihood = right * rate.log() + (asked - right) * (1 - rate).log()
+        logs.append(float(torch.tensor(weight, dtype=torch.float64).log() + likelihood))
     return torch.tensor(logs, dtype=torch.float64).softmax(-1).tolist()
 '''
 SCHEDULER = '''
@@ -28,7 +30,8 @@ WRONG = {
     },
     "scheduler": {
         "late groups count": SCHEDULER.replace("if difficulty != level:", "if False:"),
-        "from the group's own level": SCHEDULER.replace("if difficulty != level:\n        return level", "level = difficulty"),
+        "from the group's own level": SCHEDULER.replace("if difficulty != level:\n        return level",
+                                                        "level = difficulty"),
         "at 70% already": SCHEDULER.replace("> 0.7", ">= 0.7"),
         "over the top": SCHEDULER.replace("min(level + 1, highest)", "level + 1"),
         "down below one half": SCHEDULER.replace("sum(rewards) == 0", "sum(rewards) < 0.5 * len(rewards)"),

@@ -1,4 +1,5 @@
-"""Wrong answers to the exercises of lesson 11: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+"""Wrong answers to the exercises of lesson 11: exercise id -> what is wrong -> source.
+Each changes one line of a right one."""
 
 MAXRL = '''
 def my_advantage(rewards):
@@ -24,7 +25,8 @@ def my_loss(logp, logp_rollout, advantage, valid, length, delta):
 WRONG = {
     "maxrl": {
         "the mean of the whole batch": MAXRL.replace("rewards.mean(-1, keepdim=True)", "rewards.mean()"),
-        "divided by the deviation": MAXRL.replace("/ mean.clamp_min(1e-12)", "/ (rewards.std(-1, keepdim=True) + 1e-4)"),
+        "divided by the deviation": MAXRL.replace("/ mean.clamp_min(1e-12)",
+                                                  "/ (rewards.std(-1, keepdim=True) + 1e-4)"),
         "not divided": MAXRL.replace(" / mean.clamp_min(1e-12)", ""),
         "all-wrong groups keep the baseline": MAXRL.replace("torch.zeros_like(rewards)", "-torch.ones_like(rewards)"),
         "NaN where nothing was right": '''
@@ -36,7 +38,8 @@ def my_advantage(rewards):
     "mask": {
         "PPO's ratio": MASK.replace("logp.exp() - logp_rollout.exp()", "(logp - logp_rollout).exp() - 1"),
         "the difference of logarithms": MASK.replace("logp.exp() - logp_rollout.exp()", "logp - logp_rollout"),
-        "the directions exchanged": MASK.replace("advantage > 0", "advantage <= 0").replace("advantage < 0", "advantage >= 0"),
+        "the directions exchanged": (MASK.replace("advantage > 0", "advantage <= 0")
+                                     .replace("advantage < 0", "advantage >= 0")),
         "no direction": MASK.replace("    if not directional:\n        return", "    return"),
         "True where dropped": MASK.replace("return ~(", "return ("),
     },

@@ -1,4 +1,5 @@
-"""Wrong answers to the exercises of lesson 13: exercise id -> what is wrong -> source. Each changes one line of a right one."""
+"""Wrong answers to the exercises of lesson 13: exercise id -> what is wrong -> source.
+Each changes one line of a right one."""
 
 K3 = '''
 def my_k3(logp, logp_rollout):
@@ -27,18 +28,23 @@ WRONG = {
     },
     "bytes": {
         "unrecorded is expert 0": TAPE.replace("255 if route < 0 else route", "max(route, 0)"),
-        "unrecorded is the skip route": TAPE.replace("255 if route < 0 else route", "num_experts if route < 0 else route"),
+        "unrecorded is the skip route": TAPE.replace("255 if route < 0 else route",
+                                                     "num_experts if route < 0 else route"),
         "column by column": TAPE.replace("routes.flatten()", "routes.T.flatten()"),
-        "two bytes each": TAPE.replace("data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())",
+        "two bytes each": TAPE.replace(
+            "data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())",
                                        "data = routes.numpy().tobytes()").replace("byte == 255", "byte > 254"),
         "int64 read back": TAPE.replace("dtype=torch.int16", "dtype=torch.int64"),
     },
     "pinned": {
-        "expert 0 where nothing was recorded": CHOICE.replace("torch.where(pinned < 0, routes, pinned)", "pinned.clamp_min(0)"),
+        "expert 0 where nothing was recorded": CHOICE.replace(
+            "torch.where(pinned < 0, routes, pinned)", "pinned.clamp_min(0)"
+        ),
         "route 0 is taken for unrecorded": CHOICE.replace("pinned < 0", "pinned <= 0"),
         "the bias weighs": CHOICE.replace("return routes, probs", "return routes, (probs + bias)"),
         "softmax of what was gathered": CHOICE.replace(
-            "probs.gather(-1, routes[..., None]).squeeze(-1)", "probs.gather(-1, routes[..., None]).softmax(-1).squeeze(-1)"),
+            "probs.gather(-1, routes[..., None]).squeeze(-1)",
+            "probs.gather(-1, routes[..., None]).softmax(-1).squeeze(-1)"),
         "the gate is a constant": CHOICE.replace("return routes, probs.gather", "return routes, probs.detach().gather"),
         "the record is ignored": CHOICE.replace("torch.where(pinned < 0, routes, pinned)", "routes"),
     },
