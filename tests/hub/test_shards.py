@@ -515,7 +515,7 @@ def test_a_killed_process_leaves_nothing_that_reads(tmp_path, there):
         folder.mkdir()
     code = f"""
 import time, minizaya as mz
-from minizaya.scale import shards
+from minizaya.hub import shards
 write = shards.write_shard
 def slow(*args):
     print("written", write(*args), flush=True)
