@@ -16,12 +16,13 @@ TORCH ?= torch==2.13.0
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
-.PHONY: help lessons test demo figures bench grade clean
+.PHONY: help lessons test lint demo figures bench grade clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make lessons   install the course and open it in JupyterLab"
 	@echo "make test      install everything and run every test: units, laws, lessons"
+	@echo "make lint      look through the code: ruff, codespell, and the order of the rooms' imports"
 	@echo "make demo      train the nano model here and show what it learned"
 	@echo "make figures   draw the lessons' figures again, into lessons/figures"
 	@echo "make bench     time this machine, and minizaya against transformers"
@@ -59,7 +60,7 @@ $(VENV)/lessons.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/lessons.stamp
-	$(PIP) --quiet --constraint constraints.txt --editable '.[lessons,checkpoints,serve,test]'
+	$(PIP) --quiet --constraint constraints.txt --editable '.[lessons,checkpoints,serve,test,lint]'
 	@touch $@
 
 # --- the commands --------------------------------------------------------------------------
@@ -73,6 +74,11 @@ lessons: $(VENV)/lessons.stamp
 # one. `$(PY) -m pytest tests/laws/test_laws.py` runs a part.
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/test.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/codespell
+	$(VENV)/bin/lint-imports
 
 demo: $(VENV)/lessons.stamp
 	$(PY) -m minizaya demo

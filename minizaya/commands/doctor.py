@@ -34,10 +34,16 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "pytest-xdist": ("test", "runs two test files at a time"),
     "openai": ("test", "the standard client, to talk to our server"),
     "transformers": ("test", "the released model, to compare with"),
+    "ruff": ("lint", "looks through the code"),
+    "codespell": ("lint", "finds misspelt words"),
+    "import-linter": ("lint", "holds the order of the rooms"),
+    "pre-commit": ("lint", "runs these before each commit"),
     "reasoning-gym": ("gyms", "a hundred more tasks"),
     "rlve-gym": ("gyms", "four hundred more tasks"),
 }
-MODULES = {"pytest-xdist": "xdist", "reasoning-gym": "reasoning_gym", "rlve-gym": "Gym"}  # package: what it is imported as, where that is another name
+MODULES = {  # package: what it is imported as, where that is another name
+    "pytest-xdist": "xdist", "codespell": "codespell_lib", "import-linter": "importlinter", "pre-commit": "pre_commit",
+    "reasoning-gym": "reasoning_gym", "rlve-gym": "Gym"}
 
 
 def version(package: str) -> str | None:
