@@ -12,6 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
+from ..parallel import sharded_checkpoint
 from ..train import checkpoint
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
@@ -52,8 +53,6 @@ def open_model(name_or_folder: str):
         return load(name_or_folder)
     if not Path(name_or_folder).is_dir():
         raise ValueError(f"model must be one of {names()} or the folder of a run, got {name_or_folder!r}")
-    from ..parallel import sharded_checkpoint  # late: it needs torch.distributed, which takes its time
-
     model, tokenizer = sharded_checkpoint.load_model(Path(name_or_folder))
     return model.eval(), tokenizer
 

@@ -14,16 +14,18 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..arch import balance
+from ..arch.model import Zaya
 from ..train.checkpoint import latest
 from ..train.loop import Recipe, interrupts, must_match, open_log
 from ..train.optim import decays, learning_rate
 from ..train.sources import IGNORE, Batch
-from . import sharded_checkpoint
+from . import sharded_state
 from .expert_parallel import global_load
 from .grid import Grid, clip, forward, parallelize, split_batch
+from .sharded_checkpoint import read_info
 
 
-def adamw(model, recipe: Recipe):
+def adamw(model: Zaya, recipe: Recipe) -> torch.optim.AdamW:
     """`train.optim.adamw` over shards. Experts, which lie on another mesh, have groups of their own."""
     groups: dict[tuple, dict] = {}
     for name, p in model.named_parameters():
@@ -44,7 +46,7 @@ class ParallelTrainer:
         ValueError: as `Trainer`, and for Muon: its Newton-Schulz iteration needs whole matrices, a rank has rows.
     """
 
-    def __init__(self, model, recipe: Recipe, batches: Callable[[int], list[Batch]], grid: Grid,
+    def __init__(self, model: Zaya, recipe: Recipe, batches: Callable[[int], list[Batch]], grid: Grid,
                  run: str | Path | None = None, keep: dict | None = None, resume: bool = False):
         if recipe.optimizer != "adamw":
             raise ValueError(f"optimizer must be 'adamw' when states are sharded, got {recipe.optimizer!r}: Muon needs "
@@ -137,9 +139,9 @@ class ParallelTrainer:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         dist.barrier()                                # nobody looks after somebody has written
         if newest:
-            info = sharded_checkpoint.read_info(newest)
+            info = read_info(newest)
             must_match(newest, info, self.recipe, self.keep)
-            sharded_checkpoint.load(newest, self.model, self.optimizer, self.balancer, self.grid)
+            sharded_state.load(newest, self.model, self.optimizer, self.balancer, self.grid)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]
         if self.grid.rank == 0:
@@ -157,5 +159,5 @@ class ParallelTrainer:
             return
         info = {"recipe": asdict(self.recipe), "tokens": self.tokens, **self.keep,
                 "log_bytes": self.log_file.tell() if self.log_file else 0, "layout": str(self.grid.layout)}
-        sharded_checkpoint.save(self.run_folder, self.step, self.model, self.optimizer, self.balancer, info, self.grid)
+        sharded_state.save(self.run_folder, self.step, self.model, self.optimizer, self.balancer, info, self.grid)
         self.saved_step = self.step

@@ -11,14 +11,16 @@ import torch.distributed as dist
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
-from ..parallel import context_parallel, equality
+from ..parallel import context_parallel
 from ..parallel.expert_parallel import slice_of
-from ..parallel.grid import Grid, Layout, forward, parallelize, split_batch
+from ..parallel.grid import Grid, forward, parallelize, split_batch
 from ..parallel.launch import run_job
+from ..parallel.layout import Layout
 from ..parallel.traffic import Traffic
 from ..parallel.trainer import ParallelTrainer
 from ..train.loop import Recipe
 from ..train.sources import Batch
+from . import equality
 
 SETTING = {"preset": "nano", "rows": 8, "tokens": 64, "skew": 0.7, "steps": 5, "load": "skewed", "positions": 23}
 LAYOUTS = ("dp2", "ep2", "ep4", "dp2xep2", "cp2", "cp4")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 def equal(cases):
     """The differences of each (layout, load, dtype) to one process."""
-    from minizaya.parallel import equality
+    from minizaya.studies import equality
     return [equality.differences(layout, load=load, dtype=dtype) for layout, load, dtype in cases]
 
 
@@ -26,7 +26,7 @@ def planted(folders):
         sys.path.insert(0, folder)
         importlib.invalidate_caches()
         try:
-            equality = importlib.import_module("minizaya.parallel.equality")
+            equality = importlib.import_module("minizaya.studies.equality")
             assert Path(equality.__file__).is_relative_to(folder)
             found.append(equality.differences(layout, steps=3))
         finally:
@@ -40,9 +40,11 @@ def train(runs, steps, until=None, save_every=0, die=None):
     die: [rank, "save" or "step" or "hang", step]: after that step the rank kills itself, in the next save or at once,
     or stops answering.
     """
-    from minizaya.parallel import equality, sharded_checkpoint
-    from minizaya.parallel.grid import Grid, Layout
+    from minizaya.parallel import sharded_state
+    from minizaya.parallel.grid import Grid
+    from minizaya.parallel.layout import Layout
     from minizaya.parallel.trainer import ParallelTrainer
+    from minizaya.studies import equality
     from minizaya.train.loop import Recipe
     rank, how, when = die or (None, None, None)
 
@@ -53,8 +55,8 @@ def train(runs, steps, until=None, save_every=0, die=None):
     def at(record):
         if dist.get_rank() == rank and record["step"] == when:
             if how == "save":
-                write = sharded_checkpoint.write
-                sharded_checkpoint.write = lambda *args: (write(*args), leave())
+                write = sharded_state.write
+                sharded_state.write = lambda *args: (write(*args), leave())
             else:
                 leave()
 
@@ -68,11 +70,11 @@ def train(runs, steps, until=None, save_every=0, die=None):
 
 
 def held(cases):
-    """Bytes that this rank has in weights, gradients and the optimizer's memory after a step,
-    for each (layout, experts)."""
-    from minizaya.parallel import equality
-    from minizaya.parallel.grid import Grid, Layout
+    """Bytes that this rank has in weights, gradients and the optimizer's memory after a step, by (layout, experts)."""
+    from minizaya.parallel.grid import Grid
+    from minizaya.parallel.layout import Layout
     from minizaya.parallel.trainer import ParallelTrainer
+    from minizaya.studies import equality
     from minizaya.train.loop import Recipe
     found = []
     for layout, experts in cases:
@@ -80,8 +82,7 @@ def held(cases):
                                   equality.tiny_batches, Grid(Layout.parse(layout)))
         weights, gradients = list(trainer.model.parameters()), []
         trainer.optimizer.register_step_pre_hook(
-            lambda *_, weights=weights, gradients=gradients: gradients.extend(
-                p.grad.to_local().nbytes for p in weights))
+            lambda *_, weights=weights, found=gradients: found.extend(p.grad.to_local().nbytes for p in weights))
         trainer.train_step()
         state = [value for p in weights for value in trainer.optimizer.state[p].values()]
         found.append({"weights": sum(p.to_local().untyped_storage().nbytes() for p in weights),
@@ -96,7 +97,8 @@ def kept_for_backward(length):
     import torch.nn.functional as F
 
     from minizaya import Zaya, ZayaConfig
-    from minizaya.parallel.grid import Grid, Layout, forward
+    from minizaya.parallel.grid import Grid, forward
+    from minizaya.parallel.layout import Layout
     from minizaya.train.sources import Batch
     torch.manual_seed(0)
     model, tokens = Zaya(ZayaConfig.preset("nano")), torch.randint(3, 100, (2, length))
@@ -118,10 +120,11 @@ def refusals():
     """The messages of what must be refused, and the checkpoint errors of one rank."""
     import torch
 
-    from minizaya.parallel import equality
-    from minizaya.parallel.grid import Grid, Layout, forward, parallelize
-    from minizaya.parallel.sharded_checkpoint import together
+    from minizaya.parallel.grid import Grid, forward, parallelize
+    from minizaya.parallel.layout import Layout
+    from minizaya.parallel.sharded_state import together
     from minizaya.parallel.trainer import ParallelTrainer
+    from minizaya.studies import equality
     from minizaya.train.loop import Recipe
     from minizaya.train.sources import Batch
     said = []

@@ -19,10 +19,11 @@ from minizaya.arch import balance
 from minizaya.commands import parallel as run_parallel
 from minizaya.commands import train as run_train
 from minizaya.hub import zoo
-from minizaya.parallel import equality, sharded_checkpoint
+from minizaya.parallel import sharded_checkpoint
 from minizaya.parallel.launch import LOST, RankFailed, run_job, verdict
 from minizaya.parallel.layout import Layout, rows_of
 from minizaya.plan import memory
+from minizaya.studies import equality
 from minizaya.train.checkpoint import latest
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import mixture

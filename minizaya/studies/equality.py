@@ -13,12 +13,12 @@ import torch.distributed as dist
 from ..arch import balance
 from ..arch.model import Zaya
 from ..config import ZayaConfig
+from ..parallel.expert_parallel import slice_of
+from ..parallel.grid import Grid
+from ..parallel.layout import Layout, rows_of
+from ..parallel.trainer import ParallelTrainer
 from ..train.loop import Recipe, Trainer
 from ..train.sources import IGNORE, Batch
-from .expert_parallel import slice_of
-from .grid import Grid
-from .layout import Layout, rows_of
-from .trainer import ParallelTrainer
 
 TINY = dict(vocab_size=23, hidden_size=12, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             head_dim=4, num_experts=4, moe_intermediate_size=5, router_hidden_size=6, rope_theta=100.0, pad_token_id=0,
@@ -103,7 +103,7 @@ def differences(layout: str, steps: int = 5, load: str = "skewed", seed: int = 0
         for name, gradient in wanted["gradients"][step].items():
             start, stop = rows_of(name, len(gradient), grid.layout, grid.rank)
             worst["gradients"] = max(worst["gradients"], apart(got["gradients"][step][name], gradient[start:stop]))
-        for batch, all_routes, own in zip(tiny_batches(step, seed), wanted["routes"][step], got["routes"][step]):
+        for all_routes, own in zip(wanted["routes"][step], got["routes"][step]):
             mine = all_routes[slice_of(len(all_routes), grid.rows, grid.layout.dp * grid.layout.ep)]
             chunk = slice_of(mine.shape[1], grid.cp_rank, grid.layout.cp)
             worst["routes"] += int((mine[:, chunk] != own).any(-1).sum()) if len(mine) else 0
