@@ -18,6 +18,7 @@ paper (arXiv 2510.04476), section V: latents are what is sent. Llama 3 (arXiv 24
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ..arch.attention import Place, causal_mask, document_starts, rope_angles, rope_frequencies
 from ..arch.cache import Cache
@@ -48,7 +49,7 @@ def halo_plan(lengths: list[int], lag: int) -> list[tuple[int, int, int, int]]:
     return plan
 
 
-def swap(pieces: list[tuple[int, int, Tensor | None]], group) -> None:
+def swap(pieces: list[tuple[int, int, Tensor | None]], group: dist.ProcessGroup) -> None:
     """Sends and receives all pieces (source, target, contiguous tensor), ranks counted in `group`; waits for them."""
     me = dist.get_rank(group)
     calls = [dist.P2POp(dist.isend if source == me else dist.irecv, piece, group=group,
@@ -62,7 +63,7 @@ class Halo(torch.autograd.Function):
     """x (b, t, c), this rank's chunk -> (b, lag, c), the tokens before it; zeros before the start of the sequence."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, lengths: list[int], lag: int, group) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, lengths: list[int], lag: int, group: dist.ProcessGroup) -> Tensor:
         ctx.lengths, ctx.lag, ctx.group = lengths, lag, group
         me = dist.get_rank(group)
         start = sum(lengths[:me])
@@ -80,7 +81,7 @@ class Halo(torch.autograd.Function):
         return halo
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         lengths, lag, me = ctx.lengths, ctx.lag, dist.get_rank(ctx.group)
         start = sum(lengths[:me])
         out = gradient.new_zeros(len(gradient), lengths[me], gradient.shape[2])
@@ -101,7 +102,7 @@ class GatherSequence(torch.autograd.Function):
     """x (b, t, ...), this rank's chunk -> (b, sum of lengths, ...), the chunks of all ranks in order."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, lengths: list[int], group) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
         ctx.lengths, ctx.group = lengths, group
         longest = max(lengths)
         padded = x.new_zeros(len(x), longest, *x.shape[2:])  # trap: collectives want equal sizes on all ranks
@@ -111,7 +112,7 @@ class GatherSequence(torch.autograd.Function):
         return torch.cat([chunk[:, :length] for chunk, length in zip(chunks, lengths)], dim=1)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         longest = max(ctx.lengths)
         parts = [part.new_zeros(len(part), longest, *part.shape[2:]) for part in gradient.split(ctx.lengths, dim=1)]
         for padded, part in zip(parts, gradient.split(ctx.lengths, dim=1)):
@@ -132,8 +133,8 @@ class ContextCache(Cache):
         ValueError: `attention_bias`, which no released model has: nobody would then be the bias, not zero.
     """
 
-    def __init__(self, config: ZayaConfig, batch: int, lengths: list[int], group, dtype: torch.dtype, device=None,
-                 doc_ids: Tensor | None = None):
+    def __init__(self, config: ZayaConfig, batch: int, lengths: list[int], group: dist.ProcessGroup,
+                 dtype: torch.dtype, device: torch.device | None = None, doc_ids: Tensor | None = None):
         if config.attention_bias:
             raise ValueError("cp does not work with attention_bias, which no released model has; use dp or ep")
         super().__init__(config, batch, dtype, device)

@@ -17,6 +17,7 @@ Source: GShard (arXiv 2006.16668), dispatch by all-to-all; here without capaciti
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from ..arch.experts import Experts, Reorder, swiglu
 
@@ -51,14 +52,14 @@ class AllToAll(torch.autograd.Function):
     """Rows to their ranks: x (sum of `sent`, D) -> (sum of `got`, D). The gradient goes the same way back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, sent: list[int], got: list[int], group) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, sent: list[int], got: list[int], group: dist.ProcessGroup) -> Tensor:
         ctx.sent, ctx.got, ctx.group = sent, got, group
         out = x.new_empty(sum(got), *x.shape[1:])
         dist.all_to_all_single(out, x.contiguous(), got, sent, group=group)
         return out
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         return AllToAll.apply(gradient, ctx.got, ctx.sent, ctx.group), None, None, None
 
 
@@ -87,7 +88,7 @@ class ExpertParallel(nn.Module):
         ValueError: n does not divide the number of experts.
     """
 
-    def __init__(self, experts: Experts, group):
+    def __init__(self, experts: Experts, group: dist.ProcessGroup):
         super().__init__()
         self.group, self.ranks = group, dist.get_world_size(group)
         self.num_experts = len(experts.gate_up_proj)

@@ -12,19 +12,17 @@ rank gathers a layer's weights when it gets there and lets them go behind it.
 Three rules make the layouts equal:
 1. the loss is a sum over tokens divided by the *global* number of scored tokens, and gradients are summed. The mean of
    the ranks' means would weigh a token more where its rank has few;
-2. the load that the balancer sees is the global batch's (`parallel_trainer`);
+2. the load that the balancer sees is the global batch's (`trainer`);
 3. the gradient's norm is that of the whole gradient, for clipping.
 
 trap: FSDP averages gradients over its ranks unless told otherwise. Experts are sharded over fewer ranks than the rest,
 so an average would also divide them by another number.
 
-Started by torchrun (`python -m minizaya parallel` starts itself): gloo on CPUs, NCCL or RCCL on GPUs.
+gloo carries the messages on CPUs, NCCL or RCCL on GPUs.
 Source: FSDP2 is `torch.distributed.fsdp.fully_shard`; ZeRO-3 (arXiv 1910.02054) is its idea.
 """
 
-import os
 import warnings
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -32,7 +30,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from ..arch.model import Zaya
+from ..arch.model import Zaya, ZayaOutput
 from ..train.sources import IGNORE, Batch
 from .context_parallel import ContextCache, chunk_lengths
 from .expert_parallel import ExpertParallel, slice_of
@@ -40,7 +38,7 @@ from .layout import Layout
 
 
 class Grid:
-    """This process's place in a layout, and the groups it talks to. `join` first.
+    """This process's place in a layout, and the groups it talks to, within `launch.join`.
 
     Attributes: rank, of all; rows, its number among the dp * ep ranks that read different rows (cp neighbours read the
     same); device; ep and cp, process groups; world and replicas, the meshes over which the dense weights and the
@@ -67,27 +65,6 @@ class Grid:
         x = x.clone().to(self.device)
         dist.all_reduce(x)
         return x
-
-
-def join(timeout: float = 20.0) -> None:
-    """Joins the job that torchrun or `launch` made: RANK, WORLD_SIZE and so on are in the environment.
-
-    timeout: seconds that a rank waits for the others; more than the longest work between two meetings. Only for the
-    first meeting is there more time: importing torch from a slow disk may take a minute.
-    """
-    rank, ranks, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"   # torchrun's agent keeps the meeting place
-    patience = timedelta(seconds=120)
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=patience,
-                          is_master=rank == 0 and not elsewhere)
-    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    store.set(f"here/{rank}", "")
-    store.wait([f"here/{other}" for other in range(ranks)], patience)
-    gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    if gpu:
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks,
-                            timeout=timedelta(seconds=timeout))
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -130,7 +107,7 @@ def split_batch(batch: Batch, grid: Grid) -> Batch:
     return Batch(batch.name, row, torch.full_like(row, IGNORE), torch.zeros_like(row, dtype=torch.bool), docs)
 
 
-def forward(model: Zaya, batch: Batch, grid: Grid):
+def forward(model: Zaya, batch: Batch, grid: Grid) -> tuple[ZayaOutput, Batch]:
     """Runs this rank's rows, or its chunks of them. Returns the `ZayaOutput` and the part of `batch` it belongs to."""
     if grid.layout.cp == 1:
         return model(batch.inputs, doc_ids=batch.doc_ids), batch

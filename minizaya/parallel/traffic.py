@@ -8,7 +8,10 @@ algorithm; counted here is the usual ring, in which each of n ranks passes (n - 
 that for an all-reduce).
 """
 
+from typing import Any
+
 import torch.distributed as dist
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KINDS = {"alltoall_base_": "experts, all-to-all", "send": "halo, point to point",
@@ -24,13 +27,13 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.sent: dict[str, list[int]] = {}
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: OpOverload, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = function._schema.name
         if name.startswith("c10d::") and name[6:] in KINDS:
             self.count(name[6:], function, args)
         return function(*args, **(kwargs or {}))
 
-    def count(self, name: str, function, args) -> None:
+    def count(self, name: str, function: OpOverload, args: tuple) -> None:
         given = dict(zip((argument.name for argument in function._schema.arguments), args))
         group = dist.ProcessGroup.unbox(given["process_group"])
         ranks, me = dist.get_process_group_ranks(group), dist.get_rank()

@@ -273,7 +273,7 @@ def worker(parent, rank):
             command = path.parent.joinpath("cmdline").read_bytes()
         except OSError:
             continue
-        if f"RANK={rank}".encode() in words and parent in parents and b"commands.parallel" in command:
+        if f"RANK={rank}".encode() in words and parent in parents and b"minizaya" in command:
             return int(path.parent.name)
     return None
 
@@ -286,7 +286,7 @@ def test_the_command_survives_a_kill(tmp_path, starter):
     if not Path("/proc").is_dir():
         pytest.skip("finds the rank to kill in /proc")
     folder = tmp_path / "run"
-    start = {"torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "minizaya.commands.parallel"],
+    start = {"torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "minizaya", "parallel"],
              "minizaya": ["-m", "minizaya", "parallel"]}[starter]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, *FLAGS, "--out", str(folder)]
@@ -372,7 +372,8 @@ def parser_of():
 def test_the_ranks_get_the_flags_as_given(words):
     parser = parser_of()
     args = parser.parse_args(["--layout", "dp2", "--out=-odd name", *words])
-    assert parser.parse_args(run_parallel.flags(args)) == args
+    there = json.loads(json.dumps(run_parallel.to_json(args)))
+    assert run_parallel.from_json(there) == args
 
 
 def test_help_promises_what_is_there():
