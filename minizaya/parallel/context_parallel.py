@@ -49,14 +49,27 @@ def halo_plan(lengths: list[int], lag: int) -> list[tuple[int, int, int, int]]:
     return plan
 
 
-def swap(pieces: list[tuple[int, int, Tensor | None]], group: dist.ProcessGroup) -> None:
-    """Sends and receives all pieces (source, target, contiguous tensor), ranks counted in `group`; waits for them."""
-    me = dist.get_rank(group)
-    calls = [dist.P2POp(dist.isend if source == me else dist.irecv, piece, group=group,
-                        group_peer=target if source == me else source)
-             for source, target, piece in pieces if me in (source, target)]
+def carry(x: Tensor, x_start: int, out: Tensor, out_start: int, plan: list[tuple[int, int, int, int]],
+          group: dist.ProcessGroup) -> Tensor:
+    """Sends this rank's share of the plan out of x, and adds what arrives to `out`, which it returns.
+
+    plan: (source, target, first, last + 1), as `halo_plan`. x and out: (b, t, c), whose first tokens stand at
+    `x_start` and `out_start` of the whole sequence.
+    """
+    me, calls, arrived = dist.get_rank(group), [], []
+    for source, target, first, stop in plan:
+        if source == me:
+            piece = x[:, first - x_start: stop - x_start].contiguous()
+            calls.append(dist.P2POp(dist.isend, piece, group=group, group_peer=target))
+        elif target == me:
+            piece = out.new_empty(len(out), stop - first, out.shape[2])
+            calls.append(dist.P2POp(dist.irecv, piece, group=group, group_peer=source))
+            arrived.append((slice(first - out_start, stop - out_start), piece))
     for request in dist.batch_isend_irecv(calls) if calls else ():
         request.wait()
+    for place, piece in arrived:
+        out[:, place] += piece   # a token may be in several halos, whose gradients add up
+    return out
 
 
 class Halo(torch.autograd.Function):
@@ -64,38 +77,16 @@ class Halo(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, lengths: list[int], lag: int, group: dist.ProcessGroup) -> Tensor:
-        ctx.lengths, ctx.lag, ctx.group = lengths, lag, group
-        me = dist.get_rank(group)
-        start = sum(lengths[:me])
+        ctx.plan, ctx.group = halo_plan(lengths, lag), group
+        ctx.start, ctx.length, ctx.lag = sum(lengths[:dist.get_rank(group)]), x.shape[1], lag
         halo = x.new_zeros(len(x), lag, x.shape[2])
-        pieces, places = [], []
-        for source, target, first, stop in halo_plan(lengths, lag):
-            if source == me:
-                pieces.append((source, target, x[:, first - start: stop - start].contiguous()))
-            elif target == me:
-                pieces.append((source, target, x.new_empty(len(x), stop - first, x.shape[2])))
-                places.append((slice(first - start + lag, stop - start + lag), pieces[-1][2]))
-        swap(pieces, group)
-        for place, piece in places:
-            halo[:, place] = piece
-        return halo
+        return carry(x, ctx.start, halo, ctx.start - lag, ctx.plan, group)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor):
-        lengths, lag, me = ctx.lengths, ctx.lag, dist.get_rank(ctx.group)
-        start = sum(lengths[:me])
-        out = gradient.new_zeros(len(gradient), lengths[me], gradient.shape[2])
-        pieces, places = [], []
-        for source, target, first, stop in halo_plan(lengths, lag):  # the same plan, every arrow turned round
-            if target == me:
-                pieces.append((target, source, gradient[:, first - start + lag: stop - start + lag].contiguous()))
-            elif source == me:
-                pieces.append((target, source, gradient.new_empty(len(gradient), stop - first, gradient.shape[2])))
-                places.append((slice(first - start, stop - start), pieces[-1][2]))
-        swap(pieces, ctx.group)
-        for place, piece in places:
-            out[:, place] += piece   # a token may be in several halos
-        return out, None, None, None
+        turned = [(target, source, first, stop) for source, target, first, stop in ctx.plan]   # every arrow
+        own = gradient.new_zeros(len(gradient), ctx.length, gradient.shape[2])
+        return carry(gradient, ctx.start - ctx.lag, own, ctx.start, turned, ctx.group), None, None, None
 
 
 class GatherSequence(torch.autograd.Function):
@@ -104,22 +95,22 @@ class GatherSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
         ctx.lengths, ctx.group = lengths, group
-        longest = max(lengths)
-        padded = x.new_zeros(len(x), longest, *x.shape[2:])  # trap: collectives want equal sizes on all ranks
-        padded[:, : x.shape[1]] = x
-        chunks = [torch.empty_like(padded) for _ in lengths]
-        dist.all_gather(chunks, padded, group=group)
+        mine = padded(x, max(lengths))
+        chunks = [torch.empty_like(mine) for _ in lengths]
+        dist.all_gather(chunks, mine, group=group)
         return torch.cat([chunk[:, :length] for chunk, length in zip(chunks, lengths)], dim=1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor):
-        longest = max(ctx.lengths)
-        parts = [part.new_zeros(len(part), longest, *part.shape[2:]) for part in gradient.split(ctx.lengths, dim=1)]
-        for padded, part in zip(parts, gradient.split(ctx.lengths, dim=1)):
-            padded[:, : part.shape[1]] = part
+        parts = [padded(part, max(ctx.lengths)) for part in gradient.split(ctx.lengths, dim=1)]
         mine = torch.empty_like(parts[0])
         dist.reduce_scatter(mine, parts, group=ctx.group)    # the sum over all ranks that looked at my keys
         return mine[:, : ctx.lengths[dist.get_rank(ctx.group)]], None, None
+
+
+def padded(x: Tensor, steps: int) -> Tensor:
+    """x (b, t, ...) with zeros up to (b, steps, ...). trap: collectives want equal sizes on all ranks."""
+    return torch.cat([x, x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:])], dim=1)
 
 
 class ContextCache(Cache):

@@ -72,13 +72,6 @@ def by_expert(counts: Tensor) -> Tensor:
     return torch.argsort(expert.flatten().repeat_interleave(counts.flatten()), stable=True)
 
 
-def inverse(order: Tensor) -> Tensor:
-    """The permutation that undoes `order`."""
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
-    return back
-
-
 class ExpertParallel(nn.Module):
     """Stands in the place of `Experts`, with E / n of its experts under the same names, and equals it.
 
@@ -102,7 +95,7 @@ class ExpertParallel(nn.Module):
         """x: (b, t, D); routes: int64 (b, t); gates: (b, t). Returns (b, t, D)."""
         tokens, routes = x.flatten(0, 1), routes.flatten()
         order = torch.argsort(routes, stable=True)            # skipped tokens come last
-        back = inverse(order)
+        back = torch.argsort(order)                           # undoes it
         to = send_counts(routes, self.num_experts, self.ranks)
         here = torch.empty_like(to)
         dist.all_to_all_single(here, to, group=self.group)
@@ -122,7 +115,7 @@ class ExpertParallel(nn.Module):
         An expert without tokens runs on none of them: its gradient is then zero, as in one process, and not None.
         """
         order = by_expert(counts)
-        back = inverse(order)
+        back = torch.argsort(order)
         slices = Reorder.apply(tokens, order, back).split(counts.sum(0).tolist())
         weights = zip(slices, self.gate_up_proj.unbind(), self.down_proj.unbind())
         return Reorder.apply(torch.cat([swiglu(some, up, down) for some, up, down in weights]), back, order)

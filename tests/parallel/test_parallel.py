@@ -30,6 +30,8 @@ from minizaya.train.sources import mixture
 from mutants import plant
 
 ROOT = Path(__file__).resolve().parents[2]
+PATHS = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+ENV = os.environ | {"PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
 TIGHT = {"float64": 1e-9, "float32": 1e-4}
 CASES = {
     2: [(layout, load, "float64") for layout in ("dp2", "ep2", "cp2") for load in ("skewed", "half empty")]
@@ -42,7 +44,7 @@ EVERY = [(ranks, *case) for ranks, cases in CASES.items() for case in cases]
 
 @pytest.fixture(scope="module")
 def measured():
-    """(ranks, layout, load, dtype) -> differences; all layouts of one size in one job, since starting is the slow part."""
+    """(ranks, layout, load, dtype) -> differences; all layouts of one size in one job: starting is the slow part."""
     jobs = {ranks: run_job("parallel_jobs:equal", ranks, cases=cases) for ranks, cases in CASES.items()}
     return {(ranks, *case): [rank[i] for rank in jobs[ranks]]
             for ranks, cases in CASES.items() for i, case in enumerate(cases)}
@@ -74,21 +76,28 @@ def test_the_loads_are_what_their_names_say(measured):
 
 CP, EP, ALL, TRAINER = (f"parallel/{name}.py" for name in ("context_parallel", "expert_parallel", "grid", "trainer"))
 BUGS = [
-    ("no halo", CP, "            halo[:, place] = piece\n", "            pass\n", "cp2"),
-    ("the halo's gradient is dropped", CP, "out[:, place] += piece ", "pass  ", "cp2"),
-    ("a halo one token too short", CP, "max(starts[source], start - lag)", "max(starts[source], start - lag + (lag > 1))", "cp2"),
+    ("no halo", CP, "return carry(x, ctx.start, halo, ctx.start - lag, ctx.plan, group)", "return halo", "cp2"),
+    ("the halo's gradient is dropped", CP,
+     "return carry(gradient, ctx.start - ctx.lag, own, ctx.start, turned, ctx.group), None",
+     "return own, None", "cp2"),
+    ("a halo one token too short", CP, "max(starts[source], start - lag)",
+     "max(starts[source], start - lag + (lag > 1))", "cp2"),
     ("no value from the rank before", CP, "return past, before[:, 0]", "return past, 0 * before[:, 0]", "cp2"),
     ("a document's first token takes the value of another rank's", "arch/cca.py", "before, place.position, nobody)",
      "before, place.position)", "cp2"),
     ("the halo crosses a document border", CP, "past = past * (self.own[:, :1] >= reach)[..., None]", "pass", "cp2"),
     ("attention crosses a document border", CP, "same & causal_mask(", "(same | True) & causal_mask(", "cp2"),
-    ("a document's positions start anew on each rank", CP, "rope_angles(self.own, ", "rope_angles(self.own - self.own[:, :1], ", "cp2"),
-    ("rotary positions start anew on each rank", "arch/attention.py", "rope_angles(queries if position", "rope_angles(queries - past if position", "cp2"),
+    ("a document's positions start anew on each rank", CP, "rope_angles(self.own, ",
+     "rope_angles(self.own - self.own[:, :1], ", "cp2"),
+    ("rotary positions start anew on each rank", "arch/attention.py", "rope_angles(queries if position",
+     "rope_angles(queries - past if position", "cp2"),
     ("keys get their own rank's gradient only", CP, "dist.reduce_scatter(mine, parts, group=ctx.group)",
      "mine = parts[dist.get_rank(ctx.group)]", "cp2"),
-    ("tokens of a chunk are counted twice", TRAINER, "for part in parts if grid.cp_rank == 0 else ():", "for part in parts:", "cp2"),
+    ("tokens of a chunk are counted twice", TRAINER, "for part in parts if grid.cp_rank == 0 else ():",
+     "for part in parts:", "cp2"),
     ("tokens go to the wrong rank", EP, ".view(ranks, -1)", ".view(ranks, -1).flip(0)", "ep2"),
-    ("received tokens are taken as they came", EP, "return torch.argsort(expert.flatten().repeat_interleave(counts.flatten()), stable=True)",
+    ("received tokens are taken as they came", EP,
+     "return torch.argsort(expert.flatten().repeat_interleave(counts.flatten()), stable=True)",
      "return torch.arange(int(counts.sum()))", "ep2"),
     ("no gradient through the all-to-all", EP, "return AllToAll.apply(gradient, ctx.got, ctx.sent, ctx.group), None",
      "return gradient.new_zeros(sum(ctx.sent), *gradient.shape[1:]), None", "ep2"),
@@ -99,7 +108,8 @@ BUGS = [
     ("a mean of the ranks' means", TRAINER, "(total / scored.sum()).backward()",
      "(total / (mine.targets != IGNORE).sum() / grid.layout.ranks).backward()", "dp2"),
     ("local balance statistics", TRAINER, "global_load(grid.sum(visits)[None])", "global_load(visits[None])", "dp2"),
-    ("each rank clips by its own norm", ALL, "norm = float(grid.sum(squares).sqrt())", "norm = float(squares.sqrt())", "dp2"),
+    ("each rank clips by its own norm", ALL, "norm = float(grid.sum(squares).sqrt())",
+     "norm = float(squares.sqrt())", "dp2"),
 ]
 
 
@@ -107,7 +117,7 @@ BUGS = [
 def damage(tmp_path_factory):
     """Bug -> differences."""
     folders = []
-    for number, (why, file, old, new, layout) in enumerate(BUGS):
+    for number, (_, file, old, new, layout) in enumerate(BUGS):
         folder = tmp_path_factory.mktemp(f"bug{number}")
         plant((file, old, new), folder)
         folders.append([str(folder), layout])
@@ -116,10 +126,10 @@ def damage(tmp_path_factory):
 
 @pytest.mark.parametrize("bug", BUGS, ids=[bug[0].replace(" ", "-") for bug in BUGS])
 def test_a_planted_bug_is_seen(bug, damage):
-    why, file, old, _, _ = bug
+    name, file, old, _, _ = bug
     assert (ROOT / "minizaya" / file).read_text().count(old) == 1, "the table must follow the code"
-    found = damage[why]
-    assert found["routes"] or any(not found[part] <= 1e-9 for part in ("loss", "gradients", "weights", "biases")), why
+    found = damage[name]
+    assert found["routes"] or any(not found[part] <= 1e-9 for part in ("loss", "gradients", "weights", "biases")), name
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -163,7 +173,8 @@ def test_who_holds_which_rows():
     """Every row is held once, whatever the layout; FSDP's pieces of 5 rows over 4 ranks are 2, 2, 1 and 0."""
     assert [rows_of("norm.weight", 5, Layout(dp=4), rank) for rank in range(4)] == [(0, 2), (2, 4), (4, 5), (5, 5)]
     for layout in (Layout(dp=3), Layout(ep=4), Layout(dp=2, ep=2), Layout(dp=3, ep=2, cp=2)):
-        for name, count in (("embed.weight", 23), ("layers.0.experts.down_proj", 8), ("layers.1.attention.temperature", 2)):
+        for name, count in (("embed.weight", 23), ("layers.0.experts.down_proj", 8),
+                            ("layers.1.attention.temperature", 2)):
             rows = [row for rank in range(layout.ranks)
                     for row in range(*rows_of(name, count, layout, rank))]
             assert sorted(rows) == list(range(count))
@@ -217,10 +228,11 @@ def test_damaged_checkpoints_are_named(tmp_path, alone):
         document["tensors"]["model/embed.weight"]["pieces"] = [[0, 0, 9], [0, 12, 23]]
         (copy / "run.json").write_text(json.dumps(document))
 
-    for change, error, words in ((cut, ValueError, "damaged"), (edit(format="other"), ValueError, "format"),
-                                 (edit(parts=2), FileNotFoundError, "not whole"), (lose_rows, ValueError, "row 9 of"),
-                                 (lambda copy: (copy / "run.json").write_text("{"), ValueError, "damaged"),
-                                 (lambda copy: (copy / "run.json").unlink(), FileNotFoundError, "missing")):
+    for change, error, words in (
+            (cut, ValueError, "damaged"), (edit(format="other"), ValueError, "format"),
+            (edit(parts=2), FileNotFoundError, "not whole"), (lose_rows, ValueError, "row 9 of"),
+            (lambda copy: (copy / "run.json").write_text("{"), ValueError, "damaged"),
+            (lambda copy: (copy / "run.json").unlink(), FileNotFoundError, "missing")):
         with pytest.raises(error, match=words):
             sharded_checkpoint.read_model(damaged(change))
     (folder / "log.jsonl").write_bytes(b"")
@@ -232,7 +244,7 @@ def test_damaged_checkpoints_are_named(tmp_path, alone):
 
 
 def test_a_rank_killed_while_it_saves(tmp_path, alone):
-    """One error that names it, within 30 seconds; the checkpoint before is whole, and another layout goes on from it."""
+    """One error that names it, within 30 seconds; the checkpoint before is whole; another layout goes on from it."""
     folder = tmp_path / "run"
     with pytest.raises(RankFailed, match="rank 1 was ended by SIGKILL") as caught:
         run_job("parallel_jobs:train", 2, runs=[[str(folder), "ep2"]], steps=6, save_every=2, die=[1, "save", 3])
@@ -269,7 +281,8 @@ def worker(parent, rank):
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             words = path.read_bytes().split(b"\0")
-            parents = {int(path.parent.name)} | {int(p) for p in [path.parent.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1]]}
+            stat = path.parent.joinpath("stat").read_text()
+            parents = {int(path.parent.name), int(stat.rsplit(")", 1)[1].split()[1])}
             command = path.parent.joinpath("cmdline").read_bytes()
         except OSError:
             continue
@@ -288,9 +301,8 @@ def test_the_command_survives_a_kill(tmp_path, starter):
     folder = tmp_path / "run"
     start = {"torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "minizaya", "parallel"],
              "minizaya": ["-m", "minizaya", "parallel"]}[starter]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, *FLAGS, "--out", str(folder)]
-    job = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
     log = folder / "log.jsonl"
     while job.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= 3):
         time.sleep(0.02)
@@ -313,7 +325,7 @@ def test_the_command_survives_a_kill(tmp_path, starter):
     assert sharded_checkpoint.read_info(latest(folder))["step"] >= 2
     if starter == "minizaya":
         return
-    done = subprocess.run([*command, "--resume", "--json"], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--resume", "--json"], env=ENV, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(done.stdout)
     assert figures["done"] and figures["step"] == 9 and figures["layout"] == "ep2"
@@ -334,8 +346,8 @@ def test_the_command_survives_a_kill(tmp_path, starter):
 
 def minizaya_lines(*words):
     """The exit code of `python -m minizaya parallel`, and the lines in which it complains."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "minizaya", "parallel", *words], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "minizaya", "parallel", *words], env=ENV, capture_output=True,
+                          text=True, timeout=120)
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("minizaya")]
 
 
@@ -367,7 +379,8 @@ def parser_of():
 
 
 @pytest.mark.parametrize("words", [
-    [], ["--text-rows", "0"], ["--task-rows", "0", "--save-every", "0", "--difficulty", "0", "--lr", "0", "--seed", "0", "--steps", "0"],
+    [], ["--text-rows", "0"],
+    ["--task-rows", "0", "--save-every", "0", "--difficulty", "0", "--lr", "0", "--seed", "0", "--steps", "0"],
     ["--seed", "-1", "--resume", "--json"], ["--text-file", "a b.txt", "--task", "parity", "--timeout", "0"]], ids=str)
 def test_the_ranks_get_the_flags_as_given(words):
     parser = parser_of()
@@ -384,10 +397,9 @@ def test_help_promises_what_is_there():
 
 def test_the_command_stops_at_ctrl_c(tmp_path):
     """All ranks after the same step, with a checkpoint of it."""
-    folder, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    folder = tmp_path / "run"
     flags = ["9000" if word == "9" else word for word in FLAGS]
-    job = subprocess.Popen([sys.executable, "-m", "minizaya", "parallel", *flags, "--out", str(folder)], env=env,
+    job = subprocess.Popen([sys.executable, "-m", "minizaya", "parallel", *flags, "--out", str(folder)], env=ENV,
                            stderr=subprocess.PIPE, text=True)
     log = folder / "log.jsonl"
     while job.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= 3):
@@ -402,7 +414,8 @@ def test_the_command_stops_at_ctrl_c(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values()))
     assert tokenizer.decode(tokenizer.encode("17+25=")) == "17+25="
     assert cli.main(["sample", "--checkpoint", str(folder), "--prompt", "1+1=", "--max-new-tokens", "3"]) == 0
-    with pytest.raises(ValueError, match="belongs to a run of `python -m minizaya parallel`; this reads those of `train`"):
+    theirs = "belongs to a run of `python -m minizaya parallel`; this reads those of `train`"
+    with pytest.raises(ValueError, match=theirs):
         Trainer(equality.tiny_model(), Recipe(steps=9), equality.tiny_batches, folder, resume=True)
 
 
@@ -418,10 +431,9 @@ def test_ranks_go_with_their_launcher(tmp_path):
     """Or they would train on, unseen, and write beside whoever resumes the run."""
     if not Path("/proc").is_dir():
         pytest.skip("finds the ranks in /proc")
-    folder, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    folder = tmp_path / "run"
     flags = ["9000" if word == "9" else word for word in FLAGS]
-    job = subprocess.Popen([sys.executable, "-m", "minizaya", "parallel", *flags, "--out", str(folder)], env=env,
+    job = subprocess.Popen([sys.executable, "-m", "minizaya", "parallel", *flags, "--out", str(folder)], env=ENV,
                            stderr=subprocess.DEVNULL)
     log = folder / "log.jsonl"
     while job.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= 2):
@@ -439,8 +451,9 @@ def test_ranks_go_with_their_launcher(tmp_path):
 # ---- refused ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, words", [("tp2", "2 KV heads"), ("dp2xtp4", "2 KV heads"), ("dp0", "at least 1"), ("four", "dp2xep2"),
-                                         ("dp2xdp2", "once each"), ("", "dp2xep2")])
+@pytest.mark.parametrize("text, words", [
+    ("tp2", "2 KV heads"), ("dp2xtp4", "2 KV heads"), ("dp0", "at least 1"), ("four", "dp2xep2"),
+    ("dp2xdp2", "once each"), ("", "dp2xep2")])
 def test_layouts_that_are_refused(text, words):
     with pytest.raises(ValueError, match=words):
         Layout.parse(text)
@@ -453,7 +466,7 @@ def test_layouts_are_read_and_written():
 
 def test_what_cannot_be_is_said():
     said = run_job("parallel_jobs:refusals", 2)
-    for message, words in zip(said[0], ("wants 3 ranks", "divide num_experts", "whole matrices", "cp 2 and 1 tokens", "attention_bias",
-                                        "No space left on device"), strict=True):
+    for message, words in zip(said[0], ("wants 3 ranks", "divide num_experts", "whole matrices", "cp 2 and 1 tokens",
+                                        "attention_bias", "No space left on device"), strict=True):
         assert words in message
     assert said[0][-1] == said[1][-1], "all ranks know why one of them could not write"
