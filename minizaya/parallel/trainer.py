@@ -1,6 +1,5 @@
 """The training loop on several ranks: `train.loop`'s steps, with the same losses, whatever the layout."""
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from ..arch import balance
 from ..arch.model import Zaya
 from ..train.checkpoint import latest
-from ..train.loop import Recipe, interrupts, must_match, open_log
+from ..train.loop import Recipe, Trainer, interrupts, must_match, open_log
 from ..train.optim import decays, learning_rate
 from ..train.sources import IGNORE, Batch
 from . import sharded_state
@@ -35,7 +34,7 @@ def adamw(model: Zaya, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(list(groups.values()), lr=recipe.lr, betas=betas, eps=1e-8, fused=True)
 
 
-class ParallelTrainer:
+class ParallelTrainer(Trainer):
     """As `train.loop.Trainer`, for one rank of a job.
 
     Args:
@@ -51,17 +50,12 @@ class ParallelTrainer:
         if recipe.optimizer != "adamw":
             raise ValueError(f"optimizer must be 'adamw' when states are sharded, got {recipe.optimizer!r}: Muon needs "
                              "whole matrices, and a rank holds rows of them")
-        self.recipe, self.batches, self.grid, self.keep = recipe, batches, grid, keep or {}
-        self.model = parallelize(model, grid)
+        self.grid, self.stop = grid, False
+        super().__init__(parallelize(model, grid), recipe, batches, keep=keep)
         self.optimizer = adamw(self.model, recipe)
-        cfg = model.config
-        self.balancer = balance.SignBalancer(cfg.num_experts, recipe.balance_lr, cfg.num_hidden_layers)
-        self.balancer.bias = balance.get_biases(model).cpu()
-        self.run_folder = None if run is None else Path(run)
-        self.step, self.tokens, self.saved_step, self.stop = 0, 0, -1, False
-        self.records: list[dict] = []
-        self.log_file = None
-        if self.run_folder is not None:
+        self.balancer.bias = self.balancer.bias.cpu()
+        if run is not None:
+            self.run_folder = Path(run)
             self.open_run(resume)
 
     def train_step(self, stop: bool = False) -> dict:
@@ -146,12 +140,6 @@ class ParallelTrainer:
             self.tokens, length = info["tokens"], info["log_bytes"]
         if self.grid.rank == 0:
             self.log_file, self.records = open_log(folder, length)
-
-    def log(self, record: dict) -> None:
-        self.records.append(record)
-        if self.log_file is not None:
-            self.log_file.write(json.dumps(record).encode() + b"\n")
-            self.log_file.flush()
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, all ranks together, unless it is there or the run has no folder."""
