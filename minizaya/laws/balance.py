@@ -13,8 +13,8 @@ from .core import expect, finite, law, require
 
 
 def shares(draw, *shape: int, skipped: bool = False) -> Tensor:
-    """Loads: float32 fractions of a whole that is a power of two, so that no fraction is rounded; sometimes with an idle
-    expert. They sum to one over the last axis, or to less when `skipped`."""
+    """Loads: float32 fractions of a whole that is a power of two, so that no fraction is rounded; sometimes with an
+    idle expert. They sum to one over the last axis, or to less when `skipped`."""
     tokens = draw_a.integers(draw, *shape, low=0, high=9)
     whole = 2 ** torch.log2(tokens.sum(-1, keepdim=True).clamp_min(1)).ceil()
     if not skipped:
@@ -118,11 +118,14 @@ def sign_step(bias: Tensor, load: Tensor, lr: float) -> Tensor:
     return balancer.update(load)
 
 
-@law("balance.sign", "the sign rule moves every bias by lr against its error, load - mean load, however large; what all share does not count",
+@law("balance.sign",
+     "the sign rule moves every bias by lr against its error, load - mean load, however large; "
+     "what all share does not count",
      cases=draw_a.cases(stepped), axes=dict(bias="e", load="e"), subjects={"SignBalancer": sign_step},
      guards=ANY["guards"])
 def sign(fn, bias, load, lr):
-    """fn(bias, load, lr): float32 (E,), (E,) and a float -> the new bias, float32 (E,), up to what all experts share."""
+    """fn(bias, load, lr): float32 (E,), (E,) and a float -> the new bias, float32 (E,),
+    up to what all experts share."""
     got = fn(bias, load, lr)
     shaped(got, bias)
     expect(apart(got), apart(bias - lr * off(load).sign()), "e", "bias less the mean bias")
@@ -152,7 +155,9 @@ def optimised(draw):
                                   beta2=draw_a.pick(draw, (0.0, 0.9, 0.999)))
 
 
-@law("balance.adamw", "the report's balancer is torch.optim.AdamW with the error as the gradient, and no decay; what all biases share does not count",
+@law("balance.adamw",
+     "the report's balancer is torch.optim.AdamW with the error as the gradient, and no decay; "
+     "what all biases share does not count",
      cases=draw_a.cases(optimised), subjects={"AdamWBalancer": over_time(adamw)}, **ANY)
 def adamw_is_adamw(fn, loads, lr, beta1, beta2):
     """fn(loads, lr, beta1, beta2): float32 (steps, E) and three floats -> biases float32 (steps, E), up to what
@@ -172,15 +177,16 @@ def adamw_is_adamw(fn, loads, lr, beta1, beta2):
 @law("balance.adamw_is_sign", "without memory, betas (0, 0), AdamW on the load error is the sign rule",
      cases=draw_a.cases(histories), subjects={"AdamWBalancer": over_time(adamw)}, **ANY)
 def adamw_is_sign(fn, loads):
-    """fn(loads, lr, beta1, beta2): as in balance.adamw, here with lr 0.125 and both betas zero. An error is either zero or
-    so large that eps = 1e-8 does not show."""
+    """fn(loads, lr, beta1, beta2): as in balance.adamw, here with lr 0.125 and both betas zero. An error is either zero
+    or so large that eps = 1e-8 does not show."""
     got = fn(loads, 0.125, 0.0, 0.0)
     shaped(got, loads)
     moved = torch.diff(apart(got), dim=0, prepend=torch.zeros_like(got[:1]))
     expect(moved, apart(-0.125 * off(loads).sign()), "k e", "move of the bias less the mean move")
 
 
-@law("balance.sums_to_zero", "what all experts share never moves: biases sum to zero after every update, skipped tokens or not",
+@law("balance.sums_to_zero",
+     "what all experts share never moves: biases sum to zero after every update, skipped tokens or not",
      cases=draw_a.cases(histories), subjects=KINDS, **ANY)
 def sums_to_zero(fn, loads):
     """fn(loads): as in balance.uniform_fixed."""

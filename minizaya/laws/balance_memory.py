@@ -40,10 +40,12 @@ def sign_after(load: Tensor) -> Tensor:
     return lib.SignBalancer(load.shape[-1], lr=0.25).update(load)
 
 
-@law("balance.skipped", "an expert is measured against the mean load: when tokens are skipped, even experts are in balance",
+@law("balance.skipped",
+     "an expert is measured against the mean load: when tokens are skipped, even experts are in balance",
      cases=draw_a.cases(sizes), subjects={"SignBalancer": sign_after}, guards=ANY["guards"])
 def skipped(fn, experts, steps):
-    """fn(load): float32 (E,) -> the biases after one update with step 0.25. Some tokens are skipped here, at last all."""
+    """fn(load): float32 (E,) -> the biases after one update with step 0.25.
+    Some tokens are skipped here, at last all."""
     for load in (torch.full((experts,), 1 / experts / 2 ** steps), torch.zeros(experts)):
         expect(fn(load), torch.zeros(experts), "e", "bias, all experts alike")
     load = torch.zeros(2 * experts)
@@ -62,7 +64,8 @@ def decayed(bias: Tensor, load: Tensor, lr: float, decay: float) -> Tensor:
 def decay(fn, experts, steps):
     """fn(bias, load, lr, weight_decay): float32 (E,), (E,), two numbers -> the biases after one update from `bias`."""
     bias = steps * torch.tensor([1.0, -1.0]).repeat(experts)
-    expect(fn(bias, torch.full((2 * experts,), 0.5 / experts), 0.5, 0.25), 0.875 * bias, "e", "bias under a uniform load")
+    expect(fn(bias, torch.full((2 * experts,), 0.5 / experts), 0.5, 0.25), 0.875 * bias, "e",
+           "bias under a uniform load")
 
 
 def layered(draw):

@@ -90,7 +90,8 @@ def serving(*args, **settings):
 
 
 def client(server, **settings):
-    return Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", TOKENIZER, **dict(pause=0.001, timeout=5) | settings)
+    return Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", TOKENIZER,
+                    **dict(pause=0.001, timeout=5) | settings)
 
 
 def ask(endpoint, *texts, room=99):
@@ -112,7 +113,8 @@ def test_a_request_is_what_the_protocol_says():
     assert (endpoint.sent, endpoint.reused, endpoint.repeated, endpoint.failed) == (3, 0, 0, 0)
 
 
-@pytest.mark.parametrize("trouble", ["slow", "cut", "hang up", "garbage", (500, {}), (429, {"Retry-After": "0"}), (503, {}), (408, {})], ids=str)
+@pytest.mark.parametrize("trouble", ["slow", "cut", "hang up", "garbage", (500, {}), (429, {"Retry-After": "0"}),
+                                     (503, {}), (408, {})], ids=str)
 def test_trouble_is_tried_again(trouble):
     with serving(lambda n: trouble if n < 2 else None) as server:
         endpoint = client(server)
@@ -209,7 +211,8 @@ def test_markovian_rsa_over_an_endpoint(tmp_path):
     config = RSAConfig(N=4, C=2, T=2, beta=20, tau=6)
     layout = delimited(TOKENIZER.encode("|"), TOKENIZER.encode("~"))
     with serving(lambda n: (500, {}) if n % 4 == 0 else None) as server:
-        runs = [markovian_rsa(client(server, run_file=tmp_path / "run.jsonl"), TOKENIZER.encode("q?"), config, layout) for _ in range(2)]
+        runs = [markovian_rsa(client(server, run_file=tmp_path / "run.jsonl"), TOKENIZER.encode("q?"), config, layout)
+                for _ in range(2)]
     assert runs[0] == runs[1] and runs[0].failed == 0
     assert [len(own) for own in runs[0].rounds] == [4, 4, 4]
 

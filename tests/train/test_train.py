@@ -118,7 +118,8 @@ def test_balancer_steps_on_the_whole_batch_without_padding():
     load = torch.stack([(real == e).float().mean(0) for e in range(model.config.num_experts)], -1)
     record = trainer.train_step()
     expected = before - 0.5 * (load - load.mean(-1, keepdim=True)).sign()
-    torch.testing.assert_close(mz.balance.get_biases(model), expected - expected.mean(-1, keepdim=True), rtol=0, atol=1e-6)
+    torch.testing.assert_close(mz.balance.get_biases(model), expected - expected.mean(-1, keepdim=True), rtol=0,
+                               atol=1e-6)
     assert record["load_entropy"] == pytest.approx(mz.balance.entropy(load).mean().item(), abs=1e-6)
     assert record["max_violation"] == pytest.approx(mz.balance.max_violation(load).max().item(), abs=1e-5)
     assert record["tokens"] == len(real)
