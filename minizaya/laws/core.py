@@ -8,12 +8,15 @@ Tolerances, the same everywhere: |got - wanted| <= tol * (1 + |wanted|), with to
 of size one and sum a few hundred of them, which loses about 1e-13) and 1e-5 in float32 (the same sums lose about 1e-6).
 """
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis.errors import HypothesisException
+from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from .words import number, where
@@ -64,10 +67,11 @@ class Verdict:
 LAWS: dict[str, Law] = {}
 
 
-def law(name: str, statement: str, *, cases, subjects: dict, guards, axes: dict | None = None, examples: int = 40):
+def law(name: str, statement: str, *, cases: SearchStrategy[dict], subjects: dict, guards: Iterable[Callable],
+        axes: dict | None = None, examples: int = 40) -> Callable[[Callable], Callable]:
     """Decorator: registers the function below it as the body of a law. Its docstring is the judged signature."""
 
-    def register(body):
+    def register(body: Callable):
         if name in LAWS:
             raise ValueError(f"two laws are called {name!r}")
         LAWS[name] = Law(name, statement, body.__doc__, body, cases, subjects, tuple(guards), axes or {}, examples)
@@ -82,13 +86,13 @@ class Subject:
     around: makes the context in which it runs, and only it; the law's own computations stay outside.
     """
 
-    def __init__(self, fn, around=nullcontext):
+    def __init__(self, fn: Callable, around: Callable[[], AbstractContextManager] = nullcontext):
         self.fn, self.around = fn, around
 
     def __call__(self, *args, **kwargs):
         return self.run(self.fn, *args, **kwargs)
 
-    def run(self, fn, *args, **kwargs):
+    def run(self, fn: Callable, *args, **kwargs) -> Any:
         """Calls `fn`, something that the judged function made (a model, say), under the same watch."""
         handed = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         copies = [x.detach().clone() for x in handed]
@@ -112,7 +116,7 @@ class Subject:
 # ---- what bodies say -------------------------------------------------------------------------------------------------
 
 
-def expect(got, wanted: Tensor, axes: str, what: str = "", exact: bool = False) -> None:
+def expect(got: object, wanted: Tensor, axes: str, what: str = "", exact: bool = False) -> None:
     """Raises Broken unless `got` is `wanted`: a tensor of the same shape and type, equal within the tolerance.
 
     axes: the letters of the output, "b t c"; the message then says at which token and channel it differs first.
@@ -137,7 +141,7 @@ def expect(got, wanted: Tensor, axes: str, what: str = "", exact: bool = False) 
                      f"the law wants {number(wanted[at])}")
 
 
-def expect_trainable(fn, right, axes: dict, inputs: dict, *others) -> None:
+def expect_trainable(fn: Callable, right: Callable, axes: dict, inputs: dict, *others) -> None:
     """Raises Broken unless float32 gives float32, and gradients reach every input as they do through `right`.
 
     right: the definition, called like `fn`. axes: input name -> its letters. inputs: name -> float tensor, in the order
@@ -147,7 +151,7 @@ def expect_trainable(fn, right, axes: dict, inputs: dict, *others) -> None:
     for result in results_of(fn(*(x.float() for x in inputs.values()), *narrow)):
         require(result.dtype == torch.float32, f"for float32 inputs you gave type {result.dtype}")
 
-    def gradients(run) -> list:
+    def gradients(run: Callable) -> list:
         leaves = [x.clone().requires_grad_(True) for x in inputs.values()]
         pulled = sum((x * (torch.arange(x.numel()) % 5 - 2.0).to(x).view_as(x)).sum()
                      for x in results_of(run(*leaves, *others)))
@@ -159,24 +163,24 @@ def expect_trainable(fn, right, axes: dict, inputs: dict, *others) -> None:
         expect(own, wanted, axes[name], f"gradient of {name}")
 
 
-def results_of(result) -> tuple:
+def results_of(result: object) -> tuple:
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
-def require(condition, message: str) -> None:
+def require(condition: bool | Tensor, message: str) -> None:
     """Raises Broken(message) unless the condition holds."""
     if not bool(condition):
         raise Broken(message)
 
 
-def parts(result, count: int, names: str) -> tuple:
+def parts(result: object, count: int, names: str) -> tuple:
     """The `count` outputs of a function that returns several; Broken if there are not that many."""
     if not isinstance(result, (tuple, list)) or len(result) != count:
         raise Broken(f"you gave one {type(result).__name__}, the law wants {count} results: {names}")
     return tuple(result)
 
 
-def finite(x, what: str = "the result") -> Tensor:
+def finite(x: object, what: str = "the result") -> Tensor:
     """x itself, if it is a tensor of finite numbers; Broken otherwise."""
     require(isinstance(x, Tensor), f"{what} is a {type(x).__name__}, the law wants a tensor")
     require(not x.is_floating_point() or x.isfinite().all(), f"{what} holds NaN or infinity")

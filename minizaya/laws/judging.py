@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -26,7 +27,7 @@ INSIDE_CALLS: list[bool] = []   # a call counts even if the student's code swall
 
 
 @contextmanager
-def guarded(functions):
+def guarded(functions: Iterable[Callable]) -> Iterator[None]:
     """While this is open, calling any of the library's `functions` raises CalledFromInside.
 
     The trick: a function's code object is swapped, not its name in a module. So it does not matter whether the student
@@ -45,7 +46,7 @@ def guarded(functions):
             function.__code__ = code
 
 
-def judge(name: str, fn=None, *, label: str | None = None, guard: bool = False, shrink: bool = True,
+def judge(name: str, fn: Callable | None = None, *, label: str | None = None, guard: bool = False, shrink: bool = True,
           examples: int | None = None) -> Verdict:
     """Runs the law on `fn` without printing; on the library's own subject when `fn` is None.
 
@@ -59,12 +60,12 @@ def judge(name: str, fn=None, *, label: str | None = None, guard: bool = False, 
     subject = Subject(fn, (lambda: guarded(TEXTBOOK)) if guard else nullcontext)
     INSIDE_CALLS.clear()
 
-    def once(phases) -> Verdict:
+    def once(phases: Iterable[Phase]) -> Verdict:
         @settings(derandomize=True, database=None, deadline=None, max_examples=examples or the_law.examples,
                   phases=phases, report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
                   suppress_health_check=list(HealthCheck))
         @given(the_law.cases)
-        def trial(case):
+        def trial(case: dict):
             try:
                 with torch.random.fork_rng(devices=()):
                     torch.manual_seed(0)
@@ -104,7 +105,7 @@ UNSTEADY = "the same input gives different answers each time; a law cannot hold"
 INSIDE = "the library's own version was called from inside; write it yourself"
 
 
-def check(name: str, fn) -> bool:
+def check(name: str, fn: Callable) -> bool:
     """Judges a student's function by the law `name`, prints the verdict, returns True only if it passed.
 
     Prints one of

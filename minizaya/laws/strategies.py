@@ -4,31 +4,35 @@ A tensor costs Hypothesis one choice, its `pattern`. Pattern 0, the simplest, co
 counterexample shows which number went where; any other pattern seeds multiples of a quarter between -2 and 2.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor, nn
 
 from ..config import ZayaConfig
 
 
-def cases(fill):
+def cases(fill: Callable[[DrawFn], dict]) -> SearchStrategy[dict]:
     """A strategy from a function that takes Hypothesis' `draw` and returns the inputs of one case as a dict."""
     return st.composite(fill)()
 
 
-def size(draw, low: int, high: int) -> int:
+def size(draw: DrawFn, low: int, high: int) -> int:
     return draw(st.integers(low, high))
 
 
-def flag(draw) -> bool:
+def flag(draw: DrawFn) -> bool:
     return draw(st.booleans())
 
 
-def pick(draw, options):
+def pick(draw: DrawFn, options: Sequence) -> Any:
     return draw(st.sampled_from(options))
 
 
-def tensor(draw, *shape: int, dtype=torch.float64, zero: bool = True) -> Tensor:
+def tensor(draw: DrawFn, *shape: int, dtype: torch.dtype = torch.float64, zero: bool = True) -> Tensor:
     """Numbers of size about one; `zero=False` leaves zero out (for divisors and temperatures)."""
     pattern = draw(st.integers(0, 9999))
     count = torch.Size(shape).numel()
@@ -41,7 +45,7 @@ def tensor(draw, *shape: int, dtype=torch.float64, zero: bool = True) -> Tensor:
     return quarters.to(dtype) / 4
 
 
-def integers(draw, *shape: int, low: int, high: int) -> Tensor:
+def integers(draw: DrawFn, *shape: int, low: int, high: int) -> Tensor:
     """int64 between low and high, both included; pattern 0 counts up from low, round and round."""
     pattern = draw(st.integers(0, 9999))
     if pattern == 0:
@@ -49,13 +53,14 @@ def integers(draw, *shape: int, low: int, high: int) -> Tensor:
     return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(pattern))
 
 
-def heads(draw, most_kv: int = 3, most_group: int = 3, dims=(2, 4, 6)) -> tuple[int, int, int]:
+def heads(draw: DrawFn, most_kv: int = 3, most_group: int = 3,
+          dims: tuple[int, ...] = (2, 4, 6)) -> tuple[int, int, int]:
     """Query heads, KV heads, channels of a head."""
     kv = size(draw, 1, most_kv)
     return kv * size(draw, 1, most_group), kv, pick(draw, dims)
 
 
-def lengths(draw, total: int) -> list[int]:
+def lengths(draw: DrawFn, total: int) -> list[int]:
     """`total` cut into pieces of at least one: chunks of a sequence, or documents of a packed row."""
     cuts = draw(st.lists(st.booleans(), min_size=total - 1, max_size=total - 1))
     pieces, run = [], 1
@@ -69,7 +74,7 @@ def positions(pieces: list[int], batch: int = 1) -> Tensor:
     return torch.cat([torch.arange(n) for n in pieces]).expand(batch, -1).clone()
 
 
-def convolution(draw, channels: int, taps: int, groups: int) -> nn.Conv1d:
+def convolution(draw: DrawFn, channels: int, taps: int, groups: int) -> nn.Conv1d:
     """A float64 Conv1d over time, no padding, every weight and bias drawn."""
     conv = nn.Conv1d(channels, channels, taps, groups=groups, dtype=torch.float64)
     conv.weight.data = tensor(draw, *conv.weight.shape)
@@ -77,7 +82,7 @@ def convolution(draw, channels: int, taps: int, groups: int) -> nn.Conv1d:
     return conv
 
 
-def config(draw, **fixed) -> ZayaConfig:
+def config(draw: DrawFn, **fixed) -> ZayaConfig:
     """A tiny model of any legal shape: odd sizes, one to three layers, sometimes sliding."""
     h, j, d = heads(draw, most_kv=2, most_group=2, dims=(2, 4, 8))
     layers = fixed.pop("num_hidden_layers", None) or size(draw, 1, 3)

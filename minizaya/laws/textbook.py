@@ -7,7 +7,7 @@ Shapes as everywhere: b batch, t time, h query heads, j KV heads, d channels of 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def shifted(now: Tensor, then: Tensor, before: Tensor | None = None, position: Tensor | None = None) -> Tensor:
@@ -117,7 +117,8 @@ def chosen(probs: Tensor, bias: Tensor) -> Tensor:
     return torch.tensor(rows).reshape(scores.shape[:-1])
 
 
-def router(module, x: Tensor, below: Tensor | None, eps: float | None = None) -> tuple[Tensor, Tensor | None]:
+def router(module: nn.Module, x: Tensor, below: Tensor | None,
+           eps: float | None = None) -> tuple[Tensor, Tensor | None]:
     """probs and state of a `minizaya.arch.router.Router`, from its weights; eps: of its norm, or None for its own."""
     if module.linear:
         return softmax(x @ module.out_proj.weight.T), None
@@ -142,7 +143,7 @@ def dispatched(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down: 
     return torch.stack(rows)
 
 
-def cca(layer, x: Tensor) -> Tensor:
+def cca(layer: nn.Module, x: Tensor) -> Tensor:
     """A whole `minizaya.arch.cca.CCA` on x (b, t, E), one document a row, from its weights."""
     cfg, steps = layer.config, x.shape[1]
     h, j, d = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
@@ -170,7 +171,7 @@ def cca(layer, x: Tensor) -> Tensor:
     return out + layer.up_proj.bias if cfg.attention_bias else out
 
 
-def joined(merge, output: Tensor, stream: Tensor) -> Tensor:
+def joined(merge: nn.Module, output: Tensor, stream: Tensor) -> Tensor:
     """A residual merge from its four vectors, if it has any."""
     if not hasattr(merge, "output_scale"):
         return output + stream
@@ -178,7 +179,7 @@ def joined(merge, output: Tensor, stream: Tensor) -> Tensor:
             + (stream + merge.residual_bias) * merge.residual_scale)
 
 
-def model(zaya, tokens: Tensor, pinned: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def model(zaya: nn.Module, tokens: Tensor, pinned: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Logits and routes of a whole `Zaya`, one document a row, from its weights.
 
     pinned: int (b, t, layers), routes to replay, -1 where the router chooses.

@@ -1,5 +1,6 @@
 """Counterexamples in words: inputs as short lists, places as "token 1, channel 0"."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
@@ -14,19 +15,19 @@ WORDS = {"b": "sequence", "t": "token", "s": "key", "h": "head", "j": "KV head",
 LONGEST = 24   # numbers; a longer tensor is named by its shape
 
 
-def number(x) -> str:
+def number(x: object) -> str:
     """One number as a student would write it: 2.0, 0.333333, nan."""
     x = x.item() if isinstance(x, Tensor) else x
     return f"{x:.7g}" + (".0" if float(x).is_integer() else "") if isinstance(x, float) else str(x)
 
 
-def where(axes: str, at: tuple[int, ...], shape) -> str:
+def where(axes: str, at: tuple[int, ...], shape: Sequence[int]) -> str:
     """"token 1, channel 0 (counting from 0)"; the batch is named only if there are several sequences."""
     named = [f"{WORDS[a]} {i}" for a, i, n in zip(axes.split(), at, shape) if not (a == "b" and n == 1)]
     return ", ".join(named) + " (counting from 0)" if named else "its only number"
 
 
-def show(x) -> str:
+def show(x: object) -> str:
     """A value in one line."""
     if isinstance(x, Tensor):
         if x.numel() <= LONGEST:
@@ -48,7 +49,7 @@ def show(x) -> str:
     return str(x)
 
 
-def nested(x) -> str:
+def nested(x: object) -> str:
     return f"[{', '.join(nested(y) for y in x)}]" if isinstance(x, list) else number(x)
 
 

@@ -7,6 +7,7 @@ There is no skip route here.
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,7 +62,7 @@ def slope(scores: Tensor, bias: Tensor, width: float = 0.01) -> Tensor:
 
     scores: (tokens, E), many tokens. bias: (E,). The matrix is symmetric, up to noise, and has no negative eigenvalue.
     """
-    def load(at):
+    def load(at: Tensor):
         return balance.load(choose(scores, at)[0][None, :, None], len(bias))[0]
 
     nudges = width * torch.eye(len(bias))
@@ -96,7 +97,7 @@ def six_rules(num_experts: int = 16) -> dict:
 
 
 @styled
-def over_steps(loads: dict[str, Tensor] | None = None, shift: int | None = 120, tokens: int = 4096):
+def over_steps(loads: dict[str, Tensor] | None = None, shift: int | None = 120, tokens: int = 4096) -> Figure:
     """Load entropy (the shape of the report's Fig. 4) and MaxVio over steps.
 
     loads: name -> (steps, E), from `simulate` with this `shift` and these `tokens`; None: the rules of this lesson.
@@ -126,7 +127,7 @@ def over_steps(loads: dict[str, Tensor] | None = None, shift: int | None = 120, 
 
 
 @styled
-def stability(shares: list[float], violations: dict[tuple[int, int], list[float]]):
+def stability(shares: list[float], violations: dict[tuple[int, int], list[float]]) -> Figure:
     """MaxVio against the integral gain as a share of the predicted limit: (delay, seed) -> one value a share."""
     figure, axis = plt.subplots(figsize=(WIDTH, 2.8))
     colors = dict(zip(sorted({delay for delay, _ in violations}), (BLUE, ORANGE, PURPLE)))
@@ -143,7 +144,7 @@ def stability(shares: list[float], violations: dict[tuple[int, int], list[float]
 
 
 @styled
-def while_training(results: list[dict], variants: list[str]):
+def while_training(results: list[dict], variants: list[str]) -> Figure:
     """Load entropy of training models: the mean over seeds, and a band from the lowest to the highest seed."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
     for variant, color in zip(variants, (ORANGE, PURPLE, BLUE, COLOR["baseline"])):

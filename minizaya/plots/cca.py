@@ -9,10 +9,12 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from einops import repeat
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..arch.attention import causal_mask, locate, rope
 from ..arch.cca import CCA, convolve, qk_mean, qk_norm
+from ..arch.model import Zaya
 from ..plan import attention_cost
 from ..studies import cca_ablation, phone_book
 from .style import BLUE, COLOR, GREEN, ORANGE, WIDTH, styled
@@ -49,13 +51,13 @@ def steps(layer: CCA, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @torch.no_grad()
-def layer_input(model, tokens: Tensor) -> Tensor:
+def layer_input(model: Zaya, tokens: Tensor) -> Tensor:
     """What the first attention layer of a `Zaya` reads: tokens (b, t) -> (b, t, E)."""
     return model.layers[0].attention_norm((model.embed(tokens) + model.embed_bias) * model.embed_scale)
 
 
 @styled
-def map_at_each_step(maps: dict[str, Tensor] | None = None, words: list[str] | None = None):
+def map_at_each_step(maps: dict[str, Tensor] | None = None, words: list[str] | None = None) -> Figure:
     """One head's map after each step, all on one colour scale; the last row is the question.
 
     maps: step -> (t, t). Default: the phone book, learned here (seconds), and the head that reads the answer best.
@@ -97,7 +99,7 @@ KINDS = {  # at ZAYA1's width: 16 heads of 128 for those that do not compress qu
 
 
 @styled
-def costs(layers: int = 40, longest: int = 131072):
+def costs(layers: int = 40, longest: int = 131072) -> Figure:
     """Cache in bytes, and FLOPs of prefill and decoding as shares of MHA's, against the length of the context."""
     lengths = [2**i for i in range(9, longest.bit_length())]
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9))
@@ -123,7 +125,7 @@ def costs(layers: int = 40, longest: int = 131072):
 
 
 @styled
-def ablation(runs: list[dict]):
+def ablation(runs: list[dict]) -> Figure:
     """How much each added part changes the held-out loss: ours, a dot a seed, with mean and standard error; the
     paper's.
 

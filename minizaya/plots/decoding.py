@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 from ..hub import zoo
 from ..infer.sample import min_p_mask, probabilities, top_p_mask
@@ -11,7 +12,7 @@ TEXTS = {"sure: inside a calculation": "47+85?a0752b1", "unsure: a search begins
 
 
 @styled
-def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24):
+def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24) -> Figure:
     """The shipped reasoner's probabilities of the next token, ranked, at two positions;
     bars coloured by who keeps them."""
     model, tokenizer = zoo.load("nano-reasoner")

@@ -2,6 +2,8 @@
 training memory, pages touched."""
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ GB = 1e9
 
 
 @styled
-def ladder(context: int = 32768):
+def ladder(context: int = 32768) -> Figure:
     """Left: bytes of each preset's file, of one token's share of it, and of a long text's cache. Right: tokens a second
     at most, by batch, of ZAYA1-8B on one MI300X at three contexts."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4), width_ratios=(1.15, 1))
@@ -36,7 +38,7 @@ def ladder(context: int = 32768):
 
 
 @styled
-def parameters(preset: str = "zaya1-8b"):
+def parameters(preset: str = "zaya1-8b") -> Figure:
     """One bar a part: what is stored, and in full colour what one token uses of it."""
     config = ZayaConfig.preset(preset)
     parts = {name: count for name, count in account.parameters(config).items() if count}
@@ -55,8 +57,8 @@ def parameters(preset: str = "zaya1-8b"):
     return figure
 
 
-def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", contexts=(128, 4096, 131072),
-                      dtype: str = "bfloat16") -> None:
+def bound_of_decoding(axis: Axes, preset: str = "zaya1-8b", device: str = "mi300x",
+                      contexts: tuple[int, ...] = (128, 4096, 131072), dtype: str = "bfloat16") -> None:
     """Tokens a second by batch; a dot at the ridge, where arithmetic takes over, if it ever does.
     contexts: up to three.
 
@@ -87,8 +89,8 @@ def bound_of_decoding(axis, preset: str = "zaya1-8b", device: str = "mi300x", co
 
 
 @styled
-def decode_bounds(preset: str = "zaya1-8b", names=tuple(devices.PEAK), contexts=(128, 4096, 131072),
-                  dtype: str = "bfloat16"):
+def decode_bounds(preset: str = "zaya1-8b", names: tuple[str, ...] = tuple(devices.PEAK),
+                  contexts: tuple[int, ...] = (128, 4096, 131072), dtype: str = "bfloat16") -> Figure:
     """The right panel of `ladder`, for each of the devices `names`."""
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
@@ -101,7 +103,8 @@ def decode_bounds(preset: str = "zaya1-8b", names=tuple(devices.PEAK), contexts=
 
 
 @styled
-def training_memory(held: dict[str, dict[str, int]], limit: float = devices.PEAK["mi300x"].memory, title: str = ""):
+def training_memory(held: dict[str, dict[str, int]], limit: float = devices.PEAK["mi300x"].memory,
+                    title: str = "") -> Figure:
     """Stacked bars: what one device holds in training, against its memory.
 
     held: label -> `memory.training_memory`. limit: bytes of the device's memory.
@@ -144,7 +147,7 @@ def of_plan(figures: dict) -> dict:
 
 
 @styled
-def pages(reads: Tensor, title: str = ""):
+def pages(reads: Tensor, title: str = "") -> Figure:
     """A map of layers against experts: how often each was read. reads: int (layers, experts)."""
     layers, experts = reads.shape
     figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.16 * max(layers, 6)))

@@ -2,15 +2,17 @@
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..hip import ladder
-from ..hip.trace import BANKS, PIECE
+from ..hip.trace import BANKS, PIECE, Trace
 from .style import BLUE, GREEN, GREY, ORANGE, WIDTH, styled
 
 BARS = {"asked": BLUE, "moved": ORANGE, "least": GREEN}
 
 
-def first_instruction(trace, tensor: int):
+def first_instruction(trace: Trace, tensor: int) -> Trace:
     """The accesses of the first wave's first instruction on a tensor, as a `Trace`."""
     part = trace.where(tensor=tensor)
     part = part.where(instruction=int(part.column("instruction")[0]), block=int(part.column("block")[0]), turn=0)
@@ -18,7 +20,7 @@ def first_instruction(trace, tensor: int):
     return part
 
 
-def draw_lanes(axis, trace, tensor: int, span: int | None = None) -> None:
+def draw_lanes(axis: Axes, trace: Trace, tensor: int, span: int | None = None) -> None:
     """Lanes up, bytes to the right; a grey band for each 64-byte piece that travels, wide enough to be seen."""
     part = first_instruction(trace, tensor)
     lanes, offsets, size = part.column("thread") % trace.wave, part.column("offset"), part.column("bytes")
@@ -39,13 +41,13 @@ def draw_lanes(axis, trace, tensor: int, span: int | None = None) -> None:
 
 
 @styled
-def traffic(trace, tensor: int | None = None, names: tuple[str, ...] = ()):
+def traffic(trace: Trace, tensor: int | None = None, names: tuple[str, ...] = ()) -> Figure:
     """Left: one wave instruction on a tensor (by default the one with the most waste). Right: bytes of all tensors.
 
     trace: of `minizaya.hip.trace.traced`, one launch or several. names: what the tensors are called, in the order of
     the kernel's arguments; by default they are numbered.
     """
-    def called(row) -> str:
+    def called(row: dict) -> str:
         return names[row["tensor"]] if names else str(row["tensor"])
 
     table = trace.table()
@@ -68,7 +70,7 @@ def traffic(trace, tensor: int | None = None, names: tuple[str, ...] = ()):
 
 
 @styled
-def banks(traces: dict):
+def banks(traces: dict) -> Figure:
     """How many words each of the 32 LDS banks must serve for one instruction of the first 32 lanes.
     traces: title -> Trace."""
     figure, axes = plt.subplots(1, len(traces), figsize=(WIDTH, 2.6), sharey=True, squeeze=False)
@@ -83,7 +85,7 @@ def banks(traces: dict):
 
 
 @styled
-def climb():
+def climb() -> Figure:
     """The ladder: one instruction of v0, v1 and v3, and what each step moves, against the least there is to move."""
     figure, axes = plt.subplot_mosaic([["v0", "v1", "v3"], ["bars", "bars", "bars"]], figsize=(WIDTH, 5.4))
     for step, title in (("v0", "v0: a thread a row"), ("v1", "v1: neighbours"), ("v3", "v3: 16 bytes a lane")):

@@ -1,6 +1,7 @@
 """Pictures of lesson 10: the rounds as a movie, what they cost, and what they buy."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from ..config import ZayaConfig
 from ..infer.rsa import RSAConfig, stream_of, subsets
@@ -12,7 +13,8 @@ METHODS = {"single": GREY, "majority": SKY, "full_rsa": ORANGE, "delethink": PUR
 
 
 @styled
-def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[int]]], tau: int, shown: int = 6):
+def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[int]]], tau: int,
+          shown: int = 6) -> Figure:
     """The population round by round: a row a trace, its tail shaded, and lines from each tail to who read it.
 
     texts: texts[t][n], trace n of round t. right: is its answer right? read: read[t][n], the traces of round t that
@@ -49,7 +51,7 @@ def readers(question: list[int], rsa: RSAConfig, seed: int = 0) -> list[list[lis
 
 
 @styled
-def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 4):
+def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 4) -> Figure:
     """What thinking longer costs: the context and the KV cache of one chain, against those of Markovian RSA."""
     per_token = kv_bytes_per_token(ZayaConfig.preset(preset))
     thought = [beta * k for k in range(1, 9)]
@@ -67,7 +69,7 @@ def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 
 
 
 @styled
-def measured(record: dict | None = None):
+def measured(record: dict | None = None) -> Figure:
     """Accuracy by method in each setting, mean of the seeds with their standard error;
     the numbers are tokens a problem."""
     record = record or recorded("aggregation")
@@ -91,7 +93,7 @@ def measured(record: dict | None = None):
 
 
 @styled
-def sweep(record: dict | None = None):
+def sweep(record: dict | None = None) -> Figure:
     """Accuracy after each round, over beta at one tau and over tau at one beta (the shape of the report's Table
     XII)."""
     record = record or recorded("aggregation")

@@ -1,13 +1,14 @@
 """The picture of lesson 06: the data flow of one layer. (Its loss curve is `plots.picture`.)"""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from ..config import ZayaConfig
 from .style import BLACK, COLOR, WIDTH, styled
 
 
 @styled
-def one_layer(config: ZayaConfig | None = None):
+def one_layer(config: ZayaConfig | None = None) -> Figure:
     """The data flow of one layer, every arrow with its width in numbers per token. config: default zaya1-8b."""
     config = config or ZayaConfig.preset("zaya1-8b")
     width, packed = config.hidden_size, config.query_size + config.kv_size
@@ -16,12 +17,12 @@ def one_layer(config: ZayaConfig | None = None):
     axis.set(xlim=(0, 10), ylim=(0.1, 13.4))
     axis.set_axis_off()
 
-    def box(x, y, text, part, w=2.3, h=0.72):
+    def box(x: float, y: float, text: str, part: str, w: float = 2.3, h: float = 0.72):
         axis.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, facecolor=COLOR[part], alpha=0.3, linewidth=0))
         axis.add_patch(plt.Rectangle((x - w / 2, y - h / 2), w, h, fill=False, edgecolor=COLOR[part], linewidth=1.4))
         axis.text(x, y, text, ha="center", va="center", fontsize=9.5)
 
-    def arrow(*points, label="", at=None, color=BLACK, ha="left"):
+    def arrow(*points, label: str = "", at: tuple[float, float] | None = None, color: str = BLACK, ha: str = "left"):
         for start, end in zip(points[:-2], points[1:-1]):
             axis.plot(*zip(start, end), color=color, linewidth=1.3, solid_capstyle="round")
         axis.annotate("", points[-1], points[-2], arrowprops=dict(arrowstyle="-|>", color=color, linewidth=1.3,

@@ -1,6 +1,7 @@
 """Pictures of lesson 01: where parameters sit, where tokens go, and what routing buys."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def gather(parts: dict[str, float]) -> dict[str, float]:
 
 
 @styled
-def where_parameters_sit(config: ZayaConfig | None = None, context: int = 4096):
+def where_parameters_sit(config: ZayaConfig | None = None, context: int = 4096) -> Figure:
     """What the model stores, what one token uses of it, and the arithmetic of that token.
 
     config: default zaya1-8b. context: tokens that the new token attends to, itself included.
@@ -62,7 +63,7 @@ def where_parameters_sit(config: ZayaConfig | None = None, context: int = 4096):
 
 
 @styled
-def text_by_expert(text: str, routes: Tensor, num_experts: int, columns: int = 56):
+def text_by_expert(text: str, routes: Tensor, num_experts: int, columns: int = 56) -> Figure:
     """Each character on the colour of the expert it visited; the skip route is white.
 
     text: n characters. routes: int (n,).
@@ -82,7 +83,7 @@ def text_by_expert(text: str, routes: Tensor, num_experts: int, columns: int = 5
 
 
 @styled
-def errors_by_model(errors: dict[str, list[float]], colors: dict[str, str], xlabel: str, title: str = ""):
+def errors_by_model(errors: dict[str, list[float]], colors: dict[str, str], xlabel: str, title: str = "") -> Figure:
     """One row a model, one dot a seed, a bar at the mean: name -> errors, name -> colour."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(errors)))
     for y, (name, values) in enumerate(reversed(errors.items())):
@@ -94,7 +95,7 @@ def errors_by_model(errors: dict[str, list[float]], colors: dict[str, str], xlab
 
 
 @styled
-def who_goes_where(share: Tensor, title: str = ""):
+def who_goes_where(share: Tensor, title: str = "") -> Figure:
     """A map of kinds of token against experts: share (kinds, experts), each row summing to one."""
     kinds, experts = share.shape
     figure, axis = plt.subplots(figsize=(0.55 * WIDTH, 0.5 * WIDTH))

@@ -2,13 +2,15 @@
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..parallel.context_parallel import chunk_lengths, halo_plan
 from ..studies import recorded
 from .style import BLACK, COLOR, EXPERTS, GREY, ORANGE, WIDTH, styled
 
 
-def matrix(axis, table, title: str, largest: float) -> None:
+def matrix(axis: Axes, table: list[list[float]], title: str, largest: float) -> None:
     """Bytes from rank (row) to rank (column) as shaded squares with the number in KiB; a rank sends itself nothing."""
     axis.imshow(table, cmap="Oranges", vmin=0, vmax=1.4 * largest)
     for source, row in enumerate(table):
@@ -22,7 +24,7 @@ def matrix(axis, table, title: str, largest: float) -> None:
     axis.tick_params(length=0)
 
 
-def halo_arrows(axis, tokens: int, ranks: int, lag: int) -> None:
+def halo_arrows(axis: Axes, tokens: int, ranks: int, lag: int) -> None:
     """The chunks of a row as boxes of tokens, one line a rank, and an arrow for each piece of a halo."""
     lengths = chunk_lengths(tokens, ranks)
     starts = [sum(lengths[:rank]) for rank in range(ranks)]
@@ -42,7 +44,7 @@ def halo_arrows(axis, tokens: int, ranks: int, lag: int) -> None:
 
 
 @styled
-def who_sends(record: dict | None = None):
+def who_sends(record: dict | None = None) -> Figure:
     """Expert parallelism at two loads, as matrices of KiB."""
     record = record or recorded("parallel")
     tables = {run["load"]: run["sent"]["experts, all-to-all"] for run in record["runs"]
@@ -56,7 +58,7 @@ def who_sends(record: dict | None = None):
 
 
 @styled
-def halos(tokens: int = 14, ranks: int = 4, lag: int = 2):
+def halos(tokens: int = 14, ranks: int = 4, lag: int = 2) -> Figure:
     """Context parallelism: each rank's chunk of a row, and the tokens that it gets from the ranks before."""
     figure, axis = plt.subplots(figsize=(WIDTH, 2.4))
     halo_arrows(axis, tokens, ranks, lag)
@@ -64,7 +66,7 @@ def halos(tokens: int = 14, ranks: int = 4, lag: int = 2):
 
 
 @styled
-def borders(record: dict | None = None):
+def borders(record: dict | None = None) -> Figure:
     """Errors by token without the halo: of the first layer's keys and values, and of the logits."""
     record = record or recorded("parallel")
     (broken,) = [run for run in record["runs"] if run["what"] == "halo" and not run["halo"]]

@@ -1,10 +1,13 @@
 """Pictures of lesson 07: trimming at three budgets, what it does to a model, and rows packed three ways."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..data import tasks, text
-from ..data.chat import encode
+from ..data.chat import Chat, encode
 from ..data.pack import first_fit, pack, wrapped
 from ..data.tokenizer import CharTokenizer
 from ..data.trim import cut
@@ -30,7 +33,7 @@ def conversations() -> list[list[dict]]:
 
 
 @styled
-def three_budgets(budgets: tuple[int, ...] = (240, 160, 110)):
+def three_budgets(budgets: tuple[int, ...] = (240, 160, 110)) -> Figure:
     """Each conversation as a bar of its tokens, coloured by what they are, as a whole and at three budgets."""
     tokenizer = CharTokenizer(text.ALPHABET)
     chats = [encode(conversation, tokenizer) for conversation in conversations()]
@@ -56,7 +59,7 @@ def three_budgets(budgets: tuple[int, ...] = (240, 160, 110)):
     return figure
 
 
-def kinds_kept(chat, kept) -> list[tuple[str, int, int]]:
+def kinds_kept(chat: Chat, kept: Sequence[int] | None) -> list[tuple[str, int, int]]:
     """(kind, start, width) of each span that is left of `chat` in the tokens `kept`; [] if it was dropped.
 
     Only reasoning and its tags are ever removed, so the spans are found from the outside in: a removed token shows as a
@@ -87,7 +90,7 @@ def kinds_kept(chat, kept) -> list[tuple[str, int, int]]:
 
 
 @styled
-def after_training(record: dict | None = None):
+def after_training(record: dict | None = None) -> Figure:
     """Accuracy by the number of operations, before and after the context extension; one line a variant, mean of seeds.
 
     record: of the study "trimming" (None: the one in the repository). Thin lines are single seeds.
@@ -114,7 +117,7 @@ def after_training(record: dict | None = None):
 
 
 @styled
-def rows_three_ways(lengths: list[int], capacity: int):
+def rows_three_ways(lengths: list[int], capacity: int) -> Figure:
     """The same documents laid into rows by `wrapped` (cut), `first_fit` and `pack`;
     one colour a document, grey: padding."""
     ways = {"joined, then cut": wrapped(lengths, capacity)}

@@ -1,6 +1,7 @@
 """Pictures of lesson 05: the residual stream through depth, the four vectors, and what half precision loses."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from .. import studies
 from ..studies.residual_depth import VECTORS
@@ -22,7 +23,7 @@ def by_kind(runs: list[dict]) -> dict[str, list[dict]]:
 
 
 @styled
-def through_depth(runs: list[dict] | None = None):
+def through_depth(runs: list[dict] | None = None) -> Figure:
     """The stream, the part that each write adds, and the gradient, merge by merge: a thin line a seed, a thick mean.
 
     runs: of the record of the study `residual_depth`; default: the one that is kept.
@@ -54,7 +55,7 @@ def through_depth(runs: list[dict] | None = None):
 
 
 @styled
-def learned_vectors(runs: list[dict]):
+def learned_vectors(runs: list[dict]) -> Figure:
     """Mean over channels (line) and one standard deviation (band) of the four learned vectors, merge by merge.
 
     runs: of the record of the study `residual_depth`; one line a seed.
@@ -74,7 +75,8 @@ def learned_vectors(runs: list[dict]):
 
 
 @styled
-def depth_curves(curves: dict[str, list[float]], ylabel: str, title: str = "", colors: dict[str, str] | None = None):
+def depth_curves(curves: dict[str, list[float]], ylabel: str, title: str = "",
+                 colors: dict[str, str] | None = None) -> Figure:
     """Several lines over the merges: name -> one value a merge."""
     figure, axis = plt.subplots(figsize=(WIDTH, 2.7))
     for name, values in curves.items():
@@ -85,7 +87,7 @@ def depth_curves(curves: dict[str, list[float]], ylabel: str, title: str = "", c
 
 
 @styled
-def lost_writes(sizes: list[float], errors: dict[str, list[float]], colors: dict[str, str]):
+def lost_writes(sizes: list[float], errors: dict[str, list[float]], colors: dict[str, str]) -> Figure:
     """How much of what was written is lost, against the size of one write: name -> error for each size."""
     figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
     for name, values in errors.items():

@@ -2,6 +2,7 @@
 and what the cascade gained."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from ..rl.curriculum import Calibrator, pass_rate
 from ..studies import recorded
@@ -9,7 +10,7 @@ from .style import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH, styled
 
 
 @styled
-def beliefs(believed: dict[str, Calibrator], asked: dict[str, list[tuple[int, float]]]):
+def beliefs(believed: dict[str, Calibrator], asked: dict[str, list[tuple[int, float]]]) -> Figure:
     """For each task a few of the curves it believes in, by weight, what it asked, and where it would start."""
     columns = 4
     lines = -(-len(believed) // columns)
@@ -31,7 +32,7 @@ def beliefs(believed: dict[str, Calibrator], asked: dict[str, list[tuple[int, fl
 
 
 @styled
-def gain(record: dict | None = None):
+def gain(record: dict | None = None) -> Figure:
     """Held-out accuracy of each task from before to after, a line a seed, with the difficulty at which it was asked."""
     record = record or recorded("cascade")
     names = sorted(record["runs"][0]["levels"])
@@ -54,7 +55,7 @@ def gain(record: dict | None = None):
 
 
 @styled
-def followed(record: dict | None = None):
+def followed(record: dict | None = None) -> Figure:
     """The difficulty of every task, batch by batch, over the stages of one run; and the mean reward of each update."""
     record = record or recorded("cascade")
     run = max(record["runs"], key=lambda run: len(run["difficulty"]))  # the first seed kept only half of it

@@ -3,13 +3,14 @@ for."""
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 from ..rl.loss import dppo_mask
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
 
 
 @styled
-def what_counts(delta: float = 0.1, clip: float = 0.2):
+def what_counts(delta: float = 0.1, clip: float = 0.2) -> Figure:
     """Left: a problem's weight by its pass rate. Right: the moves of a probability that DPPO and PPO drop (advantage >
     0)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
@@ -39,7 +40,7 @@ def what_counts(delta: float = 0.1, clip: float = 0.2):
 
 
 @styled
-def paid_for_length(lengths: list[int], gifts: list[float], fresh: list[float]):
+def paid_for_length(lengths: list[int], gifts: list[float], fresh: list[float]) -> Figure:
     """The signed-KL term of each answer by its length: under stale weights, and under the weights that sampled it."""
     figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
     axis.plot(lengths, gifts, ".", color=RED, alpha=0.6, label="weights have moved since")
@@ -53,7 +54,7 @@ def paid_for_length(lengths: list[int], gifts: list[float], fresh: list[float]):
 
 
 @styled
-def chunks(ratios: dict[str, list[float]], threshold: float):
+def chunks(ratios: dict[str, list[float]], threshold: float) -> Figure:
     """Compression by chunk of some answers; below the line the canary calls a loop."""
     figure, axis = plt.subplots(figsize=(WIDTH, 2.6))
     for (name, values), color in zip(ratios.items(), (BLUE, SKY, ORANGE, PURPLE, RED)):

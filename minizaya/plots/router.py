@@ -2,6 +2,8 @@
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..studies import recorded
@@ -15,7 +17,7 @@ NAMED = {"held_out": "held-out loss\n(nats)", "gate": "mean gate", "skip": "mean
 
 
 @styled
-def where_characters_go(record: dict | None = None, layer: int = 2, seed: int = 0):
+def where_characters_go(record: dict | None = None, layer: int = 2, seed: int = 0) -> Figure:
     """Held-out text on the colour of the expert that each character visited, and a map of classes of characters
     against experts for three routers and for a die.
 
@@ -49,7 +51,7 @@ def where_characters_go(record: dict | None = None, layer: int = 2, seed: int = 
     return figure
 
 
-def paint_text(axis, text: str, routes: str, experts: int, columns: int = 76) -> None:
+def paint_text(axis: Axes, text: str, routes: str, experts: int, columns: int = 76) -> None:
     """Each character on its expert's colour; routes: one digit a character, `experts` (skipped) is white."""
     x = y = 0
     for char, route in zip(text, routes, strict=True):
@@ -63,7 +65,7 @@ def paint_text(axis, text: str, routes: str, experts: int, columns: int = 76) ->
 
 
 @styled
-def contest(results: list[dict], names: tuple[str, ...] = tuple(NAMED)):
+def contest(results: list[dict], names: tuple[str, ...] = tuple(NAMED)) -> Figure:
     """One panel a figure, one row a variant, one dot a seed, a line at the mean.
 
     results: the study's runs. names: figures of a run, see `studies.router_nano.watch`.
@@ -81,7 +83,8 @@ def contest(results: list[dict], names: tuple[str, ...] = tuple(NAMED)):
 
 
 @styled
-def overlap_by_layer(results: list[dict], floor: float, shown=("MLP + EDA", "random routes")):
+def overlap_by_layer(results: list[dict], floor: float,
+                     shown: tuple[str, ...] = ("MLP + EDA", "random routes")) -> Figure:
     """Mean overlap of two experts in each layer, input and output side: trained (a dot a seed),
     at the start, by chance.
     """

@@ -2,6 +2,7 @@
 training with replay off and on."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from ..studies import recorded
 from .style import BLACK, BLUE, ORANGE, WIDTH, styled
@@ -10,7 +11,7 @@ PANELS = {"bare": "bfloat16 engine", "float32 operations": "+ float32 operations
 
 
 @styled
-def three_panels(record: dict | None = None):
+def three_panels(record: dict | None = None) -> Figure:
     """Each sampled token's probability by the engine and by the trainer, in three settings."""
     record = record or recorded("router_replay")
     runs = {run["variant"]: run for run in record["runs"] if run["study"] == "panels"}
@@ -26,7 +27,7 @@ def three_panels(record: dict | None = None):
 
 
 @styled
-def off_and_on(record: dict | None = None):
+def off_and_on(record: dict | None = None) -> Figure:
     """Training with a bfloat16 engine: reward, and k3, by update, with and without replay; thin lines are seeds.
 
     k3 of every second update: the others are trained on answers of older weights, whose k3 is a hundred times larger.

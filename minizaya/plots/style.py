@@ -3,9 +3,11 @@
 The colours are Okabe and Ito's, which readers with any common colour blindness can tell apart.
 """
 
+from collections.abc import Callable
 from functools import wraps
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C")
@@ -26,7 +28,7 @@ STYLE = {
 }
 
 
-def styled(draw):
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Decorator: `draw` makes a Figure in the course's style. It is closed, so a notebook shows it once, not twice."""
 
     @wraps(draw)

@@ -1,6 +1,7 @@
 """Pictures of lesson 08: Muon against AdamW, and reasoning data early or late."""
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from ..studies import recorded
 from ..studies.training import ORDERS
@@ -12,7 +13,7 @@ RATES = (YELLOW, SKY, BLUE, PURPLE, BLACK)
 
 
 @styled
-def two_optimizers(record: dict | None = None):
+def two_optimizers(record: dict | None = None) -> Figure:
     """Loss over tokens for AdamW and for Muon at each learning rate. record: of the study "training"."""
     record = record or recorded("training")
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
@@ -29,7 +30,7 @@ def two_optimizers(record: dict | None = None):
 
 
 @styled
-def early_or_late(record: dict | None = None):
+def early_or_late(record: dict | None = None) -> Figure:
     """Accuracy by task, and loss on English, for three orders of the data; a dot a seed, a bar at the mean."""
     record = record or recorded("training")
     runs = [run for run in record["runs"] if run["study"] == "order"]
@@ -54,7 +55,7 @@ def early_or_late(record: dict | None = None):
 
 
 @styled
-def the_stages():
+def the_stages() -> Figure:
     """Ours and ZAYA1-8B's stages: tokens, context and RoPE base, on logarithmic axes."""
     table = rows()
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.8))

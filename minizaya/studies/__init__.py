@@ -18,6 +18,7 @@ import os
 import platform
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from tqdm import tqdm
@@ -27,7 +28,7 @@ STUDIES = ("cca_ablation", "router_nano", "balance_nano", "residual_depth", "tri
 RECORDED = Path(__file__).resolve().parents[2] / "lessons" / "recorded"
 
 
-def study(name: str):
+def study(name: str) -> ModuleType:
     """The module of a study. Raises ValueError for an unknown name."""
     if name not in STUDIES:
         raise ValueError(f"unknown study {name!r}; choose from {', '.join(STUDIES)}")

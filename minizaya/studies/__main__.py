@@ -7,7 +7,7 @@ from pathlib import Path
 from . import RECORDED, STUDIES, record
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minizaya.studies", description="Do the runs of a recorded study.")
     parser.add_argument("name", choices=STUDIES, help="which study")
     parser.add_argument("--out", type=Path, default=RECORDED, metavar="FOLDER",

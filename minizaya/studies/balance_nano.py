@@ -84,7 +84,7 @@ def prepare(variant: str, seed: int) -> Trainer:
 
 
 @torch.no_grad()
-def enlarge(model) -> None:
+def enlarge(model: Zaya) -> None:
     """Scales the three matrices of every MLP router from std `initializer_range` to std 1 / sqrt(width)."""
     config = model.config
     for block in model.layers:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ..arch.model import Zaya
+from ..data.tokenizer import Tokenizer
 from ..hub import zoo
 from ..rl import cascade
 
@@ -31,7 +33,7 @@ def one(seed: int) -> dict:
         return facts(Path(folder), start, model.eval(), tokenizer)
 
 
-def facts(folder: Path, start, model, tokenizer) -> dict:
+def facts(folder: Path, start: Zaya, model: Zaya, tokenizer: Tokenizer) -> dict:
     """What is kept of a finished run's folder."""
     levels = json.loads((folder / "plan.json").read_text())["levels"]
     curve, difficulty = [], []

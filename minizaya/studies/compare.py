@@ -14,14 +14,18 @@ An accuracy's standard error counts problems, not traces: the N traces of a prob
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from tqdm import tqdm
 
+from ..arch.model import Zaya
 from ..data import tasks
 from ..data.aggregation import GO, SEPARATOR
+from ..data.tasks import Problem
+from ..data.tokenizer import Tokenizer
 from ..infer.generate import generate
-from ..infer.rsa import RSAConfig, delimited, majority, markovian_rsa_many
+from ..infer.rsa import Generator, RSAConfig, delimited, majority, markovian_rsa_many
 
 ROWS = 256  # sequences decoded at a time
 
@@ -48,7 +52,7 @@ SETTINGS = {
 SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
 
 
-def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dict:
+def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> dict:
     """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem;
     with rounds "vote", "best"."""
     asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
@@ -56,7 +60,7 @@ def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dic
     task, rsa, found, known = tasks.get(setting.task), setting.rsa, {}, {}
     aggregate = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
 
-    def right(problem, trace) -> int:
+    def right(problem: Problem, trace: Sequence[int]) -> int:
         return task.verify(problem, tokenizer.decode(trace))
 
     methods = {"markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta),
@@ -80,7 +84,7 @@ def compare(model, tokenizer, setting: Setting, problems: int, seed: int) -> dic
     return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
 
 
-def beside_the_mean(asked: list, results: list, tokenizer) -> dict:
+def beside_the_mean(asked: list, results: list, tokenizer: Tokenizer) -> dict:
     """What else the last populations hold: "vote", how often their most frequent answer is right, and "best", how often
     any trace is. A vote needs answers that can be compared, "best" a judge that knows:
     neither is the method's score."""
@@ -93,7 +97,7 @@ def beside_the_mean(asked: list, results: list, tokenizer) -> dict:
     return {"vote": round(mean(voted), 4), "best": round(mean(best), 4)}
 
 
-def after_each_round(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
+def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
     """For each round of Markovian RSA the mean accuracy of its population, as in `compare`, and the share of traces
     that got to an answer ("ended"); tokens are those of the round alone."""
     task = tasks.get(setting.task)
@@ -111,7 +115,7 @@ def after_each_round(model, tokenizer, setting: Setting, problems: int, seed: in
     return found
 
 
-def sweep(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
+def sweep(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
     """One row a point of SWEEP: {"beta", "tau", "rounds": `after_each_round`}. The shape of the report's Table XII."""
     found = []
     for beta, tau in tqdm(SWEEP, desc="sweep", unit="point", file=sys.stderr):
@@ -120,14 +124,14 @@ def sweep(model, tokenizer, setting: Setting, problems: int, seed: int) -> list[
     return found
 
 
-def sampler(model, tokenizer, seed: int, known: dict):
+def sampler(model: Zaya, tokenizer: Tokenizer, seed: int, known: dict) -> Generator:
     """A generator for `markovian_rsa_many` at temperature 1; each of its calls has its own chances.
 
     known: answers of first calls. Three of the methods begin with the same round 0, which is then decoded once.
     """
     stop, calls = tokenizer.encode(tasks.END), iter(range(10**6))
 
-    def sample(prompts, max_new_tokens):
+    def sample(prompts: Sequence[Sequence[int]], max_new_tokens: int):
         call = next(calls)
         key = len(prompts), max_new_tokens
         if call == 0 and key in known:

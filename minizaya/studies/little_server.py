@@ -7,7 +7,9 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from ..arch.model import Zaya
 from ..data.tasks import END
+from ..data.tokenizer import Tokenizer
 from ..infer.generate import generate
 
 
@@ -18,7 +20,7 @@ class LittleServer:
     fail_every: every so many requests one is answered with an error 503; 0: none is.
     """
 
-    def __init__(self, model, tokenizer, fail_every: int = 0):
+    def __init__(self, model: Zaya, tokenizer: Tokenizer, fail_every: int = 0):
         self.model, self.tokenizer, self.fail_every = model, tokenizer, fail_every
         self.requests, self.lock = 0, threading.Lock()
 

@@ -10,6 +10,8 @@ columns' space, "output"). Two random subspaces of D dimensions share d / D on a
 import torch
 from torch import Tensor
 
+from ..arch.experts import Experts
+
 
 def top_subspace(matrix: Tensor, d: int, side: str) -> Tensor:
     """The d strongest singular directions of `matrix`, orthonormal columns.
@@ -36,7 +38,7 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def expert_overlap(experts, d: int) -> dict[str, Tensor]:
+def expert_overlap(experts: Experts, d: int) -> dict[str, Tensor]:
     """s_ij of one layer's `arch.experts.Experts`: {"input": (E, E), "output": (E, E)}, ones on the diagonal."""
     maps = {}
     for side, stack in (("input", experts.gate_up_proj), ("output", experts.down_proj)):

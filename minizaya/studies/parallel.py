@@ -8,6 +8,7 @@ import signal
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
@@ -92,7 +93,7 @@ def sent(layout: str, load: str) -> dict[str, list[int]]:
 class NoHalo(context_parallel.ContextCache):
     """The bug: every rank believes that its chunk is the start of the sequence, as far as the convolutions go."""
 
-    def exchange(self, layer: int, z, then):
+    def exchange(self, layer: int, z: Tensor, then: Tensor) -> tuple[Tensor, Tensor]:
         past, before = super().exchange(layer, z, then)
         return torch.zeros_like(past), torch.zeros_like(before)
 

@@ -10,7 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
@@ -82,7 +82,7 @@ def profile(model: Zaya, inputs: Tensor, targets: Tensor) -> dict[str, list[floa
     """
     seen = []
 
-    def hook(merge, args, result):
+    def hook(merge: nn.Module, args: tuple, result: Tensor):
         output, residual = args
         if not seen:
             residual.retain_grad()

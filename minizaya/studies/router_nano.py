@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import balance
 from ..arch.model import Zaya
@@ -79,7 +79,7 @@ def throw_a_die(model: Zaya, seed: int) -> None:
     """From now on every forward pass replays routes that a die threw."""
     config, generator = model.config, torch.Generator().manual_seed(seed)
 
-    def pin(module, args, kwargs):
+    def pin(module: nn.Module, args: tuple, kwargs: dict):
         shape = (*args[0].shape, config.num_hidden_layers)
         return args, kwargs | {"routes": torch.randint(config.num_experts, shape, generator=generator)}
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
+from ..arch.model import Zaya
 from ..data import tasks
+from ..data.tokenizer import Tokenizer
 from ..hub import zoo
 from ..rl import cascade
 from ..rl.generator import Generator, draw_problem
@@ -50,7 +52,7 @@ def one(study: str, variant: str, seed: int = 0) -> dict:
     return curves | {"before": before, "after": after}
 
 
-def panel(model, tokenizer, float32_ops: bool, replay: bool, problems: int, points: int) -> dict:
+def panel(model: Zaya, tokenizer: Tokenizer, float32_ops: bool, replay: bool, problems: int, points: int) -> dict:
     """`agreement` of one batch of answers by a bfloat16 engine, and some (engine, trainer) probabilities."""
     rng = random.Random(0)
     asked = [draw_problem(name, level, rng) for name, level in LEVELS.items() for _ in range(problems)]

@@ -8,16 +8,18 @@ order       English and problems, 400 steps:
     late         English alone for 150 steps, then 250 steps of problems: as many problems as "throughout", but late
 """
 
+from collections.abc import Callable
+
 import torch
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..data import tasks, text
-from ..data.tokenizer import CharTokenizer
+from ..data.tokenizer import CharTokenizer, Tokenizer
 from ..infer.generate import generate
 from ..train.evaluate import held_out_loss
 from ..train.loop import Recipe, Trainer
-from ..train.sources import mixture, packed_source, problem_documents, text_source
+from ..train.sources import Batch, Source, mixture, packed_source, problem_documents, text_source
 
 LEVELS = {"addition": [1, 5], "modchain": [1, 8], "sorting": [1, 5], "program": [1, 3]}
 SETTING = {"levels": LEVELS, "context": 128, "rows": 16, "optimizer_steps": 200, "order_steps": 400, "order_lr": 5e-3,
@@ -56,12 +58,12 @@ def one(study: str, variant: str, lr: float, seed: int) -> dict:
     return found
 
 
-def problems(rows: int, tokenizer, seed: int):
+def problems(rows: int, tokenizer: Tokenizer, seed: int) -> Source:
     return packed_source("problems", problem_documents(LEVELS, tokenizer), rows, SETTING["context"], tokenizer.pad_id,
                          seed)
 
 
-def ordered_batches(variant: str, tokenizer, seed: int):
+def ordered_batches(variant: str, tokenizer: Tokenizer, seed: int) -> Callable[[int], list[Batch]]:
     """The micro-batches of one order of the data: step -> list of `Batch`."""
     first_steps, share = ORDERS[variant]
     rows = SETTING["rows"]
@@ -73,7 +75,7 @@ def ordered_batches(variant: str, tokenizer, seed: int):
     return lambda step: first(step) if step < first_steps else last(step)
 
 
-def accuracy(model, tokenizer, name: str, difficulty: int, seed: int) -> float:
+def accuracy(model: Zaya, tokenizer: Tokenizer, name: str, difficulty: int, seed: int) -> float:
     """Share of held-out problems of the highest trained difficulty solved at temperature 0."""
     asked = tasks.problems(name, "held_out", difficulty, SETTING["problems"], seed)
     room = max(len(problem.completion) for problem in asked) + 4

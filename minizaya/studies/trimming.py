@@ -11,6 +11,7 @@ Then comes the same short context extension for all of them: rows of 128, where 
 """
 
 import random
+from collections.abc import Callable
 
 import torch
 
@@ -19,7 +20,7 @@ from ..config import ZayaConfig
 from ..data import tasks, text
 from ..data.aggregation import problem_chat
 from ..data.chat import Chat
-from ..data.tokenizer import CharTokenizer
+from ..data.tokenizer import CharTokenizer, Tokenizer
 from ..infer.generate import generate
 from ..train.loop import Recipe, Trainer
 from ..train.sources import mixture, packed_source, training_problem
@@ -51,7 +52,7 @@ def one(variant: str, seed: int) -> dict:
     return found
 
 
-def documents(variant: str, budget: int, tokenizer):
+def documents(variant: str, budget: int, tokenizer: Tokenizer) -> Callable[[random.Random], Chat]:
     """Draws chains as `variant` makes them ready for rows of `budget` tokens."""
 
     def draw(rng: random.Random) -> Chat:
@@ -64,7 +65,7 @@ def documents(variant: str, budget: int, tokenizer):
     return draw
 
 
-def accuracy(model, tokenizer, seed: int) -> list[float]:
+def accuracy(model: Zaya, tokenizer: Tokenizer, seed: int) -> list[float]:
     """Share of held-out chains solved at temperature 0, for 1, 2, ... operations."""
     task, stop, shares = tasks.get(SETTING["task"]), tokenizer.encode(tasks.END), []
     for difficulty in range(1, SETTING["longest"] + 1):
