@@ -3,6 +3,8 @@
 Shapes: L layers, E experts. Always float32: steps of 1e-3 would vanish in bfloat16.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def supports(visits: Tensor, bias: Tensor, mean: Tensor, square: Tensor, *rest) 
     return next((f"type {t.dtype}" for t in (bias, mean, square) if t.dtype != torch.float32), None)
 
 
-def launch(run, visits: Tensor, bias: Tensor, mean: Tensor, square: Tensor, steps: int, lr: float = 1e-3,
+def launch(run: Callable, visits: Tensor, bias: Tensor, mean: Tensor, square: Tensor, steps: int, lr: float = 1e-3,
            betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> None:
     """As `reference`, by the kernel, in place. Raises ValueError when shapes do not fit or `steps` is below 1."""
     layers, experts = mean.shape

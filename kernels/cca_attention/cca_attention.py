@@ -4,6 +4,8 @@ Shapes: b batch, t query time, s key time (the queries are the last t keys), h q
 channels of a head. T is float32 or bfloat16.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ def supports(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None, w
     return f"heads of {q.shape[3]} channels, over {WIDEST}" if q.shape[3] > WIDEST else None
 
 
-def launch(run, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None, window: int = 0,
+def launch(run: Callable, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None, window: int = 0,
            parts: int | None = None) -> Tensor:
     """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`. parts: blocks that share a row's keys."""
     (b, t, h, d), (s, j) = q.shape, k.shape[1:3]
@@ -69,7 +71,7 @@ def launch(run, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None
 def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> tuple:
     """Arguments of `launch`, small enough to trace: two documents, 4 query heads on 2 KV heads."""
     draw = torch.Generator().manual_seed(0)
-    def normal(heads):
+    def normal(heads: int):
         return torch.randn(1, 40, heads, 32, generator=draw).to(dtype).to(device)
     documents = torch.tensor([[1] * 23 + [2] * 17], dtype=torch.int32, device=device)
     return normal(4), normal(2), normal(2), documents

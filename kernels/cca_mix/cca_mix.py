@@ -4,8 +4,11 @@ Shapes: b batch, t time, h query heads, j KV heads, d channels of a head (at mos
 float32 or bfloat16. In bfloat16 the kernel rounds twice, u and the result, where PyTorch rounds after each operation.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from minizaya.arch.attention import rope
 from minizaya.arch.cca import qk_mean, qk_norm, value_shift
@@ -62,11 +65,11 @@ class Rounded(torch.autograd.Function):
     """x as it comes back from type `dtype`; the gradient passes as if nothing had happened."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         return gradient, None
 
 
@@ -74,12 +77,12 @@ class RoundedGradient(torch.autograd.Function):
     """x itself; its gradient is rounded to `dtype`, since the backward kernel feeds it to the matrix cores."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.dtype = dtype
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         return gradient.to(ctx.dtype).to(gradient.dtype), None
 
 
@@ -92,8 +95,9 @@ def supports(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped:
     return f"heads of {grouped.shape[1]} channels, over {WIDEST}" if grouped.shape[1] > WIDEST else None
 
 
-def launch(run, packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position=None,
-           past=None, before=None) -> tuple[Tensor, Tensor, Tensor]:
+def launch(run: Callable, packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped: Tensor,
+           grouped_bias: Tensor, temperature: Tensor, cosine: Tensor, sine: Tensor, position: Tensor | None = None,
+           past: Tensor | None = None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """As `reference`, in type T, by the kernel."""
     (batch, steps, _), (channels, dim, _), kv_heads = packed.shape, grouped.shape, len(temperature)
     heads = channels // dim - kv_heads
@@ -104,8 +108,9 @@ def launch(run, packed, depthwise, depthwise_bias, grouped, grouped_bias, temper
     return q, k, v
 
 
-def launch_backward(run, d_q, d_k, d_v, packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine,
-                    sine, position=None) -> tuple[Tensor, ...]:
+def launch_backward(run: Callable, d_q: Tensor, d_k: Tensor, d_v: Tensor, packed: Tensor, depthwise: Tensor,
+                    depthwise_bias: Tensor, grouped: Tensor, grouped_bias: Tensor, temperature: Tensor, cosine: Tensor,
+                    sine: Tensor, position: Tensor | None = None) -> tuple[Tensor, ...]:
     """The gradients of packed, depthwise, depthwise_bias, grouped, grouped_bias and temperature, each of type T.
 
     Two kernels go back to `packed`; the weights' gradients are products over all tokens, which torch forms.
@@ -152,7 +157,7 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu", batch: int
             kv_heads: int = 2, dim: int = 32) -> tuple:
     """Arguments of `launch`, small enough to trace."""
     draw = torch.Generator().manual_seed(0)
-    def normal(*shape, scale=1.0):
+    def normal(*shape, scale: float = 1.0):
         return (scale * torch.randn(*shape, generator=draw)).to(device, dtype)
     channels, angles = (heads + kv_heads) * dim, torch.randn(1, steps, dim // 4, generator=draw)
     return (normal(batch, steps, channels + kv_heads * dim), normal(channels, 1, 2), normal(channels),

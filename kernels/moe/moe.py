@@ -3,6 +3,8 @@
 Shapes: n tokens of D channels, E experts, F numbers inside an expert. T is float32 or bfloat16.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,14 +28,14 @@ def supports(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down: Te
     return "no experts" if len(gate_up) == 0 else None
 
 
-def launch(run, x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def launch(run: Callable, x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """As `reference`, by the kernels. run: a `minizaya.hip.launch.Launcher`."""
     order, starts = group(run, routes, len(gate_up))
     h = hidden(run, x, gate_up, order, starts)
     return output(run, h, down, gates, order, starts)
 
 
-def group(run, routes: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+def group(run: Callable, routes: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """int64 routes (n,) -> int32 order (n,), tokens sorted by expert, and starts (E + 1,), each group's first place."""
     order = torch.empty(len(routes), dtype=torch.int32, device=routes.device)
     starts = torch.empty(experts + 1, dtype=torch.int32, device=routes.device)
@@ -41,7 +43,7 @@ def group(run, routes: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     return order, starts
 
 
-def hidden(run, x: Tensor, gate_up: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+def hidden(run: Callable, x: Tensor, gate_up: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """silu(gate) * up of every token, (n, F) in grouped order; rows of skipped tokens are left unwritten."""
     (n, width), experts, inner = x.shape, len(gate_up), gate_up.shape[1] // 2
     h = x.new_empty(n, inner)
@@ -51,7 +53,7 @@ def hidden(run, x: Tensor, gate_up: Tensor, order: Tensor, starts: Tensor) -> Te
     return h
 
 
-def output(run, h: Tensor, down: Tensor, gates: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+def output(run: Callable, h: Tensor, down: Tensor, gates: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """h (n, F) in grouped order -> (n, D) in the tokens' own order."""
     (n, inner), experts, width = h.shape, len(down), down.shape[1]
     out = h.new_empty(n, width)

@@ -3,6 +3,8 @@
 Shapes: a stack (..., m, n) of matrices. The arithmetic is float32 or bfloat16, summed in float32.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def supports(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -
     return f"matrices of {size} numbers, over 2 ** 31 - 1" if size >= 2 ** 31 else None
 
 
-def launch(run, matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
+def launch(run: Callable, matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """As `reference`, by the kernels. run: a `minizaya.hip.launch.Launcher`."""
     *stack, m, n = matrix.shape
     if matrix.numel() == 0:
@@ -48,7 +50,7 @@ def launch(run, matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None
     return (turned if tall else x).view(*stack, m, n).to(matrix.dtype)
 
 
-def scaled(run, x: Tensor) -> tuple[Tensor, Tensor]:
+def scaled(run: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
     """x (e, m, n) over its Frobenius norm: (e, m, n), and turned over (e, n, m)."""
     e, m, n = x.shape
     shares = min(MOST_SHARES, -(-m * n // (16 * BLOCK)))
@@ -60,7 +62,8 @@ def scaled(run, x: Tensor) -> tuple[Tensor, Tensor]:
     return out, turned
 
 
-def product(run, a: Tensor, b: Tensor, before: Tensor | None, out: Tensor, turned: Tensor, alpha: float, beta: float):
+def product(run: Callable, a: Tensor, b: Tensor, before: Tensor | None, out: Tensor, turned: Tensor, alpha: float,
+            beta: float) -> None:
     """out = alpha * before + beta * a b^T: a (e, m, k), b (e, n, k), out and before (e, m, n); `turned` (e, n, m) too.
 
     turned is out: the result is known to be symmetric, and only half of it is computed.

@@ -3,6 +3,8 @@
 Shapes: rows = batch * time, n channels (at most 2048). T is float32 or bfloat16.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,8 @@ def supports(output: Tensor, residual: Tensor, *vectors) -> str | None:
     return f"rows of {output.shape[-1]} channels, over {WIDEST}" if output.shape[-1] > WIDEST else None
 
 
-def launch(run, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight, eps: float,
-           blocks: int = BLOCKS) -> tuple[Tensor, Tensor]:
+def launch(run: Callable, output: Tensor, residual: Tensor, s1: Tensor, b1: Tensor, s2: Tensor, b2: Tensor,
+           weight: Tensor, eps: float, blocks: int = BLOCKS) -> tuple[Tensor, Tensor]:
     """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`. blocks: at most this many."""
     rows, width = output.shape
     stream, normed = torch.empty_like(residual), torch.empty_like(output)
@@ -38,7 +40,8 @@ def launch(run, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight, eps: f
     return stream, normed
 
 
-def launch_backward(run, d_stream: Tensor, d_normed: Tensor, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight,
+def launch_backward(run: Callable, d_stream: Tensor, d_normed: Tensor, output: Tensor, residual: Tensor, s1: Tensor,
+                    b1: Tensor, s2: Tensor, b2: Tensor, weight: Tensor,
                     eps: float, blocks: int = BLOCKS) -> tuple[Tensor, ...]:
     """The gradients of output, residual, s1, b1, s2, b2 and weight."""
     rows, width = output.shape

@@ -4,6 +4,8 @@ Shapes: n tokens of one step (prefill and decode mixed as they come), L layers, 
 (slots, capacity, pitch), where pitch >= L is room for a row.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ def supports(routes: Tensor, *rest) -> str | None:
     return None if routes.dtype in DTYPES else f"routes of type {routes.dtype}"
 
 
-def launch(run, routes: Tensor, slot: Tensor, position: Tensor, tape: Tensor) -> Tensor:
+def launch(run: Callable, routes: Tensor, slot: Tensor, position: Tensor, tape: Tensor) -> Tensor:
     """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`. Raises ValueError as `checked`."""
     n, layers = routes.shape
     checked(n, layers, slot, position, tape)
@@ -65,7 +67,7 @@ def launch(run, routes: Tensor, slot: Tensor, position: Tensor, tape: Tensor) ->
     return tape
 
 
-def launch_replay(run, tape: Tensor, slot: Tensor, position: Tensor, layers: int,
+def launch_replay(run: Callable, tape: Tensor, slot: Tensor, position: Tensor, layers: int,
                   dtype: torch.dtype = torch.int64) -> Tensor:
     """As `reference_replay`, by the kernel."""
     n = len(slot)

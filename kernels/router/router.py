@@ -4,6 +4,8 @@ Shapes: n tokens (batch * time), D channels of x, R of the state (at most 256), 
 route (at most 64). T is float32 or bfloat16.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,8 +44,8 @@ def reference(x: Tensor, below: Tensor | None, scale: Tensor | None, down: Tenso
     return routes, gates, probs, state, load
 
 
-def supports(x: Tensor, below, scale, down: Tensor, down_bias, gain, fc1, bias1, fc2, bias2, out: Tensor,
-             *rest) -> str | None:
+def supports(x: Tensor, below: Tensor | None, scale: Tensor | None, down: Tensor, down_bias: Tensor, gain: Tensor,
+             fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor, out: Tensor, *rest) -> str | None:
     """None, or why the kernel cannot take these inputs."""
     if x.dtype not in DTYPES:
         return f"type {x.dtype}"
@@ -52,14 +54,15 @@ def supports(x: Tensor, below, scale, down: Tensor, down_bias, gain, fc1, bias1,
     return f"{out.shape[0]} choices, over {MOST_ROUTES}" if out.shape[0] > MOST_ROUTES else None
 
 
-def launch(run, x: Tensor, below, scale, down: Tensor, down_bias, gain, fc1, bias1, fc2, bias2, out: Tensor,
+def launch(run: Callable, x: Tensor, below: Tensor | None, scale: Tensor | None, down: Tensor, down_bias: Tensor,
+           gain: Tensor, fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor, out: Tensor,
            bias: Tensor, eps: float, pinned: Tensor | None = None, counted: Tensor | None = None) -> tuple[Tensor, ...]:
     """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`.
 
     A pinned route that does not exist (C or more) gets NaN for a gate and no place in the load.
     """
     (n, width), size, choices = x.shape, down.shape[0], out.shape[0]
-    def empty(*shape, dtype=x.dtype):
+    def empty(*shape, dtype: torch.dtype = x.dtype):
         return torch.empty(*shape, dtype=dtype, device=x.device)
     state, probs, gates, routes = empty(n, size), empty(n, choices), empty(n), empty(n, dtype=torch.int64)
     load = torch.zeros(choices, dtype=torch.int32, device=x.device)
@@ -77,9 +80,9 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu", n: int = 6
             choices: int = 17) -> tuple:
     """Arguments of `launch`, small enough to trace: one full block in bfloat16, two in float32."""
     draw = torch.Generator().manual_seed(0)
-    def normal(*shape, scale=1.0):
+    def normal(*shape, scale: float = 1.0):
         return (torch.randn(*shape, generator=draw) * scale).to(dtype).to(device)
-    def linear(rows, columns):
+    def linear(rows: int, columns: int):
         return normal(rows, columns, scale=columns ** -0.5)
     bias = torch.randn(choices, generator=draw).to(device) * 1e-2
     return (normal(n, width), normal(n, size), normal(size), linear(size, width), normal(size, scale=0.1), normal(size),

@@ -5,6 +5,7 @@ trimming, and collecting the tails of an aggregation prompt's answers are differ
 """
 
 import struct
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
@@ -69,12 +70,12 @@ def plan(tokens: Tensor, spans: Tensor, rows: int, capacity: int) -> tuple[Tenso
     return table.int(), torch.searchsorted(table[:, 0].contiguous(), edges).int()
 
 
-def launch(run, tokens: Tensor, spans: Tensor, rows: int, capacity: int, pad: float) -> tuple[Tensor, Tensor]:
+def launch(run: Callable, tokens: Tensor, spans: Tensor, rows: int, capacity: int, pad: float) -> tuple[Tensor, Tensor]:
     """As `reference`, by the kernel. run: a `minizaya.hip.launch.Launcher`."""
     return launch_planned(run, tokens, *plan(tokens, spans, rows, capacity), rows, capacity, pad)
 
 
-def launch_planned(run, tokens: Tensor, table: Tensor, bounds: Tensor, rows: int, capacity: int, pad: float,
+def launch_planned(run: Callable, tokens: Tensor, table: Tensor, bounds: Tensor, rows: int, capacity: int, pad: float,
                    with_documents: bool = True) -> tuple[Tensor, Tensor | None]:
     """`launch` with the results of `plan`, for the second buffer and those after; document ids only if wanted."""
     out = torch.empty(rows, capacity, dtype=tokens.dtype, device=tokens.device)
