@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
+from ..config import ZayaConfig
 from .residual import at_least_float32
 
 
-def rope_frequencies(rotary_dim: int, theta: float, device=None) -> Tensor:
+def rope_frequencies(rotary_dim: int, theta: float, device: torch.device | None = None) -> Tensor:
     """theta ** (-2i / rotary_dim) for i < rotary_dim / 2, float32, radians per token.
 
     trap: made in float32 even for a float64 model, because the released weights were trained with these roundings.
@@ -97,7 +98,7 @@ class Place:
     regular: bool = False              # True: the masks say no more than causal order, window and documents
 
 
-def locate(config, batch: int, steps: int, past: int, dtype: torch.dtype, device,
+def locate(config: ZayaConfig, batch: int, steps: int, past: int, dtype: torch.dtype, device: torch.device,
            doc_ids: Tensor | None = None, valid: Tensor | None = None) -> Place:
     """The `Place` of `steps` new tokens after `past` cached ones.
 

@@ -20,7 +20,7 @@ DeepSeek, arXiv 2408.15664 (sign, measured against the mean load). The rest is t
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Balancer:
@@ -154,13 +154,13 @@ def max_violation(load: Tensor) -> Tensor:
 # ---- the balancer and the model --------------------------------------------------------------------------------------
 
 
-def get_biases(model) -> Tensor:
+def get_biases(model: nn.Module) -> Tensor:
     """The routing biases of every layer's experts, (layers, E), without the skip route's."""
     return torch.stack([block.router.balancing_bias[:-1] for block in model.layers])
 
 
 @torch.no_grad()
-def set_biases(model, biases: Tensor) -> None:
+def set_biases(model: nn.Module, biases: Tensor) -> None:
     """Writes biases (layers, E) into the routers; the skip route keeps its own."""
     for block, bias in zip(model.layers, biases, strict=True):
         block.router.balancing_bias[:-1] = bias

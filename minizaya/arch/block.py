@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 
 from ..config import ZayaConfig
+from .attention import Place
+from .cache import Cache
 from .cca import CCA
 from .experts import Experts
 from .residual import PlainResidual, ResidualScaling, RMSNorm
@@ -23,7 +25,8 @@ class Block(nn.Module):
         self.experts = Experts(config.num_experts, size, config.moe_intermediate_size, fast)
         self.moe_merge = ResidualScaling(size) if config.residual_scaling else PlainResidual()
 
-    def forward(self, stream: Tensor, place, below: Tensor | None, cache=None, pinned: Tensor | None = None):
+    def forward(self, stream: Tensor, place: Place, below: Tensor | None, cache: Cache | None = None,
+                pinned: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """stream: (b, t, E), at least float32; below: the router state (b, t, R) of the layer below, or None.
 
         pinned: int (b, t), routes to replay, or None. Returns the new stream, routes (b, t), probs (b, t, E + 1) and

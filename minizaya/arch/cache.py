@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import ZayaConfig
+from .attention import Place
 
 
 class Cache:
@@ -17,7 +18,7 @@ class Cache:
     Attributes: length, tokens held so far; valid, bool (batch, length), False where a token was padding, or None.
     """
 
-    def __init__(self, config: ZayaConfig, batch: int, dtype: torch.dtype, device=None):
+    def __init__(self, config: ZayaConfig, batch: int, dtype: torch.dtype, device: torch.device | None = None):
         if not isinstance(batch, int) or batch < 1:
             raise ValueError(f"batch must be a positive integer, got {batch!r}")
         self.config, self.batch, self.length, self.valid = config, batch, 0, None
@@ -74,8 +75,8 @@ class Cache:
         new = torch.ones(self.batch, steps, **everyone) if valid is None else valid
         return torch.cat([old, new], dim=1)
 
-    def placed(self, place):
-        """Where the new tokens stand: as `locate` says. A cache whose sequences have lengths of their own overrides it."""
+    def placed(self, place: Place) -> Place:
+        """Where the new tokens stand: as `locate` says, unless each sequence has a length of its own (`SlotCache`)."""
         return place
 
     def select(self, rows: Tensor) -> None:

@@ -17,7 +17,8 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from ..config import ZayaConfig
-from .attention import attend, attend_reference, rope
+from .attention import Place, attend, attend_reference, rope
+from .cache import Cache
 
 
 def convolve(z: Tensor, depthwise: nn.Conv1d | None, grouped: nn.Conv1d | None) -> Tensor:
@@ -146,7 +147,7 @@ class CCA(nn.Module):
         self.temperature = nn.Parameter(torch.ones(config.num_key_value_heads))
         self.up_proj = nn.Linear(config.query_size, config.hidden_size, bias=bias)
 
-    def project(self, x: Tensor, place, cache=None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, place: Place, cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """From x (b, t, E) to q (b, t, h, d), k and v (b, t, j, d), ready for attention."""
         cfg = self.config
         sizes = (cfg.query_size + cfg.kv_size, cfg.kv_size // 2, cfg.kv_size // 2)
@@ -174,7 +175,7 @@ class CCA(nn.Module):
             v = value_shift(now, then, before, place.position, nobody)
         return q, k, rearrange(v, "b t (j d) -> b t j d", d=cfg.head_dim)
 
-    def mix(self, packed: Tensor, place) -> Tensor:
+    def mix(self, packed: Tensor, place: Place) -> Tensor:
         """Both convolutions over packed q and k with their past, (b, lag + t, c). Returns (b, t, c)."""
         if self.fast or place.position is not None:
             return convolve_taps(packed, self.conv_depthwise, self.conv_grouped, place.position)
@@ -185,7 +186,7 @@ class CCA(nn.Module):
         heads = rearrange(packed, "b t (n d) -> b t n d", d=self.config.head_dim)
         return heads.split((self.config.num_attention_heads, self.config.num_key_value_heads), dim=2)
 
-    def forward(self, x: Tensor, place, cache=None) -> Tensor:
+    def forward(self, x: Tensor, place: Place, cache: Cache | None = None) -> Tensor:
         """x: (b, t, E), already normalised. Returns (b, t, E)."""
         if place.valid is not None:
             x = x * place.valid[..., None]  # padding must not leak through the convolutions

@@ -8,6 +8,8 @@
 Source: ZAYA1-8B report, equations 1-4; `transformers.models.zaya` for the skip route and for EDA with a whole vector.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,13 +95,14 @@ class Router(nn.Module):
             state = depth_average(state, below, self.eda_scale)
         return self.mlp(state).softmax(-1), state
 
-    def forward(self, x: Tensor, below: Tensor | None, pinned: Tensor | None = None):
+    def forward(self, x: Tensor, below: Tensor | None,
+                pinned: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Returns routes (b, t), gates (b, t), probs (b, t, E + 1) and the state (b, t, R) handed to the next layer."""
         probs, state = self.scores(x, below)
         routes, gates = choose(probs, self.balancing_bias, pinned)
         return routes, gates, probs, state
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
         """trap: `model.bfloat16()` would round the bias to 8 bits, and balance steps of 1e-3 would vanish in it."""
         kept = self.balancing_bias
         super()._apply(fn, recurse)

@@ -6,18 +6,14 @@ trap: the package turns "<bos>" in a text into the control token, whoever wrote 
 Here `encode` breaks such a text in two, so that it stays text.
 """
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
-# the special tokens of every tokenizer here; `tokenizer` says what they are for
-SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+from .tokenizer_base import SPECIALS, Tokenizer, any_of
 
 
-class HFTokenizer:
-    """`encode`, `decode`, `vocab_size`, `special_ids` and the four ids as in `tokenizer.Tokenizer`.
-
-    `to_dict` holds the whole file, so that a checkpoint needs nothing beside it: tens of megabytes for Gemma 3's.
+class HFTokenizer(Tokenizer):
+    """`to_dict` holds the whole file, so that a checkpoint needs nothing beside it: tens of megabytes for Gemma 3's.
 
     Args:
         file: path of a tokenizer.json.
@@ -25,8 +21,9 @@ class HFTokenizer:
             instance, {"<|im_start|>": "<start_of_turn>", "<|im_end|>": "<end_of_turn>", "<think>": "<unused0>",
             "</think>": "<unused1>"}. Texts use our names.
 
-    Raises ValueError if the file cannot be read, if a special token of SPECIALS is not in it, or if two of
-    the chat template's share one id; ModuleNotFoundError, with what to install, without the package.
+    Raises ValueError if the file cannot be read, if a special token of SPECIALS is not in it, or if two of the chat
+    template's share one id; ModuleNotFoundError, with what to install, without the package. `encode` raises it, too, for
+    text whose pieces the file itself turns into a control token (by normalising them, say).
     """
 
     kind = "huggingface"
@@ -41,17 +38,17 @@ class HFTokenizer:
     def from_dict(cls, data: dict) -> "HFTokenizer":
         """The tokenizer that `to_dict` described. Raises ValueError for anything else, ModuleNotFoundError as above."""
         text, names = data.get("file"), data.get("names")
-        if not isinstance(text, str) or not isinstance(names, dict) or not all(isinstance(token, str) for token in names.values()):
-            raise ValueError("data for a huggingface tokenizer must have file, the text of a tokenizer.json, and names, a dict")
+        if not isinstance(text, str) or not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+            raise ValueError("data for a huggingface tokenizer must have file, the text of a tokenizer.json, and names, "
+                             "a dict")
         made = cls.__new__(cls)
         made._read(_package(), text.encode(), "the tokenizer.json in data", names)
         return made
 
     def to_dict(self) -> dict:
-        """A plain dict (strings and a dict of strings) that `tokenizer.from_dict` turns back into this tokenizer."""
         return {"kind": self.kind, "file": self.inner.to_str(), "names": self.names}
 
-    def _read(self, package, content: bytes, file: str, names: dict[str, str]) -> None:
+    def _read(self, package: ModuleType, content: bytes, file: str, names: dict[str, str]) -> None:
         """What both ways of making one have in common. file: how messages call it."""
         try:
             self.inner = package.Tokenizer.from_buffer(content)
@@ -69,65 +66,33 @@ class HFTokenizer:
         if missing:
             raise ValueError(f"names: {file} has no tokens {missing}; say which of its tokens stand for ours, as in "
                              f'{{"<think>": "<unused0>"}}')
-        self.special_ids = {ours: self.inner.token_to_id(token) for ours, token in theirs.items()}
-        template = {token: i for token, i in self.special_ids.items() if token not in ("<pad>", "<eos>", "<unk>")}
+        special_ids = {ours: self.inner.token_to_id(token) for ours, token in theirs.items()}
+        template = {token: i for token, i in special_ids.items() if token not in ("<pad>", "<eos>", "<unk>")}
         if len(set(template.values())) < len(template):
             raise ValueError(f"names: <bos>, turn marks and think tags must be different tokens, got {theirs}")
-        self.pad_id, self.bos_id = self.special_ids["<pad>"], self.special_ids["<bos>"]
-        self.eos_id, self.unk_id = self.special_ids["<eos>"], self.special_ids["<unk>"]
-        self.vocab_size = max(self.inner.get_vocab().values()) + 1
+        self.set_specials(special_ids, max(self.inner.get_vocab().values()) + 1)
 
         # Control tokens: what no text may become, and how each is written. Where <eos> and <|im_end|> are one token,
         # as in the released model, the template's name is written: the last one counts.
         added = self.inner.get_added_tokens_decoder()
-        self._text_of = {i: token.content for i, token in added.items() if token.special}
-        self._text_of |= {i: token for names in (self.special_ids, template) for token, i in names.items()}
-        spelled = {self.inner.id_to_token(i) for i in self._text_of}
-        self._ours = _any_of(SPECIALS)
-        self._theirs = _any_of(spelled)
-
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Ids of `text`. Special tokens in it are plain text unless `allow_special`; <bos> is never added.
-
-        Raises ValueError for text that is no str, that UTF-8 cannot write, or whose pieces the file itself turns into a
-        control token (by normalising them, say).
-        """
-        if not isinstance(text, str):
-            raise ValueError(f"text must be a str, got {type(text).__name__}")
-        if not allow_special:
-            return self._encode_ordinary(text)
-        ids = []
-        for piece in self._ours.split(text):
-            ids.extend([self.special_ids[piece]] if piece in self.special_ids else self._encode_ordinary(piece))
-        return ids
-
-    def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
-        """Text of `ids`; special tokens as their text, or not at all with `keep_special=False`.
-
-        Raises ValueError for an id outside 0 .. vocab_size - 1.
-        """
-        pieces, run = [], []
-        for token in map(int, ids):
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(f"ids: {token} is outside the vocabulary, allowed 0 to {self.vocab_size - 1}")
-            if token not in self._text_of:
-                run.append(token)
-                continue
-            pieces += [self.inner.decode(run), self._text_of[token] if keep_special else ""]
-            run = []
-        return "".join([*pieces, self.inner.decode(run)])
+        self.text_of = {i: token.content for i, token in added.items() if token.special}
+        self.text_of |= {i: token for names in (special_ids, template) for token, i in names.items()}
+        self._theirs = any_of(map(self.inner.id_to_token, self.text_of))
 
     def _encode_ordinary(self, text: str) -> list[int]:
         ids = self._ids(text)
-        if not self._text_of.keys().isdisjoint(ids):
+        if not self.text_of.keys().isdisjoint(ids):
             # "<bos>" becomes "<" and "bos>": two texts, neither of which is a control token
             halves = [half for piece in self._theirs.split(text)
                       for half in ((piece[:1], piece[1:]) if self._theirs.fullmatch(piece) else (piece,))]
             ids = [i for half in halves for i in self._ids(half)]
-        found = self._text_of.keys() & set(ids) - {self.unk_id}   # <unk> is how some files write a rare character
+        found = self.text_of.keys() & set(ids) - {self.unk_id}   # <unk> is how some files write a rare character
         if found:
-            raise ValueError(f"text: the file reads a part of it as {self._text_of[min(found)]}, a control token")
+            raise ValueError(f"text: the file reads a part of it as {self.text_of[min(found)]}, a control token")
         return ids
+
+    def _decode_ordinary(self, ids: list[int]) -> str:
+        return self.inner.decode(ids)
 
     def _ids(self, text: str) -> list[int]:
         try:
@@ -136,15 +101,10 @@ class HFTokenizer:
             raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
 
 
-def _package():
+def _package() -> ModuleType:
     """The package tokenizers. Raises ModuleNotFoundError that says how to get it."""
     try:
         import tokenizers
     except ImportError as error:
         raise ModuleNotFoundError('HFTokenizer needs tokenizers: pip install "minizaya[checkpoints]"') from error
     return tokenizers
-
-
-def _any_of(tokens: Iterable[str]) -> re.Pattern:
-    """Matches any of the tokens, the longest first; its split keeps them."""
-    return re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")

@@ -1,97 +1,32 @@
-"""Tokenizers: text to ids and back.
-
-Two small ones share one interface. `ByteTokenizer` reads any text at all: one id per UTF-8 byte.
-`CharTokenizer` knows a fixed alphabet: one id per character, so sequences are short and a nano model
-wastes nothing on bytes it never sees.
+"""Two small tokenizers: `ByteTokenizer` reads any text at all, one id per UTF-8 byte. `CharTokenizer` knows a fixed
+alphabet: one id per character, so sequences are short and a nano model wastes nothing on bytes it never sees.
 
 Ids are laid out alike in both: the ordinary ids first (0, 1, 2, ...), the special tokens after them.
-
-trap: a special token such as <|im_end|> is a *control* token. If the same letters typed by a user became
-that token, the user could end the conversation's turn. So `encode` spells them out as ordinary characters
-unless `allow_special=True`, which only code that builds the template should say.
 """
 
-import re
 from collections.abc import Iterable
 
-from .hf_tokenizer import SPECIALS, HFTokenizer
+from .hf_tokenizer import HFTokenizer
+from .tokenizer_base import SPECIALS, Tokenizer
 
 
-class Tokenizer:
-    """What both tokenizers have in common; a subclass says how ordinary text becomes ids.
-
-    Attributes:
-        vocab_size: int, every id is in 0 .. vocab_size - 1.
-        special_ids: dict from a special token's text to its id.
-        pad_id, bos_id, eos_id, unk_id: int.
-    """
-
-    kind = ""
+class SmallTokenizer(Tokenizer):
+    """`num_ordinary` ids of ordinary text, then one for each of `specials`."""
 
     def __init__(self, num_ordinary: int, specials: Iterable[str]):
-        self.specials = _checked_specials(specials)
-        self.special_ids = {token: num_ordinary + i for i, token in enumerate(self.specials)}
-        self.num_ordinary = num_ordinary
-        self.vocab_size = num_ordinary + len(self.specials)
-        self.pad_id, self.bos_id = self.special_ids["<pad>"], self.special_ids["<bos>"]
-        self.eos_id, self.unk_id = self.special_ids["<eos>"], self.special_ids["<unk>"]
-        # Longest first: where one special begins another, the longer one must win.
-        by_length = sorted(self.specials, key=len, reverse=True)
-        self._split = re.compile("(" + "|".join(map(re.escape, by_length)) + ")")
-
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Ids of `text`. Special tokens in it are plain characters unless `allow_special`.
-
-        Raises ValueError if the text holds a character that the tokenizer cannot write.
-        """
-        if not isinstance(text, str):
-            raise ValueError(f"text must be a str, got {type(text).__name__}")
-        if not allow_special:
-            return self._encode_ordinary(text)
-        ids = []
-        for piece in self._split.split(text):
-            if piece in self.special_ids:
-                ids.append(self.special_ids[piece])
-            else:
-                ids.extend(self._encode_ordinary(piece))
-        return ids
-
-    def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
-        """Text of `ids` (a list or a one-dimensional integer tensor).
-
-        Special tokens come out as their text, or not at all with `keep_special=False`.
-        Raises ValueError for an id outside 0 .. vocab_size - 1.
-        """
-        pieces, run = [], []
-        for token in map(int, ids):
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(f"ids: {token} is outside the vocabulary, allowed 0 to {self.vocab_size - 1}")
-            if token < self.num_ordinary:
-                run.append(token)
-                continue
-            pieces.append(self._decode_ordinary(run))
-            run = []
-            if keep_special:
-                pieces.append(self.specials[token - self.num_ordinary])
-        pieces.append(self._decode_ordinary(run))
-        return "".join(pieces)
+        self.specials, self.num_ordinary = _checked_specials(specials), num_ordinary
+        ids = range(num_ordinary, num_ordinary + len(self.specials))
+        self.set_specials(dict(zip(self.specials, ids)), ids.stop)
 
     def to_dict(self) -> dict:
-        """A plain dict (strings, lists, booleans) that `from_dict` turns back into this tokenizer."""
         return {"kind": self.kind, "specials": list(self.specials)}
 
-    def _encode_ordinary(self, text: str) -> list[int]:
-        raise NotImplementedError
 
-    def _decode_ordinary(self, ids: list[int]) -> str:
-        raise NotImplementedError
-
-
-class ByteTokenizer(Tokenizer):
+class ByteTokenizer(SmallTokenizer):
     """One id per UTF-8 byte: id 65 is the byte 65, "A". Ids from 256 on are the special tokens.
 
-    decode(encode(text)) == text for any text. Bytes that are not valid UTF-8 (a model may write some)
-    decode to U+FFFD, the replacement character.
+    decode(encode(text)) == text for any text. Bytes that are not valid UTF-8 (a model may write some) decode to U+FFFD,
+    the replacement character.
     """
 
     kind = "byte"
@@ -109,7 +44,7 @@ class ByteTokenizer(Tokenizer):
         return bytes(ids).decode("utf-8", errors="replace")
 
 
-class CharTokenizer(Tokenizer):
+class CharTokenizer(SmallTokenizer):
     """One id per character of `alphabet` (any text; its distinct characters are sorted), then the specials.
 
     Args:
@@ -142,17 +77,15 @@ class CharTokenizer(Tokenizer):
             return [self._id_of[char] for char in text]
         except KeyError as error:
             char = error.args[0]
-            raise ValueError(
-                f"text: {char!r} at position {text.index(char)} is not one of the "
-                f"{len(self.alphabet)} characters of the alphabet"
-            ) from None
+            raise ValueError(f"text: {char!r} at position {text.index(char)} is not one of the {len(self.alphabet)} "
+                             f"characters of the alphabet") from None
 
     def _decode_ordinary(self, ids: list[int]) -> str:
         return "".join(self.alphabet[i] for i in ids)
 
 
-def from_dict(data: dict):
-    """The tokenizer that `to_dict` described, also that of `hf_tokenizer.HFTokenizer`. Raises ValueError for anything else."""
+def from_dict(data: dict) -> Tokenizer:
+    """The tokenizer that `to_dict` described, also a `HFTokenizer`. Raises ValueError for anything else."""
     kinds = {"byte": (ByteTokenizer, {"specials"}), "char": (CharTokenizer, {"specials", "alphabet", "unknown"})}
     if isinstance(data, dict) and data.get("kind") == "huggingface":
         return HFTokenizer.from_dict(data)

@@ -1,6 +1,9 @@
 """Tasks with numbers: addition, chains of operations modulo a number, conversion to another base."""
 
-from .task import Task, label
+from random import Random
+
+from .chain import run, trace
+from .task import Problem, Task, label
 
 
 class Addition(Task):
@@ -15,7 +18,7 @@ class Addition(Task):
     max_difficulty = 20
     form = r"[0-9]{1,40}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         x, y = ("".join(rng.choices("0123456789", k=difficulty)) for _ in range(2))
         steps, carry = [], 0
         for i, (p, q) in enumerate(zip(reversed(x), reversed(y))):
@@ -25,7 +28,7 @@ class Addition(Task):
         steps.append(f"{label(difficulty)}{carry}")
         return f"{x}+{y}?", "".join(steps), str(int(x) + int(y))
 
-    def check(self, problem, answer):
+    def check(self, problem: Problem, answer: str) -> bool:
         return int(answer) == int(problem.answer)
 
 
@@ -51,19 +54,16 @@ class ModChain(Task):
         self.modulus = modulus
         self.width = len(str(modulus - 1))
 
-    def make(self, rng, difficulty):
-        value = rng.randrange(self.modulus)
-        prompt, reasoning = f"{value:0{self.width}d}", ""
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
+        start, chain = rng.randrange(self.modulus), ""
         for i in range(difficulty):
             sign = rng.choice("+-*")
             number = rng.choice((3, 7, 9)) if sign == "*" else rng.randint(1, 9)
-            prompt += f"{label(i)}{sign}{number}"
-            reasoning += f"{label(i)}{value:0{self.width}d}{sign}{number}"
-            value = {"+": value + number, "-": value - number, "*": value * number}[sign] % self.modulus
-        answer = f"{value:0{self.width}d}"
-        return prompt + "?", f"{reasoning}{label(difficulty)}{answer}", answer
+            chain += f"{label(i)}{sign}{number}"
+        start, end = (f"{value:0{self.width}d}" for value in (start, run(chain, start, self.modulus)[-1]))
+        return f"{start}{chain}?", trace(chain, int(start), self.modulus), end
 
-    def check(self, problem, answer):
+    def check(self, problem: Problem, answer: str) -> bool:
         return int(answer) == int(problem.answer)
 
 
@@ -78,7 +78,7 @@ class Chain100(ModChain):
     def __init__(self):
         super().__init__(100)
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         prompt, reasoning, answer = super().make(rng, difficulty)
         return f"M{prompt}", reasoning, answer
 
@@ -97,7 +97,7 @@ class BaseConversion(Task):
     max_difficulty = 10
     form = r"[0-9]{1,40}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         base = rng.randint(2, 9)
         number = rng.randrange(base**difficulty, base ** (difficulty + 1))
         digits, rows, answer = [int(digit) for digit in str(number)], "", ""
@@ -114,5 +114,5 @@ class BaseConversion(Task):
             digits = quotient
         return f"B{number}>{base}?", rows, answer
 
-    def check(self, problem, answer):
+    def check(self, problem: Problem, answer: str) -> bool:
         return int(answer) == int(problem.answer)

@@ -1,9 +1,15 @@
 """Countdown: reach a number with the given ones. Many right answers, easy to check, hard to find."""
 
-from .task import Task
+import ast
+import operator
+import re
+from random import Random
+
+from .task import Problem, Task
 
 MAX_VALUE = 99  # of everything a shown try computes
 MAX_LENGTH = 80  # characters of an answer: bounds the depth of its parentheses, and so of the recursion
+OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
 class Countdown(Task):
@@ -21,7 +27,7 @@ class Countdown(Task):
     max_difficulty = 6
     form = rf"[0-9+*/()-]{{1,{MAX_LENGTH}}}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         digits = [rng.randint(1, 9) for _ in range(difficulty + 1)]
         good, answer, target = _try(rng, digits)
         tries = [_try(rng, digits) for _ in range(rng.randint(0, difficulty))]
@@ -29,7 +35,7 @@ class Countdown(Task):
         rng.shuffle(digits)
         return f"N{''.join(map(str, digits))}={target:02d}?", "".join(wrong) + good, answer
 
-    def check(self, problem, answer):
+    def check(self, problem: Problem, answer: str) -> bool:
         given, target = problem.prompt.removeprefix("N").removesuffix("?").split("=")
         used = [char for char in answer if char.isdigit()]
         # First the digits, then the value: few digits, each used once, cannot make a huge number.
@@ -37,52 +43,28 @@ class Countdown(Task):
 
 
 def evaluate(expression: str) -> int | None:
-    """The value of an expression, or None if it is not one. Nothing is executed: this reads it itself.
+    """The value of an expression of single digits, + - * and parentheses; None if it is not one.
 
-        sum     = product, then any number of ("+" or "-", product)
-        product = item, then any number of ("*", item)
-        item    = one digit, or "(" sum ")"
-
-    So there are no longer numbers (two digits side by side are an error), no signs and no powers.
+    Nothing is executed: Python's own parser reads it, and what is no sum, difference, product or digit is refused.
     """
-    if len(expression) > MAX_LENGTH:
+    if len(expression) > MAX_LENGTH or not re.fullmatch(r"[0-9+*()-]*", expression):
         return None
-    value, rest = _sum(expression)
-    return value if rest == "" else None
+    try:
+        return _value(ast.parse(expression, mode="eval").body)
+    except (SyntaxError, ValueError):
+        return None
 
 
-def _sum(text: str) -> tuple[int | None, str]:
-    """(value of the sum that `text` begins with, what follows it); the value is None if there is no such sum."""
-    value, text = _product(text)
-    while value is not None and text[:1] in ("+", "-"):
-        sign = text[0]
-        other, text = _product(text[1:])
-        if other is None:
-            return None, text
-        value = value + other if sign == "+" else value - other
-    return value, text
+def _value(node: ast.expr) -> int:
+    """Raises ValueError for anything else than a digit and the three operations: signs, powers, calls, longer numbers."""
+    if isinstance(node, ast.Constant) and node.end_col_offset - node.col_offset == 1:
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+        return OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
+    raise ValueError("no countdown expression")
 
 
-def _product(text: str) -> tuple[int | None, str]:
-    value, text = _item(text)
-    while value is not None and text[:1] == "*":
-        other, text = _item(text[1:])
-        if other is None:
-            return None, text
-        value *= other
-    return value, text
-
-
-def _item(text: str) -> tuple[int | None, str]:
-    if text[:1] and text[0] in "0123456789":
-        return int(text[0]), text[1:]
-    if text[:1] == "(":
-        value, text = _sum(text[1:])
-        return (value, text[1:]) if text[:1] == ")" else (None, text)
-    return None, text
-
-
-def _try(rng, digits: list[int]) -> tuple[str, str, int]:
+def _try(rng: Random, digits: list[int]) -> tuple[str, str, int]:
     """A random way through the digits: (its steps, the expression, its value)."""
     first, *others = rng.sample(digits, len(digits))
     value, steps, expression, loose = first, f"{first:02d}", str(first), False

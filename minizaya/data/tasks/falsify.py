@@ -1,12 +1,12 @@
 """Falsification: find an input on which two small functions differ. Like finding the test that exposes a bug."""
 
-import operator
 import re
+from random import Random
 
-from .task import Task, label
+from .chain import OPERATIONS, run, trace
+from .task import Problem, Task, label
 
 INPUTS = range(100)
-OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod}
 FORM = re.compile(r"F((?:[a-z][-+*/%][1-9])+);((?:[a-z][-+*/%][1-9])+)\?")
 
 
@@ -29,7 +29,7 @@ class Falsify(Task):
     max_difficulty = 6
     form = r"[0-9]{1,9}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         differ = []
         while not differ or len(differ) * (difficulty + 1) > len(INPUTS):
             signs = [*rng.choices("+-*/%", k=1 + (difficulty - 1) // 2), "/"]  # ends coarse: a change may not show
@@ -40,37 +40,18 @@ class Falsify(Task):
             differ = [x for x, (left, right) in enumerate(zip(outputs(f), outputs(g))) if left != right]
         found = rng.choice(differ)
         equal = rng.choices([x for x in INPUTS if x not in differ], k=rng.randint(0, difficulty))
-        tries = [f"{trace(f, x)};{trace(g, x)}=" for x in equal]
-        return f"F{f};{g}?", f"{''.join(tries)}{trace(f, found)};{trace(g, found)}!", str(found)
+        tries = [f"{trace(f, x, 100)};{trace(g, x, 100)}" for x in (*equal, found)]
+        return f"F{f};{g}?", "=".join(tries) + "!", str(found)
 
-    def check(self, problem, answer):
+    def check(self, problem: Problem, answer: str) -> bool:
         f, g = FORM.fullmatch(problem.prompt).groups()
-        return int(answer) in INPUTS and evaluate(f, int(answer)) != evaluate(g, int(answer))
-
-
-def values(function: str, x: int) -> list[int]:
-    """x and what each operation of `function` makes of it: every value is in 0 .. 99."""
-    found = [x]
-    for sign, digit in zip(function[1::3], function[2::3]):
-        found.append(OPERATIONS[sign](found[-1], int(digit)) % len(INPUTS))
-    return found
+        return int(answer) in INPUTS and run(f, int(answer), 100)[-1] != run(g, int(answer), 100)[-1]
 
 
 def outputs(function: str) -> list[int]:
-    """The value of `function` at each of the 100 inputs."""
+    """The value of `function` at each of the 100 inputs: `run` on all of them at once, for `make` tries many functions."""
     found = list(INPUTS)
     for sign, digit in zip(function[1::3], function[2::3]):
         operation, number = OPERATIONS[sign], int(digit)
         found = [operation(value, number) % len(INPUTS) for value in found]
     return found
-
-
-def evaluate(function: str, x: int) -> int:
-    """The value of `function` at x."""
-    return values(function, x)[-1]
-
-
-def trace(function: str, x: int) -> str:
-    """The run of `function` at x as the reasoning writes it: `a12+3b15/7c02`."""
-    steps = [*re.findall("...", function), label(len(function) // 3)]
-    return "".join(f"{step[0]}{value:02d}{step[1:]}" for step, value in zip(steps, values(function, x)))

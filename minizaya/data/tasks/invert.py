@@ -1,8 +1,10 @@
 """Invert: find an input for which a tiny program gives the wanted output. The report's code input prediction."""
 
 import re
+from random import Random
 
-from .task import Task, label
+from .chain import run, trace
+from .task import Problem, Task, label
 
 FORM = re.compile(r"I((?:[a-z][-+*][1-9])+)=([0-9])\?")
 
@@ -22,31 +24,16 @@ class Invert(Task):
     max_difficulty = 8
     form = r"[0-9]{1,9}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         program = "".join(f"{label(i)}{rng.choice('+-*')}{rng.randint(2, 9)}" for i in range(difficulty))
-        wanted = run(program, rng.randrange(10))[-1]
+        wanted = run(program, rng.randrange(10), 10)[-1]
         reasoning, inputs = "", rng.sample(range(10), 10)
         for x in inputs:
-            hit = run(program, x)[-1] == wanted
-            reasoning += trace(program, x) + ("!" if hit else "x")
+            hit = run(program, x, 10)[-1] == wanted
+            reasoning += trace(program, x, 10) + ("!" if hit else "x")
             if hit:
                 return f"I{program}={wanted}?", reasoning, str(x)
 
-    def check(self, problem, answer):
+    def check(self, problem: Problem, answer: str) -> bool:
         program, wanted = FORM.fullmatch(problem.prompt).groups()
-        return int(answer) < 10 and run(program, int(answer))[-1] == int(wanted)
-
-
-def run(program: str, x: int) -> list[int]:
-    """x and what each statement of `program` makes of it."""
-    values = [x]
-    for sign, digit in zip(program[1::3], program[2::3]):
-        value, number = values[-1], int(digit)
-        values.append({"+": value + number, "-": value - number, "*": value * number}[sign] % 10)
-    return values
-
-
-def trace(program: str, x: int) -> str:
-    """The run of `program` on x as the reasoning writes it: `a5*4b0+3c3`."""
-    statements = [*re.findall("...", program), label(len(program) // 3)]
-    return "".join(f"{statement[0]}{value}{statement[1:]}" for statement, value in zip(statements, run(program, x)))
+        return int(answer) < 10 and run(program, int(answer), 10)[-1] == int(wanted)

@@ -1,5 +1,7 @@
 """Tasks with lists: parity, copying, reversing, sorting."""
 
+from random import Random
+
 from .task import Task, label
 
 
@@ -14,7 +16,7 @@ class Parity(Task):
     max_difficulty = 20
     form = r"[0-9]{1,9}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         prompt, reasoning, parity = "P", "", 0
         for i in range(difficulty + 1):
             bits = "".join(rng.choices("01", k=3))
@@ -36,7 +38,7 @@ class Copy(Task):
     form = r"[0-9]{1,40}"
     capital, step = "C", 1
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         items = [f"{label(i)}{rng.randrange(10)}" for i in range(difficulty + 1)]
         ordered = items[:: self.step]
         return f"{self.capital}{''.join(items)}?", "".join(ordered), "".join(item[1] for item in ordered)
@@ -61,7 +63,7 @@ class Sorting(Task):
     max_difficulty = 15
     form = r"[0-9a-zA-Z]{1,40}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         letters = rng.sample("abcdefghijklmnopqrstuvwxyz", difficulty + 1)
         done = ["".join(sorted(letters[: i + 1])) for i in range(len(letters))]
         steps = [f"{letter}:{so_far}" for letter, so_far in zip(letters, done)]

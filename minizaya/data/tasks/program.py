@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from random import Random
 
 from .task import Task, label
 
@@ -31,7 +32,7 @@ class Program(Task):
     max_difficulty = 12
     form = r"[0-9]{1,9}"
 
-    def make(self, rng, difficulty):
+    def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
         pieces, written = [], 0
         while written < difficulty:
             if difficulty - written >= 2 and rng.random() < 1 / 3:
@@ -98,7 +99,7 @@ def _parse(program: str) -> tuple[list[re.Match], dict[int, int]]:
     return tokens, partner
 
 
-def _statement(rng, i: int) -> str:
+def _statement(rng: Random, i: int) -> str:
     target, sign = rng.choice("xy"), rng.choice("+-*")
     other = "y" if target == "x" else "x"
     operand = rng.choice("379") if sign == "*" else rng.choice("123456789" + 9 * other)
