@@ -58,7 +58,7 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The fast path, equal to `attend_reference`; without a mask only for one query, or for all tokens from the start."""
+    """The fast path, equal to `attend_reference`; mask None only for one query, or for all tokens from the start."""
     q, k, v = (rearrange(x, "b t h d -> b h t d") for x in (q, k, v))
     # trap: SDPA's is_causal counts from the top left, so it is right only when queries and keys are the same tokens
     causal = mask is None and q.shape[2] > 1

@@ -47,7 +47,7 @@ class Zaya(nn.Module):
         if backend == "hip":
             from ..hip.layers import HipBlock as block  # here, not above: who does not use kernels need not have them
         self.config = config
-        self.recompute = False  # activation checkpointing: keep each layer's input only, and run it again for its gradient
+        self.recompute = False  # activation checkpointing: keep a layer's input only, and run it again for its gradient
         # padding_idx: looking up the pad token sends no gradient to its row
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.embed_scale = nn.Parameter(torch.ones(config.hidden_size))
@@ -120,7 +120,8 @@ class Zaya(nn.Module):
         return ZayaOutput(logits.to(at_least_float32(logits.dtype)), torch.stack(chosen, -1), torch.stack(probs))
 
 
-def check_inputs(config: ZayaConfig, tokens: Tensor, cache, routes, doc_ids, mask) -> None:
+def check_inputs(config: ZayaConfig, tokens: Tensor, cache: Cache | None, routes: Tensor | None,
+                 doc_ids: Tensor | None, mask: Tensor | None) -> None:
     """One clear ValueError for each way the inputs of `Zaya.forward` can be wrong."""
     if tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.numel() == 0:
         given = f"{tokens.dtype} {tuple(tokens.shape)}"
@@ -135,7 +136,8 @@ def check_inputs(config: ZayaConfig, tokens: Tensor, cache, routes, doc_ids, mas
     if cache is not None and doc_ids is not None:
         raise ValueError("doc_ids cannot be used with a cache: packed documents are for training")
     shape, layers = tuple(tokens.shape), config.num_hidden_layers
-    for name, value, wanted in (("doc_ids", doc_ids, shape), ("mask", mask, shape), ("routes", routes, (*shape, layers))):
+    for name, value, wanted in (("doc_ids", doc_ids, shape), ("mask", mask, shape),
+                                ("routes", routes, (*shape, layers))):
         if value is not None and tuple(value.shape) != wanted:
             raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
     if mask is not None and mask.dtype != torch.bool:

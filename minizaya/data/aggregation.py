@@ -12,13 +12,15 @@ through. The continuation is written from the worked solution, where the report 
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .chat import Chat, Span
 from .tasks import CUE, END, Problem, Task, get
+from .tokenizer_base import Tokenizer
 
 SEPARATOR, GO = "|", "~"   # before each tail; after the last one
-STEP_END = {"sorting": ",", "countdown": "x", "falsify": "=", "invert": "x"}  # the other tasks' steps begin with a letter
+# what ends a step; the other tasks' steps begin with a letter
+STEP_END = {"sorting": ",", "countdown": "x", "falsify": "=", "invert": "x"}
 SEARCHES = ("countdown", "falsify", "invert")
 
 
@@ -28,7 +30,7 @@ def aggregation_text(prompt: str, tails: list[str]) -> str:
 
 
 def steps(problem: Problem) -> list[str]:
-    """The worked reasoning in pieces: its steps, or its tries where the task is a search. Joined, they are all of it."""
+    """The worked reasoning in pieces: its steps, or its tries where the task is a search. Joined, they are all."""
     reasoning = problem.reasoning.removesuffix(CUE)
     mark = STEP_END.get(problem.task)
     pieces = re.split(rf"(?<={re.escape(mark)})" if mark else "(?=[a-w])", reasoning)
@@ -59,7 +61,7 @@ def winning_try(task: Task, problem: Problem, tail: str) -> str | None:
     return tail.rpartition(STEP_END[problem.task])[2]
 
 
-def aggregation_documents(records: list[dict], tokenizer, most: int = 4,
+def aggregation_documents(records: list[dict], tokenizer: Tokenizer, most: int = 4,
                           lengths: tuple[int, int] = (12, 64)) -> Callable[[random.Random], Chat]:
     """Draws aggregation examples, prompts untrained.
 
@@ -77,10 +79,9 @@ def aggregation_documents(records: list[dict], tokenizer, most: int = 4,
         problem = get(record["task"]).generate(record["number"], record["difficulty"])
         rollouts = rng.sample(record["rollouts"], rng.randint(1, most))
         tails = [spoiled(tail, rng) for tail in cut_off(rollouts, rng.randint(*lengths), rng)]
-        pieces = (("prompt", aggregation_text(problem.prompt, tails), False), )
         reasoning, _, answer = continuation(problem, tails).rpartition(CUE)
-        pieces += ("reasoning", reasoning, True), ("answer", CUE + answer, True)
-        return spans_chat(pieces, tokenizer)
+        return spans_chat((("prompt", aggregation_text(problem.prompt, tails), False),
+                           ("reasoning", reasoning, True), ("answer", CUE + answer, True)), tokenizer)
 
     return draw
 
@@ -88,8 +89,8 @@ def aggregation_documents(records: list[dict], tokenizer, most: int = 4,
 def cut_off(rollouts: list[str], tau: int, rng: random.Random) -> list[str]:
     """The last `tau` characters of each rollout, after a budget has cut all of them at about the same place.
 
-    Half of the time no budget cuts. Else it is drawn between a step's length and the longest rollout, and moves by a few
-    characters from one rollout to the next, as budgets do after a round that began at different places.
+    Half of the time no budget cuts. Else it is drawn between a step's length and the longest rollout, and moves by a
+    few characters from one rollout to the next, as budgets do after a round that began at different places.
     """
     longest = max(map(len, rollouts))
     if rng.random() < 0.5:
@@ -114,13 +115,13 @@ def spoiled(tail: str, rng: random.Random) -> str:
     return "".join(letters)
 
 
-def problem_chat(problem: Problem, tokenizer) -> Chat:
+def problem_chat(problem: Problem, tokenizer: Tokenizer) -> Chat:
     """A worked problem, ready for trimming: prompt (untrained), reasoning, and the cue with answer and end mark."""
     return spans_chat((("prompt", problem.prompt, False), ("reasoning", problem.reasoning.removesuffix(CUE), True),
                        ("answer", CUE + problem.answer + END, True)), tokenizer)
 
 
-def spans_chat(pieces, tokenizer) -> Chat:
+def spans_chat(pieces: Iterable[tuple[str, str, bool]], tokenizer: Tokenizer) -> Chat:
     """A `Chat` of one prompt and one reply, from (kind, text, trained) pieces."""
     tokens, loss_mask, spans = [], [], []
     for kind, text, trained in pieces:

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .tokenizer_base import Tokenizer
+
 ROLES = ("system", "user", "assistant", "tool")
 OPEN, CLOSE = "<think>", "</think>"
 NEEDED = ("<bos>", "<|im_start|>", "<|im_end|>", OPEN, CLOSE)
@@ -60,7 +62,7 @@ class Chat:
         return [span for span in self.spans if span.kind == "reasoning"]
 
 
-def encode(conversation: Sequence[dict], tokenizer, reply: bool = False, strict: bool = True) -> Chat:
+def encode(conversation: Sequence[dict], tokenizer: Tokenizer, reply: bool = False, strict: bool = True) -> Chat:
     """The conversation as tokens, with the template applied.
 
     Trained is what the assistant must write: its think tags, reasoning, answer, and the `<|im_end|>` that ends its
@@ -68,10 +70,9 @@ def encode(conversation: Sequence[dict], tokenizer, reply: bool = False, strict:
 
     Args:
         conversation: at least one message, a dict of exactly "role" (one of ROLES) and "content" (a str).
-        tokenizer: one of `data.tokenizer`, or `data.hf_tokenizer.HFTokenizer`.
         reply: end with an opened assistant turn, ready for a model to go on.
-        strict: False for what a model wrote, and is only read: an assistant's content whose think tags do not pair up is
-            then plain text, tags and all. Training data with such tags is broken, so there it is an error.
+        strict: False for what a model wrote, and is only read: an assistant's content whose think tags do not pair up
+            is then plain text, tags and all. Training data with such tags is broken, so there it is an error.
 
     Raises ValueError for an empty conversation, a malformed message, an unknown role, think tags that do not pair up
     (if strict), a tokenizer that lacks a special token, and text that the tokenizer cannot write.
@@ -93,7 +94,7 @@ def encode(conversation: Sequence[dict], tokenizer, reply: bool = False, strict:
         if role != "assistant":
             add("prompt", turn, tokenizer.encode(content), False)
         else:
-            for kind, text in _pieces(content, turn) if strict else _pieces_or_text(content, turn):
+            for kind, text in _pieces(content, turn, strict):
                 if kind == "reasoning":
                     add("template", turn, [think], True)
                     add("reasoning", turn, tokenizer.encode(text), True)
@@ -107,7 +108,7 @@ def encode(conversation: Sequence[dict], tokenizer, reply: bool = False, strict:
     return Chat(tokens, loss_mask, tuple(spans))
 
 
-def read(tokens: Sequence[int], tokenizer) -> list[dict]:
+def read(tokens: Sequence[int], tokenizer: Tokenizer) -> list[dict]:
     """The conversation in `tokens`: the way back from `encode`, for whole turns.
 
     It is for looking at data. Raises ValueError for a turn without an end.
@@ -124,7 +125,7 @@ def read(tokens: Sequence[int], tokenizer) -> list[dict]:
     return conversation
 
 
-def template_ids(tokenizer) -> list[int]:
+def template_ids(tokenizer: Tokenizer) -> list[int]:
     """Ids of <bos>, <|im_start|>, <|im_end|>, <think>, </think>. Raises ValueError if the tokenizer lacks one."""
     missing = [token for token in NEEDED if token not in tokenizer.special_ids]
     if missing:
@@ -132,29 +133,23 @@ def template_ids(tokenizer) -> list[int]:
     return [tokenizer.special_ids[token] for token in NEEDED]
 
 
-def _pieces(content: str, turn: int) -> list[tuple[str, str]]:
+def _pieces(content: str, turn: int, strict: bool) -> list[tuple[str, str]]:
     """An assistant's content as ("reasoning" | "answer", text), in order."""
-    pieces, inside = [], False
+    pieces, inside, wrong = [], False, ""
     for piece in TAGS.split(content):
         if piece == OPEN and inside:
-            raise ValueError(f"conversation[{turn}]: <think> inside a block that is already open")
+            wrong = wrong or "<think> inside a block that is already open"
         if piece == CLOSE and not inside:
-            raise ValueError(f"conversation[{turn}]: </think> without <think> before it")
+            wrong = wrong or "</think> without <think> before it"
         if piece in (OPEN, CLOSE):
             inside = piece == OPEN
         else:
             pieces.append(("reasoning" if inside else "answer", piece))
     if inside:
-        raise ValueError(f"conversation[{turn}]: <think> without </think> after it")
-    return pieces
-
-
-def _pieces_or_text(content: str, turn: int) -> list[tuple[str, str]]:
-    """`_pieces`, but where the think tags do not pair up, all of the content is answer."""
-    try:
-        return _pieces(content, turn)
-    except ValueError:
-        return [("answer", content)]
+        wrong = wrong or "<think> without </think> after it"
+    if wrong and strict:
+        raise ValueError(f"conversation[{turn}]: {wrong}")
+    return [("answer", content)] if wrong else pieces
 
 
 def _checked(conversation: Sequence[dict]) -> Sequence[dict]:

@@ -31,6 +31,7 @@ import os
 import random
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -129,12 +130,12 @@ class ReasoningGym(Gym):
             settings = vars(curriculum.generate_configuration())
         return self.factory.create_dataset(self.dataset, **{**settings, **self.config, "seed": seed, "size": 1})
 
-    def make(self, seed, difficulty):
+    def make(self, seed: int, difficulty: int) -> tuple[str, str, dict]:
         dataset = self._create(seed, difficulty)
         entry = dataset[0]
         return str(entry["question"]), str(entry["answer"]), {"dataset": dataset, "entry": entry}
 
-    def right(self, data, answer):
+    def right(self, data: dict, answer: str) -> bool:
         return float(data["dataset"].score_answer(answer, deepcopy(data["entry"]))) == 1.0
 
 
@@ -148,7 +149,7 @@ class RLVE(Gym):
         self.environment = environments[name]
         self.controller = _import("Gym.parameter_controllers").identifier2controller[name]
 
-    def make(self, seed, difficulty):
+    def make(self, seed: int, difficulty: int) -> tuple[str, str, dict]:
         controller = self.controller()
         for _ in range(difficulty - 1):
             controller.update()
@@ -160,7 +161,7 @@ class RLVE(Gym):
                 return environment.prompt_generator(), str(answer), environment.get_config()
         raise ValueError(f"its generator failed on {ATTEMPTS} seeds")
 
-    def right(self, data, answer):
+    def right(self, data: dict, answer: str) -> bool:
         environment = self.environment()
         environment.set_config(deepcopy(data))
         marked = answer if "</answer>" in answer else f"<answer>{answer}</answer>"
@@ -194,7 +195,7 @@ def last_answer(text: str) -> str:
 
 
 @contextmanager
-def random_numbers_kept():
+def random_numbers_kept() -> Iterator[None]:
     """Puts back, at the end, the random number generators of Python, numpy and torch, and PYTHONHASHSEED."""
     python, numbers, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -22,8 +22,8 @@ class HFTokenizer(Tokenizer):
             "</think>": "<unused1>"}. Texts use our names.
 
     Raises ValueError if the file cannot be read, if a special token of SPECIALS is not in it, or if two of the chat
-    template's share one id; ModuleNotFoundError, with what to install, without the package. `encode` raises it, too, for
-    text whose pieces the file itself turns into a control token (by normalising them, say).
+    template's share one id; ModuleNotFoundError, with what to install, without the package. `encode` raises it, too,
+    for text whose pieces the file itself turns into a control token (by normalising them, say).
     """
 
     kind = "huggingface"
@@ -38,9 +38,9 @@ class HFTokenizer(Tokenizer):
     def from_dict(cls, data: dict) -> "HFTokenizer":
         """The tokenizer that `to_dict` described. Raises ValueError for anything else, ModuleNotFoundError as above."""
         text, names = data.get("file"), data.get("names")
-        if not isinstance(text, str) or not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
-            raise ValueError("data for a huggingface tokenizer must have file, the text of a tokenizer.json, and names, "
-                             "a dict")
+        if not (isinstance(text, str) and isinstance(names, dict) and all(isinstance(v, str) for v in names.values())):
+            raise ValueError("data for a huggingface tokenizer must have file, the text of a tokenizer.json, "
+                             "and names, a dict")
         made = cls.__new__(cls)
         made._read(_package(), text.encode(), "the tokenizer.json in data", names)
         return made

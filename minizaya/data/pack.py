@@ -14,6 +14,7 @@ Source: Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.1
 import heapq
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
 
@@ -23,7 +24,7 @@ from torch import Tensor
 IGNORE = -100  # a target that is not scored; what F.cross_entropy leaves out unless told otherwise
 
 
-def pack(lengths, capacity: int) -> list[list[int]]:
+def pack(lengths: Iterable[int], capacity: int) -> list[list[int]]:
     """Best-fit decreasing: longest first, each into the fullest bin that still has room for it.
 
     Args:
@@ -91,20 +92,20 @@ class OpenBins:
         return number, space
 
 
-def pack_naive(lengths, capacity: int) -> list[list[int]]:
+def pack_naive(lengths: Iterable[int], capacity: int) -> list[list[int]]:
     """The definition of `pack`, looking at every bin: equal to it bin for bin. O(n^2)."""
     lengths = checked(lengths, capacity)
     # min gives the first, so the oldest, of the bins with the smallest space
     return place(longest_first(lengths), lengths, capacity, lambda room, spaces: min(room, key=lambda b: spaces[b]))
 
 
-def first_fit(lengths, capacity: int) -> list[list[int]]:
+def first_fit(lengths: Iterable[int], capacity: int) -> list[list[int]]:
     """For comparison: documents in the order given, each into the oldest bin with room. O(n^2)."""
     lengths = checked(lengths, capacity)
     return place(range(len(lengths)), lengths, capacity, lambda room, spaces: room[0])
 
 
-def place(order, lengths: list[int], capacity: int, choose) -> list[list[int]]:
+def place(order: Iterable[int], lengths: list[int], capacity: int, choose: Callable) -> list[list[int]]:
     """Puts the documents, in this order, into the bin that `choose(bins with room, space left in each bin)` names."""
     bins, spaces = [], []
     for i in order:
@@ -119,7 +120,7 @@ def place(order, lengths: list[int], capacity: int, choose) -> list[list[int]]:
     return bins
 
 
-def wrapped(lengths, capacity: int) -> list[list[tuple[int, int, int]]]:
+def wrapped(lengths: Iterable[int], capacity: int) -> list[list[tuple[int, int, int]]]:
     """The old way, for comparison: all documents in one line, cut every `capacity` tokens. Lengths may exceed it.
 
     Returns rows of pieces (index, start, stop): tokens start..stop - 1 of that document.
@@ -143,7 +144,7 @@ def longest_first(lengths: list[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
-def checked(lengths, capacity: int) -> list[int]:
+def checked(lengths: Iterable[int], capacity: int) -> list[int]:
     """`lengths` as a list of int. Raises ValueError as `pack` does."""
     if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
         raise ValueError(f"capacity must be a whole number of at least 1, got {capacity!r}")
@@ -177,7 +178,8 @@ class Packed:
     mask: Tensor
 
 
-def lay_out(documents, bins: list[list[int]], capacity: int, pad_id: int, loss_masks=None) -> Packed:
+def lay_out(documents: Sequence, bins: list[list[int]], capacity: int, pad_id: int,
+            loss_masks: Sequence | None = None) -> Packed:
     """The rows that `bins` describes, each document whole, one after the other.
 
     Args:

@@ -3,8 +3,8 @@
     template = beside("ZAYA1-8B")                     # None when the folder has no template
     ids = template.encode(messages, tokenizer)        # ends with an opened assistant turn
 
-Folders keep it in chat_template.jinja, or as "chat_template" in tokenizer_config.json. It sees what `transformers` shows
-it: messages, tools, add_generation_prompt, bos_token, eos_token, and options such as enable_thinking.
+Folders keep it in chat_template.jinja, or as "chat_template" in tokenizer_config.json. It sees what `transformers`
+shows it: messages, tools, add_generation_prompt, bos_token, eos_token, and options such as enable_thinking.
 
 trap: a template is a program, written by whoever made the checkpoint. It runs in Jinja's sandbox, where it reaches no
 file, no module and no attribute that begins with an underscore. It may still loop for ever, or fill the memory.
@@ -29,6 +29,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .chat import CLOSE, OPEN
 from .hf_tokenizer import HFTokenizer
+from .tokenizer_base import Tokenizer, any_of
 
 MARK, HOLE = "\U000f0000", "\U000f0001"  # of Unicode's private use: no tokenizer needs them, and typed ones are dropped
 TOOL_TAGS = ("<zyphra_tool_call>", "</zyphra_tool_call>", "<zyphra_tool_response>", "</zyphra_tool_response>")
@@ -38,15 +39,17 @@ GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
 class Template:
     """A compiled template. options: set of str, the further variables that it reads.
 
-    bos, eos: how the checkpoint's tokenizer writes these tokens. Raises ValueError for text that is not Jinja, and for a
-    jinja2 older than 3.1.6, whose sandbox has known holes.
+    bos, eos: how the checkpoint's tokenizer writes these tokens. Raises ValueError for text that is not Jinja, and for
+    a jinja2 older than 3.1.6, whose sandbox has known holes.
     """
 
     def __init__(self, text: str, bos: str = "<bos>", eos: str = "<eos>"):
         if tuple(map(int, re.findall(r"\d+", version("jinja2"))[:3])) < (3, 1, 6):
-            raise ValueError(f"a chat template needs jinja2 3.1.6 or newer, here is {version('jinja2')}: pip install -U jinja2")
+            raise ValueError(f"a chat template needs jinja2 3.1.6 or newer, here is {version('jinja2')}: "
+                             f"pip install -U jinja2")
         # as in transformers: a line that holds only a block leaves no trace
-        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                             extensions=["jinja2.ext.loopcontrols"])
         room.filters["tojson"] = tojson  # Jinja's own writes < as \u003c, for web pages
         room.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
         self.bos, self.eos = bos, eos
@@ -57,19 +60,20 @@ class Template:
             raise ValueError(f"the chat template is no Jinja: {said(error)}") from None
 
     def render(self, messages: Sequence[dict], tools: Sequence[dict] = (), options: dict | None = None) -> str:
-        """The conversation as text, with an opened assistant turn. Raises ValueError for whatever the template raises."""
+        """The conversation as text, with an opened assistant turn. Raises ValueError where the template raises."""
         try:
             return self.compiled.render(messages=list(messages), tools=list(tools) or None, add_generation_prompt=True,
                                         bos_token=self.bos, eos_token=self.eos, **(options or {}))
         except Exception as error:  # it is a program: it may divide by zero
             raise ValueError(f"the chat template refuses this conversation: {said(error)}") from None
 
-    def encode(self, messages: Sequence[dict], tokenizer, tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
+    def encode(self, messages: Sequence[dict], tokenizer: Tokenizer, tools: Sequence[dict] = (),
+               options: dict | None = None) -> list[int]:
         """The conversation as tokens, with an opened assistant turn.
 
         Args:
-            messages: dicts of "role" and "content" (a str); an assistant's may hold "reasoning_content" and "tool_calls",
-                a tool's "tool_call_id", all in OpenAI's form, but a call's arguments are a dict.
+            messages: dicts of "role" and "content" (a str); an assistant's may hold "reasoning_content" and
+                "tool_calls", a tool's "tool_call_id", all in OpenAI's form, but a call's arguments are a dict.
             tokenizer: an `HFTokenizer`, or one of `data.tokenizer`. tools: as OpenAI has them. options: see `options`.
         Raises ValueError as `render` and the tokenizer do, and when nothing comes out.
         """
@@ -79,7 +83,7 @@ class Template:
             raise ValueError("the chat template makes an empty prompt of this conversation")
         return ids
 
-    def around(self, messages: Sequence[dict], turn: int, tokenizer, tools: Sequence[dict] = (),
+    def around(self, messages: Sequence[dict], turn: int, tokenizer: Tokenizer, tools: Sequence[dict] = (),
                options: dict | None = None) -> tuple[list[int], list[int]]:
         """`encode` in two parts: up to the end of what message `turn` says, and from there on.
 
@@ -116,15 +120,15 @@ def beside(folder: str | Path) -> Template | None:
 # ---- from text to tokens ---------------------------------------------------------------------------------------------
 
 
-def control_tokens(tokenizer) -> re.Pattern:
+def control_tokens(tokenizer: Tokenizer) -> re.Pattern:
     """Matches whatever the tokenizer would read as a control token, the longest first."""
     names = {*tokenizer.special_ids, *TOOL_TAGS}
     if isinstance(tokenizer, HFTokenizer):
         names |= {token.content for token in tokenizer.inner.get_added_tokens_decoder().values() if token.special}
-    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+    return any_of(names)
 
 
-def marked(value, tags: re.Pattern, spared: Sequence[str] = ()):
+def marked(value: object, tags: re.Pattern, spared: Sequence[str] = ()) -> object:
     """A JSON value whose strings have a mark in every control token but the spared."""
     if isinstance(value, str):
         value = value.replace(MARK, "").replace(HOLE, "")
@@ -139,11 +143,12 @@ def marked_messages(messages: Sequence[dict], tags: re.Pattern) -> list[dict]:
             if message["role"] == "assistant" else marked(message, tags) for message in messages]
 
 
-def encode_marked(text: str, tokenizer) -> list[int]:
+def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
     """Tokens of a rendered text; its control tokens are tokens, those with a mark are not."""
     if isinstance(tokenizer, HFTokenizer):  # its `encode` knows our special tokens only, and not the tool tags
         try:
-            return [i for piece in text.split(MARK) for i in tokenizer.inner.encode(piece, add_special_tokens=False).ids]
+            return [i for piece in text.split(MARK)
+                    for i in tokenizer.inner.encode(piece, add_special_tokens=False).ids]
         except (TypeError, UnicodeEncodeError):
             raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
     return [i for piece in text.split(MARK) for i in tokenizer.encode(piece, allow_special=True)]
@@ -156,7 +161,8 @@ def raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def tojson(value, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
+def tojson(value: object, ensure_ascii: bool = False, indent: int | str | None = None,
+           separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -5,9 +5,10 @@ Python's own help texts (`pydoc_data.topics`, the language reference) are in eve
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 # The characters a nano model knows: newline, printable ASCII, and the typographic marks of the help texts.
 # trap: the help texts differ a little from one Python version to the next. An alphabet made from the text
@@ -57,13 +58,13 @@ class Batches:
     Raises ValueError if the text is too short for one window.
     """
 
-    def __init__(self, tokens, batch: int, seq: int, seed: int):
+    def __init__(self, tokens: Sequence[int] | Tensor, batch: int, seq: int, seed: int):
         self.tokens = _as_tokens(tokens, seq)
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
         self.batch, self.seq, self.seed = batch, seq, seed
 
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets), both int64 (batch, seq); targets[b, t] is the token after inputs[b, t]."""
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
@@ -75,7 +76,7 @@ class Batches:
         return windows[:, :-1], windows[:, 1:]
 
 
-def eval_windows(tokens, seq: int, batch: int = 16) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def eval_windows(tokens: Sequence[int] | Tensor, seq: int, batch: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
     """Cover `tokens` once, in order: every token but the first is a target exactly once.
 
     Yields (inputs, targets), int64 (rows, seq) with rows <= batch; what is left at the end comes as one
@@ -100,7 +101,7 @@ def eval_windows(tokens, seq: int, batch: int = 16) -> Iterator[tuple[torch.Tens
         yield inputs[full * seq :].unsqueeze(0), targets[full * seq :].unsqueeze(0)
 
 
-def _as_tokens(tokens, seq: int) -> torch.Tensor:
+def _as_tokens(tokens: Sequence[int] | Tensor, seq: int) -> Tensor:
     """`tokens` as int64 (n,), with at least one window of `seq` inputs and their targets in it."""
     tokens = torch.as_tensor(tokens)
     if tokens.ndim != 1 or tokens.is_floating_point():

@@ -1,8 +1,8 @@
 """What every tokenizer has in common: special tokens, and the way around them.
 
-trap: a special token such as <|im_end|> is a *control* token. If the same letters typed by a user became that token, the
-user could end the conversation's turn. So `encode` spells them out as ordinary characters unless `allow_special=True`,
-which only code that builds the template should say.
+trap: a special token such as <|im_end|> is a *control* token. If the same letters typed by a user became that token,
+the user could end the conversation's turn. So `encode` spells them out as ordinary characters unless
+`allow_special=True`, which only code that builds the template should say.
 """
 
 import re

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .chat import Chat, encode
+from .tokenizer_base import Tokenizer
 
 
 class Trimmed(NamedTuple):
@@ -40,7 +41,7 @@ class Trimmed(NamedTuple):
     action: str
 
 
-def ap_trim(conversation: Sequence[dict], budget: int, tokenizer) -> Trimmed | None:
+def ap_trim(conversation: Sequence[dict], budget: int, tokenizer: Tokenizer) -> Trimmed | None:
     """The conversation in at most `budget` tokens, every answer whole; None if that cannot be.
 
     Raises ValueError for a budget that is no int of at least 1, and whatever `chat.encode` raises.
@@ -48,7 +49,8 @@ def ap_trim(conversation: Sequence[dict], budget: int, tokenizer) -> Trimmed | N
     return cut(encode(conversation, tokenizer), budget)
 
 
-def ap_trim_stages(conversation: Sequence[dict], budgets: Iterable[int], tokenizer) -> dict[int, Trimmed | None]:
+def ap_trim_stages(conversation: Sequence[dict], budgets: Iterable[int],
+                   tokenizer: Tokenizer) -> dict[int, Trimmed | None]:
     """The conversation trimmed for every stage, budget -> `ap_trim` at it. It is encoded once, and then only sliced."""
     chat = encode(conversation, tokenizer)
     return {budget: cut(chat, budget) for budget in budgets}
@@ -84,7 +86,7 @@ def _without(chat: Chat, gaps: list[tuple[int, int]], action: str) -> Trimmed:
     return Trimmed(tokens, loss_mask, action)
 
 
-def ap_trim_reference(conversation: Sequence[dict], budget: int, tokenizer) -> Trimmed | None:
+def ap_trim_reference(conversation: Sequence[dict], budget: int, tokenizer: Tokenizer) -> Trimmed | None:
     """`ap_trim`, one token at a time: slow, and easy to see to be right."""
     _check_budget(budget)
     chat = encode(conversation, tokenizer)

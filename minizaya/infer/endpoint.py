@@ -1,16 +1,17 @@
-"""Any OpenAI-compatible server as a generator: Markovian RSA over the real ZAYA1-8B, served by vLLM or by anything else.
+"""Any OpenAI-compatible server as a generator: Markovian RSA over the real ZAYA1-8B, served by vLLM or by anything
+else.
 
     ask = Endpoint("http://localhost:8010/v1", "Zyphra/ZAYA1-8B", tokenizer, run_file="aime.jsonl")
     result = markovian_rsa(ask, tokenizer.encode(question), RSAConfig(beta=16384, tau=4096), in_words(tokenizer))
 
-Markovian RSA speaks tokens, a chat server text. So a prompt is decoded and sent as one user message, to which the server
-applies the model's chat template; the reply is encoded. A tail is then the last tau tokens of our tokenizer's reading of
-the text. trap: read with another tokenizer than the server's, a reply may have more tokens than were asked for; its end is
-kept, which is what is handed on.
+Markovian RSA speaks tokens, a chat server text. So a prompt is decoded and sent as one user message, to which the
+server applies the model's chat template; the reply is encoded. A tail is then the last tau tokens of our tokenizer's
+reading of the text. trap: read with another tokenizer than the server's, a reply may have more tokens than were asked
+for; its end is kept, which is what is handed on.
 
-The budget goes out as `max_tokens` and covers thinking and answer together. A server that splits off the reasoning sends
-it as `reasoning_content` (or `reasoning`); the trace is put together again as <think>reasoning</think>answer, and a trace
-that was cut off while thinking stays open.
+The budget goes out as `max_tokens` and covers thinking and answer together. A server that splits off the reasoning
+sends it as `reasoning_content` (or `reasoning`); the trace is put together again as <think>reasoning</think>answer, and
+a trace that was cut off while thinking stays open.
 
 Servers fail: requests are repeated with growing pauses, a trace that still fails is None, and the others go on.
 """

@@ -6,12 +6,13 @@
         for number, token in engine.step(): ...          each request's next token
     engine.take(number)                                    -> Completion
 
-A step does two things: it reads the prompts of waiting requests into free slots, a few together, and it decodes one token
-of every sequence at work. A sequence that ends frees its slot at once, so slots do not wait for the longest answer
-("continuous batching"). Decoding one sequence reads all weights for one token; decoding 64 reads them once for 64.
+A step does two things: it reads the prompts of waiting requests into free slots, a few together, and it decodes one
+token of every sequence at work. A sequence that ends frees its slot at once, so slots do not wait for the longest
+answer ("continuous batching"). Decoding one sequence reads all weights for one token; decoding 64 reads them once for
+64.
 
-A request's tokens depend on its prompt, settings and seed, not on its company (up to rounding): it has a stream of random
-numbers of its own. `generate_reference` is the definition, and the engine equals it token for token.
+A request's tokens depend on its prompt, settings and seed, not on its company (up to rounding): it has a stream of
+random numbers of its own. `generate_reference` is the definition, and the engine equals it token for token.
 """
 
 from collections import deque
@@ -34,9 +35,9 @@ class Completion:
 
     tokens: the new ones; the stop token is the last, if there was one. finish: "stop", "length" or "cancelled".
     logprobs: float per new token, the log-probability with which it was drawn, in float64: log softmax(logits /
-    temperature) over what top-p and min-p kept (at temperature 0: over all, of the logits themselves); or None. kept: bool
-    (new tokens, vocab), what top-p and min-p kept, or None without a filter. routes: int16 (prompt + new tokens, layers),
-    the expert of each token, num_experts for skip, -1 for the last token, which the model never read; or None.
+    temperature) over what top-p and min-p kept (at temperature 0: over all, of the logits themselves); or None. kept:
+    bool (new tokens, vocab), what top-p and min-p kept, or None without a filter. routes: int16 (prompt + new tokens,
+    layers), the expert of each token, num_experts for skip, -1 for the last token, which the model never read; or None.
     """
 
     tokens: list[int]
@@ -95,8 +96,8 @@ class Engine:
                min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0, record: bool = False) -> int:
         """Puts a request in line and returns its number. record: keep log-probabilities and routes.
 
-        Its tokens are those of `generate(model, [prompt], ...)`. Raises ValueError as `generate` does, and for a request
-        that can never fit: prompt and budget together over `size`.
+        Its tokens are those of `generate(model, [prompt], ...)`. Raises ValueError as `generate` does, and for a
+        request that can never fit: prompt and budget together over `size`.
         """
         (prompt,), stop = check_request(self.model, [prompt], max_new_tokens, temperature, top_p, min_p, stop, seed)
         return self.queue(prompt, max_new_tokens, (temperature, top_p, min_p), stop, streams([prompt], seed)[0], record)

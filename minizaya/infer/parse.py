@@ -3,10 +3,10 @@
     <think>17 + 25 is 42.</think>It is 42.
     ^ dropped               ^ everything before is reasoning, everything after is the answer
 
-Reasoning is split as vLLM's `qwen3` reasoning parser does (read at commit 00a4c6a): the opening tag is often part of the
-prompt, so it may be missing; without a closing tag the output was cut off, and all of it is reasoning; when thinking is
-switched off, all of it is answer. One difference: an opening tag that comes late is plain text here. vLLM drops what
-stands before it in a whole text, and not in a stream; here the two always agree.
+Reasoning is split as vLLM's `qwen3` reasoning parser does (read at commit 00a4c6a): the opening tag is often part of
+the prompt, so it may be missing; without a closing tag the output was cut off, and all of it is reasoning; when
+thinking is switched off, all of it is answer. One difference: an opening tag that comes late is plain text here. vLLM
+drops what stands before it in a whole text, and not in a stream; here the two always agree.
 
 Tool calls are the released model's `zaya_xml`, one block a call, anywhere in the answer:
 
@@ -18,9 +18,9 @@ Tool calls are the released model's `zaya_xml`, one block a call, anywhere in th
     </function>
     </zyphra_tool_call>
 
-A value that is JSON is taken as JSON, else as the string between the framing newlines. A block may also hold
-`{"name": ..., "arguments": {...}}`. What is no call (a block that never ends, a nameless function) is kept in `malformed`:
-never shown as text, never executed, never an exception. Closing tags that close nothing are dropped, since users report
+A value that is JSON is taken as JSON, else as the string between the framing newlines. A block may also hold `{"name":
+..., "arguments": {...}}`. What is no call (a block that never ends, a nameless function) is kept in `malformed`: never
+shown as text, never executed, never an exception. Closing tags that close nothing are dropped, since users report
 models that write them. trap: a call that the token limit cut off may look complete but for its last argument.
 """
 
@@ -176,8 +176,8 @@ def value_of(written: str):
 def write_call(call: ToolCall) -> str:
     """A call as the model writes it: `parse` gives it back.
 
-    Where a name would break the form, the block holds JSON. A string is written as it is, unless it would be read as JSON
-    or holds a tag.
+    Where a name would break the form, the block holds JSON. A string is written as it is, unless it would be read as
+    JSON or holds a tag.
     """
     if not all(re.fullmatch(r"[^<>\n]+", name) and name == name.strip() for name in (call.name, *call.arguments)):
         return f"{CALL}\n{without_tags({'name': call.name, 'arguments': call.arguments})}\n{UNCALL}"
@@ -194,8 +194,8 @@ def without_tags(value) -> str:
 
 
 def json_or_none(text: str):
-    """The JSON value in `text`; None if it is not JSON. trap: Python's json reads NaN, Infinity and 1e999, and JSON lacks
-    the first two and cannot write the third again."""
+    """The JSON value in `text`; None if it is not JSON. trap: Python's json reads NaN, Infinity and 1e999, and JSON
+    lacks the first two and cannot write the third again."""
     def finite(written):
         if not math.isfinite(float(written)):
             raise ValueError(written)

@@ -11,8 +11,8 @@ T counts aggregation rounds, as in Table XII of the report, so there are T + 1 r
 its code count those, and our T = 2 is their T = 3.
 
 Special cases: T = 0 is parallel sampling. tau = beta hands on whole traces: full-chain RSA. C = 1 lets each trace go on
-from its own tail, which is Delethink. trap: a uniform draw with C = 1 would make some traces go on twice and others never,
-so it is a case of its own here.
+from its own tail, which is Delethink. trap: a uniform draw with C = 1 would make some traces go on twice and others
+never, so it is a case of its own here.
 
 Sources: ZAYA1-8B report (arXiv 2605.05365), section VI and equation 24; RSA, arXiv 2509.26626; Delethink, arXiv
 2510.06557; PaCoRe, arXiv 2601.05593.

@@ -1,8 +1,8 @@
 """A cache whose sequences have lengths of their own: what continuous batching needs.
 
-`arch.cache.Cache` keeps one length for all, and pads on the left. Here each sequence has a slot of fixed size and its own
-length. The sequences at work fill slots 0 .. n - 1: when one leaves, the last takes its slot, so that the model always sees
-one block of memory.
+`arch.cache.Cache` keeps one length for all, and pads on the left. Here each sequence has a slot of fixed size and its
+own length. The sequences at work fill slots 0 .. n - 1: when one leaves, the last takes its slot, so that the model
+always sees one block of memory.
 """
 
 import torch

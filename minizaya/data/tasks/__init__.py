@@ -19,11 +19,9 @@ from .task import CUE, END, Problem, Task
 HELD_OUT_ONE_IN = 10
 SEARCH_LIMIT = 1000
 
-TASKS = {
-    task.name: task
-    for task in (Addition(), ModChain(), Chain100(), BaseConversion(), Parity(), Copy(), Reverse(), Sorting(), Countdown(),
-                 Program(), Invert(), Falsify())
-}  # fmt: skip
+TASKS = {task.name: task for task in (
+    Addition(), ModChain(), Chain100(), BaseConversion(), Parity(), Copy(), Reverse(), Sorting(),
+    Countdown(), Program(), Invert(), Falsify())}
 
 
 def names() -> list[str]:

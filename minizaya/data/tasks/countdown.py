@@ -56,7 +56,7 @@ def evaluate(expression: str) -> int | None:
 
 
 def _value(node: ast.expr) -> int:
-    """Raises ValueError for anything else than a digit and the three operations: signs, powers, calls, longer numbers."""
+    """Raises ValueError for anything but a digit and the three operations: signs, powers, calls, longer numbers."""
     if isinstance(node, ast.Constant) and node.end_col_offset - node.col_offset == 1:
         return node.value
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:

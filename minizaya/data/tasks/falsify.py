@@ -49,7 +49,7 @@ class Falsify(Task):
 
 
 def outputs(function: str) -> list[int]:
-    """The value of `function` at each of the 100 inputs: `run` on all of them at once, for `make` tries many functions."""
+    """The value of `function` at each of the 100 inputs: `run` on all at once, since `make` tries many functions."""
     found = list(INPUTS)
     for sign, digit in zip(function[1::3], function[2::3]):
         operation, number = OPERATIONS[sign], int(digit)
