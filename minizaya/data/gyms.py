@@ -19,6 +19,9 @@ They are fenced, because of what we met in them:
 - trap: RLVE abandons a slow generation in a thread that goes on drawing random numbers, and what is slow depends on the
   machine. Here there is no such limit: a high difficulty may take long.
 
+The fence is ours and inside this process: another process would keep random numbers apart, too, but every scored answer
+would travel to it and back, and an `eval` in it could still do whatever this user may.
+
 What is not fenced: the time that a foreign generator or scorer takes; random numbers that another thread draws
 meanwhile; and three data sets of reasoning-gym 0.1.25 (isomorphic_strings, ransom_note, word_ladder) that loop over
 sets of strings, so that their problems change with every process unless PYTHONHASHSEED is set.

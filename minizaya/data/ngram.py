@@ -12,6 +12,8 @@ uniform distribution p_0 = 1 / vocab_size. An unseen context has count = distinc
 
 Each p_n sums to one, because p_{n-1} does: (count(h) + distinct(h)) / (count(h) + distinct(h)).
 
+nltk has the same model; here the formula is the lesson, and it takes forty lines.
+
 Source: Witten and Bell, "The zero-frequency problem", IEEE Transactions on Information Theory, 1991
 (their method C), in the interpolated form of Chen and Goodman, 1998.
 """

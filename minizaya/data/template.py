@@ -14,6 +14,7 @@ Gemma's would add <eos>, which ends the answer before it begins. So nothing is a
 
 As in `data.chat`, a control token that a message, a tool or an argument spells out stays plain text: a mark cuts it in
 two before the template sees it, and text is encoded from mark to mark. Only an assistant's think tags are left whole.
+`transformers` has `apply_chat_template`, which lets what a user types become a control token; so this is ours.
 """
 
 import json

@@ -5,7 +5,7 @@ Python's own help texts (`pydoc_data.topics`, the language reference) are in eve
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,10 +59,15 @@ class Batches:
     """
 
     def __init__(self, tokens: Sequence[int] | Tensor, batch: int, seq: int, seed: int):
-        self.tokens = _as_tokens(tokens, seq)
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
-        self.batch, self.seq, self.seed = batch, seq, seed
+        tokens = torch.as_tensor(tokens)
+        if tokens.ndim != 1 or tokens.is_floating_point():
+            raise ValueError(f"tokens must be one-dimensional integers, got {tokens.dtype} {tuple(tokens.shape)}")
+        for name, value in (("seq", seq), ("batch", batch)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if len(tokens) < seq + 1:
+            raise ValueError(f"tokens must hold at least seq + 1 = {seq + 1} tokens, got {len(tokens)}")
+        self.tokens, self.batch, self.seq, self.seed = tokens.long(), batch, seq, seed
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets), both int64 (batch, seq); targets[b, t] is the token after inputs[b, t]."""
@@ -74,40 +79,3 @@ class Batches:
         starts = [rng.randrange(len(self.tokens) - self.seq) for _ in range(self.batch)]
         windows = torch.stack([self.tokens[start : start + self.seq + 1] for start in starts])
         return windows[:, :-1], windows[:, 1:]
-
-
-def eval_windows(tokens: Sequence[int] | Tensor, seq: int, batch: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cover `tokens` once, in order: every token but the first is a target exactly once.
-
-    Yields (inputs, targets), int64 (rows, seq) with rows <= batch; what is left at the end comes as one
-    shorter window (1, rest). Average the loss over targets, not over batches.
-
-    Each window starts without context, so its first predictions are worse than they could be: the loss is a
-    little too high, never too low.
-
-    Raises ValueError if seq or batch is below 1 or if there is no token to predict.
-    """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    tokens = _as_tokens(tokens, 1)
-    if seq < 1:
-        raise ValueError(f"seq must be at least 1, got {seq}")
-    inputs, targets = tokens[:-1], tokens[1:]
-    full = len(inputs) // seq
-    for first in range(0, full, batch):
-        span = slice(first * seq, min(first + batch, full) * seq)
-        yield inputs[span].view(-1, seq), targets[span].view(-1, seq)
-    if len(inputs) > full * seq:
-        yield inputs[full * seq :].unsqueeze(0), targets[full * seq :].unsqueeze(0)
-
-
-def _as_tokens(tokens: Sequence[int] | Tensor, seq: int) -> Tensor:
-    """`tokens` as int64 (n,), with at least one window of `seq` inputs and their targets in it."""
-    tokens = torch.as_tensor(tokens)
-    if tokens.ndim != 1 or tokens.is_floating_point():
-        raise ValueError(f"tokens must be one-dimensional integers, got {tokens.dtype} {tuple(tokens.shape)}")
-    if seq < 1:
-        raise ValueError(f"seq must be at least 1, got {seq}")
-    if len(tokens) < seq + 1:
-        raise ValueError(f"tokens must hold at least seq + 1 = {seq + 1} tokens, got {len(tokens)}")
-    return tokens.long()

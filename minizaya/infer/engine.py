@@ -8,8 +8,7 @@
 
 A step does two things: it reads the prompts of waiting requests into free slots, a few together, and it decodes one
 token of every sequence at work. A sequence that ends frees its slot at once, so slots do not wait for the longest
-answer ("continuous batching"). Decoding one sequence reads all weights for one token; decoding 64 reads them once for
-64.
+answer ("continuous batching"). Decoding one sequence reads all weights for one token; decoding 64 reads them once.
 
 A request's tokens depend on its prompt, settings and seed, not on its company (up to rounding): it has a stream of
 random numbers of its own. `generate_reference` is the definition, and the engine equals it token for token.
@@ -102,7 +101,8 @@ class Engine:
         (prompt,), stop = check_request(self.model, [prompt], max_new_tokens, temperature, top_p, min_p, stop, seed)
         return self.queue(prompt, max_new_tokens, (temperature, top_p, min_p), stop, streams([prompt], seed)[0], record)
 
-    def queue(self, prompt, room, settings, stop, stream, record=False) -> int:
+    def queue(self, prompt: list[int], room: int, settings: tuple[float, float, float], stop: frozenset[int],
+              stream: Random, record: bool = False) -> int:
         """`submit` for a request that has been checked, with its own stream of random numbers."""
         # the last new token is never read, so it needs no place
         if len(prompt) + room - 1 > self.size:
@@ -183,7 +183,8 @@ class Engine:
             own = logits if len(rows) == len(requests) else logits[rows]
             uniforms = None
             if settings[0] > 0:
-                uniforms = torch.tensor([requests[i].stream.random() for i in rows], dtype=torch.float64, device=own.device)
+                drawn = [requests[i].stream.random() for i in rows]
+                uniforms = torch.tensor(drawn, dtype=torch.float64, device=own.device)
             chosen = choose(own, *settings, uniforms)
             for i, token in zip(rows, chosen.tolist()):
                 requests[i].tokens.append(token)
@@ -213,7 +214,8 @@ class Engine:
             unread = len(request.prompt) + len(request.tokens) - len(read)
             routes = torch.cat([read, torch.full((unread, layers), -1, dtype=torch.int16)])
         kept = torch.stack(request.kept) if request.kept else None
-        self.done[request.number] = Completion(request.tokens, why, request.logprobs if request.record else None, routes, kept)
+        logprobs = request.logprobs if request.record else None
+        self.done[request.number] = Completion(request.tokens, why, logprobs, routes, kept)
 
     def free(self, slot: int) -> None:
         """The sequence in this slot leaves, the last one takes its place."""

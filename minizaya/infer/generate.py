@@ -61,7 +61,7 @@ def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int,
 
 def decode(model: Zaya, prompts: list[list[int]], max_new_tokens: int, choose_next: Callable, stop: frozenset[int],
            uniforms: Tensor | None, bar: tqdm) -> list[list[int]]:
-    """One batch of `generate`, in eval mode already. choose_next: (logits (n, v), uniforms= (n,) or None) -> int64 (n,)."""
+    """One batch of `generate`, in eval mode already. choose_next: logits (n, v) and uniforms (n,) to int64 (n,)."""
     answers: list[list[int]] = [[] for _ in prompts]
     device = model.embed.weight.device
     alive = list(range(len(prompts)))  # the prompt behind each row of the batch
@@ -106,7 +106,7 @@ def generate_reference(model: Zaya, prompts: Sequence[Sequence[int]], max_new_to
     return answers
 
 
-def left_pad(prompts: list[list[int]], device=None) -> tuple[Tensor, Tensor | None]:
+def left_pad(prompts: list[list[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor | None]:
     """Tokens int64 (n, longest) and mask bool (n, longest), False on the padding at the left, or None without padding.
 
     The padding repeats a prompt's first token: any id does, since no other token sees it.
@@ -132,8 +132,8 @@ def answering(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_request(model: Zaya, prompts, max_new_tokens, temperature, top_p, min_p, stop,
-                  seed) -> tuple[list[list[int]], frozenset[int]]:
+def check_request(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float,
+                  min_p: float, stop: Iterable[int], seed: int) -> tuple[list[list[int]], frozenset[int]]:
     """The prompts as lists and the stop tokens as a set, or one clear ValueError."""
     check_sampling(temperature, top_p, min_p)
     for name, value in (("max_new_tokens", max_new_tokens), ("seed", seed)):
@@ -151,7 +151,7 @@ def check_request(model: Zaya, prompts, max_new_tokens, temperature, top_p, min_
     return checked, frozenset(token_ids("stop", stop, vocabulary))
 
 
-def token_ids(name: str, tokens, vocabulary: int) -> list[int]:
+def token_ids(name: str, tokens: Iterable[int], vocabulary: int) -> list[int]:
     """`tokens` as a list of ints in 0..vocabulary - 1; ValueError naming `name` otherwise."""
     try:
         ids = [operator.index(token) for token in tokens]

@@ -22,6 +22,8 @@ A value that is JSON is taken as JSON, else as the string between the framing ne
 ..., "arguments": {...}}`. What is no call (a block that never ends, a nameless function) is kept in `malformed`: never
 shown as text, never executed, never an exception. Closing tags that close nothing are dropped, since users report
 models that write them. trap: a call that the token limit cut off may look complete but for its last argument.
+
+The parser is ours, since vLLM's comes with the whole of vLLM.
 """
 
 import json
@@ -166,7 +168,7 @@ def read_call(body: str) -> ToolCall | None:
     return ToolCall(function[1].strip(), {name.strip(): value_of(value) for name, value in zip(pieces[1::2], values)})
 
 
-def value_of(written: str):
+def value_of(written: str) -> object:
     """An argument: without its framing newlines; JSON if it is JSON, else the string."""
     inner = written.removeprefix("\n").removesuffix("\n")
     given = json_or_none(inner)
@@ -188,15 +190,17 @@ def write_call(call: ToolCall) -> str:
     return f"{written}</function>\n{UNCALL}"
 
 
-def without_tags(value) -> str:
+def without_tags(value: object) -> str:
     """JSON in which no tag can stand: "<" is written by its number."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
-def json_or_none(text: str):
-    """The JSON value in `text`; None if it is not JSON. trap: Python's json reads NaN, Infinity and 1e999, and JSON
-    lacks the first two and cannot write the third again."""
-    def finite(written):
+def json_or_none(text: str) -> object:
+    """The JSON value in `text`; None if it is not JSON.
+
+    trap: Python's json reads NaN, Infinity and 1e999, and JSON lacks the first two and cannot write the third again.
+    """
+    def finite(written: str) -> float:
         if not math.isfinite(float(written)):
             raise ValueError(written)
         return float(written)

@@ -21,8 +21,10 @@ Sources: ZAYA1-8B report (arXiv 2605.05365), section VI and equation 24; RSA, ar
 import hashlib
 import operator
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from ..data.tokenizer_base import Tokenizer
 
 Tokens = list[int]
 Generator = Callable[[list[Tokens], int], list[Tokens | None]]
@@ -181,13 +183,15 @@ def delimited(separator: Sequence[int], go: Sequence[int]) -> Aggregate:
     return aggregate
 
 
-def in_words(tokenizer) -> Aggregate:
+def in_words(tokenizer: Tokenizer) -> Aggregate:
     """For a chat model: the question, the tails under headings, and what to do with them, as one text.
 
     Adds about 110 + 30 C characters' worth of tokens. Nothing is formatted into a template: braces in a tail are text.
     """
-    head = tokenizer.encode("\n\nBelow are the ends of several attempts at this problem. Any of them may be wrong or unfinished.\n")
-    close = tokenizer.encode("\nWeigh the attempts against each other, go on from what is right, and give one full answer.\n")
+    head = tokenizer.encode("\n\nBelow are the ends of several attempts at this problem. "
+                            "Any of them may be wrong or unfinished.\n")
+    close = tokenizer.encode("\nWeigh the attempts against each other, go on from what is right, "
+                             "and give one full answer.\n")
 
     def aggregate(question: Tokens, tails: list[Tokens]) -> Tokens:
         prompt = [*question, *head]
@@ -220,7 +224,7 @@ def majority(answers: Sequence[str | None]) -> str | None:
 # ---- the generator's word --------------------------------------------------------------------------------------------
 
 
-def checked_traces(traces, count: int, longest: int) -> list[Tokens | None]:
+def checked_traces(traces: Iterable[Iterable[int] | None], count: int, longest: int) -> list[Tokens | None]:
     """What a generator gave, as lists of int. Raises ValueError naming what is wrong with it."""
     try:
         traces = list(traces)
@@ -236,7 +240,7 @@ def checked_traces(traces, count: int, longest: int) -> list[Tokens | None]:
     return found
 
 
-def checked_tail(tail, tau: int) -> Tokens:
+def checked_tail(tail: Iterable[int], tau: int) -> Tokens:
     """What `reduce` gave. Raises ValueError when it is longer than tau: the bound on prompts would not hold."""
     tail = checked_tokens("reduce's tail", tail)
     if len(tail) > tau:
@@ -244,7 +248,7 @@ def checked_tail(tail, tau: int) -> Tokens:
     return tail
 
 
-def checked_tokens(name: str, tokens) -> Tokens:
+def checked_tokens(name: str, tokens: Iterable[int]) -> Tokens:
     """`tokens` as a list of int. Raises ValueError naming `name`."""
     try:
         return [operator.index(token) for token in tokens]

@@ -7,7 +7,8 @@
 Shapes: n sequences, v tokens of the vocabulary.
 Sources: top-p, arXiv 1904.09751; min-p, arXiv 2407.01082, which the ZAYA1-8B report (appendix E) sets to 1e-5 against
 gibberish of rare tokens. The report does not define it; we take the usual meaning, relative to the largest
-probability, not an absolute floor.
+probability, not an absolute floor. Ours, not the logits processors of transformers: those filter one after the other,
+and draw from one stream of random numbers for the whole batch.
 """
 
 import hashlib

@@ -21,7 +21,8 @@ class SlotCache(Cache):
     only distances matter to RoPE.
     """
 
-    def __init__(self, config: ZayaConfig, slots: int, size: int, dtype: torch.dtype, device=None):
+    def __init__(self, config: ZayaConfig, slots: int, size: int, dtype: torch.dtype,
+                 device: torch.device | None = None):
         super().__init__(config, slots, dtype, device)
         layers, empty = range(config.num_hidden_layers), dict(dtype=dtype, device=device)
         # zeros: a masked place still takes part in 0 * value, and 0 * NaN is NaN

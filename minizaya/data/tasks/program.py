@@ -78,13 +78,9 @@ def run(program: str, x: int, y: int, limit: int = STEP_LIMIT) -> Iterator[tuple
 
 def _parse(program: str) -> tuple[list[re.Match], dict[int, int]]:
     """(the tokens, for each loop's first and last token the position of the other)."""
-    tokens, position = [], 0
-    while position < len(program):
-        found = TOKEN.match(program, position)
-        if not found:
-            raise ValueError(f"program must be statements like ax+3 and loops like [2...], got {program[position:]!r}")
-        tokens.append(found)
-        position = found.end()
+    tokens = list(TOKEN.finditer(program))
+    if "".join(token[0] for token in tokens) != program:
+        raise ValueError(f"program must be statements like ax+3 and loops like [2...], got {program!r}")
     opened, partner = [], {}
     for i, token in enumerate(tokens):
         if token[0][0] == "[":
