@@ -6,15 +6,15 @@
 
 The bias only moves choices (`router.choose`), so balancing adds no gradient and no auxiliary loss.
 
-The skip route is not a controlled variable: its bias stays at -1, and two things keep balancing from steering it in secret.
-The goal is the mean load, 1 / E when nothing is skipped (the report's): a goal of 1 / E that skipped tokens also count in would
-starve all experts at once, and push every bias up until nothing is skipped. And the biases sum to zero: steps of one size, the
-sign rule's and AdamW's, do not cancel, so all biases would drift together, away from the skip route's
-(`balance.sums_to_zero`, `balance.skipped`). So at -1 the skip route stays shut however long a model trains: one expert's bias
-is at least 0, and p_skip - 1 is at most 0.
+The skip route is not a controlled variable: its bias stays at -1, and two things keep balancing from steering it in
+secret. The goal is the mean load, 1 / E when nothing is skipped (the report's): a goal of 1 / E that skipped tokens
+also count in would starve all experts at once, and push every bias up until nothing is skipped. And the biases sum to
+zero: steps of one size, the sign rule's and AdamW's, do not cancel, so all biases would drift together, away from the
+skip route's (`balance.sums_to_zero`, `balance.skipped`). So at -1 the skip route stays shut however long a model
+trains: one expert's bias is at least 0, and p_skip - 1 is at most 0.
 
-Source: ZAYA1-8B report, equation 5 (AdamW on load - 1 / E; its step size and betas are not published, nor is a mean subtracted);
-DeepSeek, arXiv 2408.15664 (sign, measured against the mean load). The rest is textbook control.
+Source: ZAYA1-8B report, equation 5 (AdamW on load - 1 / E; its step size and betas are not published, nor is a mean
+subtracted); DeepSeek, arXiv 2408.15664 (sign, measured against the mean load). The rest is textbook control.
 """
 
 import math
