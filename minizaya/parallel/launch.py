@@ -146,6 +146,7 @@ def join(timeout: float = 20.0) -> Iterator[None]:
     timeout: seconds that a rank waits for the others; more than the longest work between two meetings. Only for the
     first meeting is there more time: importing torch from a slow disk may take a minute.
     """
+    leave_with_launcher()
     rank, ranks, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"   # the launcher keeps the meeting place
     patience = timedelta(seconds=120)
@@ -165,12 +166,12 @@ def join(timeout: float = 20.0) -> Iterator[None]:
 
 
 def leave_with_launcher() -> None:
-    """Ends this process at most half a second after the launcher has ended. torchrun sees to that itself.
+    """Ends this process at most half a second after the launcher has ended, ours or torchrun.
 
     trap: a launcher that is killed, or whose terminal is closed, ends nobody. Its ranks would train on, unseen, and
     write into the run's folder beside whoever resumes it.
     """
-    launcher = int(os.environ["MINIZAYA_LAUNCHER"])
+    launcher = int(os.environ.get("MINIZAYA_LAUNCHER", os.getppid()))   # ours may have ended before this line
 
     def watch() -> None:
         while os.getppid() == launcher:
@@ -189,7 +190,6 @@ def lost_peer(error: BaseException) -> bool:
 
 def work(folder: Path) -> None:
     """What each rank of `run_job` does."""
-    leave_with_launcher()
     job = json.loads((folder / "job.json").read_text())
     module, _, function = job["target"].partition(":")
     with join(job["timeout"]):
