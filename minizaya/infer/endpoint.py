@@ -109,7 +109,9 @@ class Endpoint:
             try:
                 text = self.post(request)
             except urllib.error.HTTPError as error:
-                words = f"HTTP {error.code}: {error.read(2000).decode('utf-8', 'replace').strip() or error.reason}"
+                with error:
+                    said = error.read(2000).decode("utf-8", "replace").strip() or error.reason
+                words = f"HTTP {error.code}: {said}"
                 if error.code in WRONG_REQUEST:
                     kind = LookupError if error.code == 404 else PermissionError
                     raise kind(f"{self.url} answered {words}") from None
@@ -167,25 +169,24 @@ class RunFile:
     def __init__(self, path: Path):
         self.path, self.lock, self.texts = path, threading.Lock(), {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab+")
-        self.file.seek(0)
-        content = self.file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                self.texts[str(entry["key"])] = str(entry["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"run_file {path} is damaged in line {number}: {error}") from error
-        if len(whole) < len(content):
-            self.file.truncate(len(whole))
+        with open(path, "ab+") as file:
+            file.seek(0)
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            for number, line in enumerate(whole.splitlines(), start=1):
+                try:
+                    entry = json.loads(line)
+                    self.texts[str(entry["key"])] = str(entry["text"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"run_file {path} is damaged in line {number}: {error}") from error
+            file.truncate(len(whole))
 
     def append(self, key: str, text: str) -> None:
         """Keeps one finished request; waits until the disk has it."""
-        with self.lock:
-            self.file.write(json.dumps({"key": key, "text": text}).encode() + b"\n")
-            self.file.flush()
-            os.fsync(self.file.fileno())
+        with self.lock, open(self.path, "ab") as file:
+            file.write(json.dumps({"key": key, "text": text}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
             self.texts[key] = text
 
 
