@@ -50,6 +50,9 @@ class Layout:
         return "x".join(sizes) or "dp1"
 
 
+ONE_RANK = Layout()
+
+
 def rows_of(name: str, count: int, layout: Layout, rank: int) -> tuple[int, int]:
     """First row, and last row + 1, of the `count` rows of parameter `name` that a rank holds; equal if it has none.
 

@@ -2,8 +2,8 @@
 
     python -m minizaya plan zaya1-8b
 
-Every figure equals what the built model has and does (`tests/plan/test_account.py` counts both). The letters of the formulas:
-D hidden_size, H query heads, K KV heads, d head_dim, P = (H + K) d packed query and key channels, E experts,
+Every figure equals what the built model has and does (`tests/plan/test_account.py` counts both). The letters of the
+formulas: D hidden_size, H query heads, K KV heads, d head_dim, P = (H + K) d packed query and key channels, E experts,
 F expert width, R router width, V vocabulary, L layers.
 
 What counts as a FLOP: a multiplication or an addition inside a matrix product, a convolution or attention, so one
@@ -21,9 +21,9 @@ BYTES = {"bfloat16": 2, "float32": 4}  # a number, as --dtype names it
 PUBLISHED = {
     "zaya1-8b": "The papers print 8.3B (AMD paper) and 8.4B (8B model card) in all, 0.76B active. They leave out the "
                 "embedding: so counted, the released weights hold 8.303B, of which a token uses 0.7536B; 0.76 is "
-                "that, rounded up. With the embedding it is 8.840B and 1.291B (the tied table is the head, too, and a token "
-                "multiplies with all of it). No count of ours gives 8.4B: 8.303B needs 0.1B more, which no part has. The "
-                "card's download is 17.7 GB: 2 bytes of each of 8.840B.",
+                "that, rounded up. With the embedding it is 8.840B and 1.291B (the tied table is the head, too, and "
+                "a token multiplies with all of it). No count of ours gives 8.4B: 8.303B needs 0.1B more, which no "
+                "part has. The card's download is 17.7 GB: 2 bytes of each of 8.840B.",
 }
 
 # ---- parameters ------------------------------------------------------------------------------------------------------
@@ -73,6 +73,12 @@ def parameters(config: ZayaConfig) -> dict[str, int]:
         "residual_scaling": layers * 8 * width if config.residual_scaling else 0,  # 2 merges, 2 streams, scale and bias
         "head": head + (config.vocab_size if config.lm_head_bias else 0),
     }
+
+
+def dense_parameters(config: ZayaConfig) -> int:
+    """Parameters that every token reads: all but experts, and an untied embedding, of which it reads a row."""
+    parts = parameters(config)
+    return sum(parts.values()) - parts["experts"] - (0 if config.tie_word_embeddings else parts["embedding"])
 
 
 def active_parameters(config: ZayaConfig) -> int:
@@ -127,7 +133,6 @@ def flops(config: ZayaConfig, tokens: int, past: int = 0, causal: bool = False) 
     width, layers = config.hidden_size, config.num_hidden_layers
     packed, route = config.query_size + config.kv_size, config.router_hidden_size
     routes = config.num_experts + 1
-
     projections = width * (packed + config.kv_size) + config.query_size * width
     depthwise = grouped = 0
     if config.num_convs >= 1:
@@ -210,7 +215,8 @@ def table(figures: dict) -> str:
         lines.append(f"  {name.replace('_', ' '):28}{counts[name]:>20,}{counts[name] / 1e9:>8.4f}B")
     lines += ["", "bytes"]
     for name in ("weight_bytes", "kv_bytes_per_token", "kv_bytes_at_context", "state_bytes_per_sequence"):
-        lines.append(f"  {name.replace('_bytes', '').replace('_', ' '):28}{figures[name]:>20,}{readable(figures[name])}")
+        label = name.replace("_bytes", "").replace("_", " ")
+        lines.append(f"  {label:28}{figures[name]:>20,}{readable(figures[name])}")
     lines += ["", f"{'FLOPs per token':30}{'forward':>20}{'decode':>20}"]
     for part, decode in costs["decode_by_part"].items():
         lines.append(f"  {part.replace('_', ' '):28}{costs['forward_by_part'][part]:>20,.0f}{decode:>20,}")

@@ -1,29 +1,32 @@
-"""What a device can do, and what that asks of a model: sizes it likes, and the batch at which decoding is no longer slow.
+"""What a device can do, and what that asks of a model: sizes it likes, the batch at which decoding is no longer slow.
 
-Decoding reads every weight that some sequence needs and the sequence's own cache, and does two FLOPs a weight with each. A
-device that does R FLOPs in the time of one byte (its ridge) waits for memory as long as a step does less than R a byte.
+Decoding reads every weight that some sequence needs and the sequence's own cache, and does two FLOPs a weight with
+each. A device that does R FLOPs in the time of one byte (its ridge) waits for memory as long as a step does less than R
+a byte.
 
-Sources: MI300X and H100: vendors' peaks. trap: nobody reaches them; the bandwidths that the AMD paper measured stand beside PEAK.
-The rules for MI300X (multiples of 64; GEMMs of about 200 GFLOP; all eight GPUs of a node in a collective): the same paper,
-section on sizing, as reported by its readers: leads, not laws.
+Sources: MI300X and H100: vendors' peaks. trap: nobody reaches them; the bandwidths that the AMD paper measured stand
+beside PEAK. The rules for MI300X (multiples of 64; GEMMs of about 200 GFLOP; all eight GPUs of a node in a collective):
+the same paper, section on sizing, as reported by its readers: leads, not laws.
 """
 
 import shutil
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ZayaConfig
-from ..parallel.layout import Layout
+from ..parallel.layout import ONE_RANK, Layout
 from . import account
 
 NODE = 8           # GPUs that are wired to each other
 GOOD_GEMM = 200e9  # FLOPs from which a product reaches the best rate
+MOST = 2**24       # batches and contexts beyond it are as good as endless
 
 
 @dataclass(frozen=True)
 class Device:
-    """memory: bytes. bandwidth: bytes a second, peak. flops: bfloat16 FLOPs a second, dense peak, whatever the type asked for;
-    of the laptop, which has no bfloat16, float32."""
+    """memory: bytes. bandwidth: bytes a second, peak. flops: dense peak, FLOPs a second, whatever the type asked for:
+    of bfloat16; of the laptop, which has none, float32."""
 
     memory: float
     bandwidth: float
@@ -63,21 +66,20 @@ def decode_bytes(config: ZayaConfig, batch: int, context: int, dtype: str = "bfl
 
     Experts are visited at random here: of E, batch tokens visit E (1 - (1 - 1/E)^batch) in the mean.
     """
-    parts, size = account.parameters(config), account.bytes_of(dtype)
-    dense = sum(parts.values()) - parts["experts"] - (0 if config.tie_word_embeddings else parts["embedding"])
-    visited = 1 - (1 - 1 / config.num_experts) ** batch
+    visited = (1 - (1 - 1 / config.num_experts) ** batch) * account.parameters(config)["experts"]
     cache = context * account.kv_bytes_per_token(config, dtype) + account.state_bytes_per_sequence(config, dtype)
-    return size * (dense + visited * parts["experts"]) + batch * cache
+    return account.bytes_of(dtype) * (account.dense_parameters(config) + visited) + batch * cache
 
 
-def decode_seconds(config: ZayaConfig, batch: int, context: int, on: Device, dtype: str = "bfloat16") -> tuple[float, float]:
+def decode_seconds(config: ZayaConfig, batch: int, context: int, on: Device,
+                   dtype: str = "bfloat16") -> tuple[float, float]:
     """Seconds a step that memory asks for, and that arithmetic asks for, each at its peak; the longer one holds."""
     work = batch * sum(account.flops(config, 1, context - 1).values())
     return decode_bytes(config, batch, context, dtype) / on.bandwidth, work / on.flops
 
 
 def ridge_batch(config: ZayaConfig, context: int, on: Device, dtype: str = "bfloat16") -> int | None:
-    """The smallest batch at which arithmetic takes as long as memory, or None: caches alone keep memory busier for ever.
+    """The smallest batch at which arithmetic takes as long as memory, or None: caches keep memory busier for ever.
 
     A sequence's cache is read once and used by its own queries only, H / K FLOPs a byte: below any ridge. So a longer
     context moves the ridge away, and from some length on there is none.
@@ -86,30 +88,21 @@ def ridge_batch(config: ZayaConfig, context: int, on: Device, dtype: str = "bflo
         memory, arithmetic = decode_seconds(config, batch, context, on, dtype)
         return arithmetic >= memory
 
-    most = 2**24
-    if not bound(most):
-        return None
-    low, high = 0, most          # bytes grow ever slower than FLOPs, so there is one crossing
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if bound(middle) else (middle, high)
-    return high
+    batches = range(1, MOST + 1)          # bytes grow ever slower than FLOPs, so there is one crossing
+    found = bisect_left(batches, True, key=bound)
+    return batches[found] if found < MOST else None
 
 
 def room_for_context(config: ZayaConfig, on: Device, dtype: str = "bfloat16") -> int:
     """The longest context for which there is a ridge at all (0: none)."""
-    low, high = 0, 2**24
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if ridge_batch(config, middle, on, dtype) is not None else (low, middle)
-    return low
+    return bisect_left(range(1, MOST), True, key=lambda context: ridge_batch(config, context, on, dtype) is None)
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
 def products(config: ZayaConfig, tokens: int) -> dict[str, tuple[int, int, int]]:
-    """The matrix products of a layer and the head for `tokens` on one device, as (rows, columns, inner); experts share evenly."""
+    """The matrix products of a layer and the head, as (rows, columns, inner), of `tokens` that experts share evenly."""
     packed = config.query_size + config.kv_size
     each = max(1, tokens // config.num_experts)
     return {
@@ -122,35 +115,36 @@ def products(config: ZayaConfig, tokens: int) -> dict[str, tuple[int, int, int]]
     }
 
 
-def findings(config: ZayaConfig, layout: Layout = Layout(), tokens: int = 4096) -> list[dict]:
+def findings(config: ZayaConfig, layout: Layout = ONE_RANK, tokens: int = 4096) -> list[dict]:
     """The rules for MI300X, applied: {"rule", "what", "ok", "said"} each.
 
     tokens: of one device in a step. With ep, an expert sees the tokens of ep devices, and there are fewer of them here.
     The last rule but one is FSDP's: ranks that share experts hold whole ones (`memory.held_by_a_rank`).
     """
     found = []
-    for name in ("vocab_size", "hidden_size", "moe_intermediate_size", "router_hidden_size", "head_dim", "query_size", "kv_size"):
+
+    def note(rule: str, what: str, ok: bool, said: str, but: str = "") -> None:
+        found.append({"rule": rule, "what": what, "ok": ok, "said": said + ("" if ok else but)})
+
+    for name in ("vocab_size", "hidden_size", "moe_intermediate_size", "router_hidden_size", "head_dim", "query_size",
+                 "kv_size"):
         size = getattr(config, name)
-        found.append({"rule": "multiples of 64", "what": name, "ok": size % 64 == 0,
-                      "said": f"{size:,}" + ("" if size % 64 == 0 else f": pad to {-(-size // 64) * 64:,}")})
+        note("multiples of 64", name, size % 64 == 0, f"{size:,}", f": pad to {-(-size // 64) * 64:,}")
     for name, (m, n, k) in products(config, tokens).items():
         m *= layout.ep if name.startswith("expert") else 1
         work = 2 * m * n * k
-        need = "" if work >= GOOD_GEMM else f", {GOOD_GEMM / work:.0f}x short"
-        found.append({"rule": "GEMMs near 200 GFLOP", "what": name, "ok": work >= GOOD_GEMM,
-                      "said": f"{m:,} x {n:,} x {k:,} = {work / 1e9:,.1f} GFLOP{need}"})
-    for name, size in (("dp", layout.dp), ("ep", layout.ep), ("cp", layout.cp)):
+        note("GEMMs near 200 GFLOP", name, work >= GOOD_GEMM,
+             f"{m:,} x {n:,} x {k:,} = {work / 1e9:,.1f} GFLOP", f", {GOOD_GEMM / work:.0f}x short")
+    for name in ("dp", "ep", "cp"):
+        size = getattr(layout, name)
         if size > 1:
-            inside = min(size, NODE)
-            found.append({"rule": "whole nodes of 8", "what": name, "ok": size % NODE == 0,
-                          "said": f"{size} ranks" + ("" if size % NODE == 0 else
-                                                     f": at best {inside - 1} of a GPU's {NODE - 1} links at work")})
+            note("whole nodes of 8", name, size % NODE == 0, f"{size} ranks",
+                 f": at best {min(size, NODE) - 1} of a GPU's {NODE - 1} links at work")
     experts, sharers = config.num_experts // layout.ep, layout.ranks // layout.ep
     if sharers > 1:
-        need = "" if experts % sharers == 0 else f": each has room for {-(-experts // sharers)}, not {experts / sharers:.2g}"
-        found.append({"rule": "experts divide", "what": "dp x cp", "ok": experts % sharers == 0,
-                      "said": f"{experts} experts over {sharers} ranks{need}"})
+        note("experts divide", "dp x cp", experts % sharers == 0, f"{experts} experts over {sharers} ranks",
+             f": each has room for {-(-experts // sharers)}, not {experts / sharers:.2g}")
     if layout.ranks % NODE and layout.ranks > 1:
-        found.append({"rule": "whole nodes of 8", "what": "devices", "ok": False,
-                      "said": f"{layout.ranks} is no multiple of {NODE}: a node stays partly idle"})
+        note("whole nodes of 8", "devices", False, f"{layout.ranks} is no multiple of {NODE}",
+             ": a node stays partly idle")
     return found
