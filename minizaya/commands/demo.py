@@ -5,6 +5,7 @@ with its working written out. Then it is examined: the loss on the last tenth of
 and additions that it never saw, answered at temperature 0.
 """
 
+import argparse
 import copy
 import json
 import sys
@@ -81,7 +82,8 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = Fals
     torch.manual_seed(seed)
     model = Zaya(ZayaConfig.preset("nano", vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
                                    bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
-    batches = mixture(text_source(train_ids, ROWS, SEQ, seed), task_source(TASK, DIFFICULTY, tokenizer, TASK_ROWS, seed))
+    batches = mixture(text_source(train_ids, ROWS, SEQ, seed),
+                      task_source(TASK, DIFFICULTY, tokenizer, TASK_ROWS, seed))
     if resume and (begun := latest(out)):
         steps = read_info(begun)["recipe"]["steps"]
     if steps is None:
@@ -102,16 +104,14 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = Fals
 
     picture = LivePicture(out / "loss.png", {f"{n}-gram": value for n, value in enumerate(ngrams, 1)})
     say(f"training nano: {sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps")
-    done = trainer.train(glance, eval_every=100, watch=picture)
-    if not done:
+    if not trainer.train(glance, eval_every=100, watch=picture):
         raise KeyboardInterrupt
     say("examining ...")
     loss = held_out_loss(model, exam, WINDOW)
     trainer.records[-1].setdefault("eval", {})["text"] = loss
     picture(trainer.records)
-    task = tasks.get(TASK)
     exercises = tasks.problems(TASK, "held_out", DIFFICULTY, PROBLEMS, seed)
-    right, written = solve(model, tokenizer, task, exercises)
+    right, written = solve(model, tokenizer, exercises)
     opening = "The "
     sample, = generate(model, [tokenizer.encode(opening)], 300, temperature=0.8, seed=seed)
     last = trainer.records[-50:]
@@ -146,7 +146,7 @@ def report(result: dict) -> str:
     ])
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder for log, checkpoint and picture (default: a new one in runs/)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data and sample (default 0)")
     parser.add_argument("--steps", type=int,
@@ -155,7 +155,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Prints what was learned. Returns 0; Ctrl-C raises KeyboardInterrupt when the run is saved."""
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
     result = demo(args.out or free_folder(), args.seed, args.steps, args.resume)

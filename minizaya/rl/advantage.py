@@ -7,14 +7,14 @@ raises the log-probability of an answer in proportion to its advantage:
     GRPO       (r - mean) / (std + eps)
     Dr-GRPO     r - mean
 
-What MaxRL climbs: the gradient of a pass rate p gets the weight w = sum_{k < T} (1 - p)^k, which grows from 1 (REINFORCE,
-T = 1) to 1 / p (maximum likelihood, T without end). Problems that are seldom solved count more. With G answers, w is
-exactly that of T = G - 1 (`rl.maxrl_order` checks it by going through all outcomes): one order is lost because a
-group without a right answer is left out. Kept in, with the baseline's term -sum of grad log p, it would be T = G; but
-such a group teaches only what not to do, and the report drops it.
+What MaxRL climbs: the gradient of a pass rate p gets the weight w = sum_{k < T} (1 - p)^k, which grows from 1
+(REINFORCE, T = 1) to 1 / p (maximum likelihood, T without end). Problems that are seldom solved count more. With G
+answers, w is exactly that of T = G - 1 (`rl.maxrl_order` checks it by going through all outcomes): one order is lost
+because a group without a right answer is left out. Kept in, with the baseline's term -sum of grad log p, it would be
+T = G; but such a group teaches only what not to do, and the report drops it.
 
-Sources: MaxRL, Tajwar et al. (arXiv 2602.02710), equation 7 of the ZAYA1-8B report; GRPO, Shao et al. (arXiv 2402.03300);
-Dr-GRPO, Liu et al. (arXiv 2503.20783).
+Sources: MaxRL, Tajwar et al. (arXiv 2602.02710), equation 7 of the ZAYA1-8B report; GRPO, Shao et al. (arXiv
+2402.03300); Dr-GRPO, Liu et al. (arXiv 2503.20783).
 """
 
 import torch

@@ -8,6 +8,8 @@
 
 Every change is one rename, so either side may be killed between any two instructions: a file is there, whole, under one
 name. A batch has one fate: trained on, evicted because the shelf was full (the oldest goes first), or found too stale.
+
+Ours, not a message queue's: what waits survives both sides, and a reader can open the folder and look.
 """
 
 try:
@@ -17,9 +19,12 @@ except ImportError:  # Windows without WSL has no such locks
 import json
 import re
 from pathlib import Path
+from typing import TextIO
+
+from torch import Tensor
 
 from ..train import checkpoint
-from .rollout import load_batch, save_batch
+from .rollout import Rollout, load_batch, save_batch
 
 NUMBER = re.compile(r"(batch|taken|weights)-(\d{8,})\.safetensors")
 
@@ -35,13 +40,13 @@ class Shelf:
             raise ValueError(f"capacity must be at least 2, the trainer waits for two whole batches, got {capacity}")
         self.folder, self.capacity = Path(folder), capacity
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.locks: dict[str, object] = {}
+        self.locks: dict[str, TextIO] = {}
 
     def lock(self, side: str) -> bool:
         """Makes this the only "generator" or "trainer" of the shelf; False while another one is alive.
 
-        trap: a generator whose trainer was killed lives on for a moment, and two of them would make the same batch number.
-        The system lets go of the lock when its owner dies, however it dies.
+        trap: a generator whose trainer was killed lives on for a moment, and two of them would make the same batch
+        number. The system lets go of the lock when its owner dies, however it dies.
         """
         if fcntl is None or side in self.locks:
             return True
@@ -69,7 +74,7 @@ class Shelf:
 
     # ---- the generator's side ----------------------------------------------------------------------------------------
 
-    def put(self, number: int, rollouts: list, num_experts: int, info: dict) -> list[int]:
+    def put(self, number: int, rollouts: list[Rollout], num_experts: int, info: dict) -> list[int]:
         """Adds a batch; where more than `capacity` wait, the oldest are evicted. Returns the evicted numbers."""
         save_batch(self.path("batch", number), rollouts, num_experts, info)
         evicted = []
@@ -99,19 +104,16 @@ class Shelf:
         """The version of the newest weights, or None."""
         return max(self.numbers("weights"), default=None)
 
-    def read_weights(self, version: int) -> dict:
-        return checkpoint.read_tensors(self.path("weights", version))
-
     # ---- the trainer's side ------------------------------------------------------------------------------------------
 
-    def publish(self, version: int, state: dict) -> None:
+    def publish(self, version: int, state: dict[str, Tensor]) -> None:
         """Puts the weights after `version` updates on the shelf."""
         content = checkpoint.safetensors().save({name: tensor.contiguous() for name, tensor in state.items()})
         checkpoint.replace_file(self.path("weights", version), content)
         for old in self.numbers("weights")[:-2]:
             self.path("weights", old).unlink(missing_ok=True)
 
-    def take(self, oldest_version: int) -> tuple[int, list, list[int]] | None:
+    def take(self, oldest_version: int) -> tuple[int, list[Rollout], list[int]] | None:
         """(number, rollouts, stale numbers) of the oldest batch all of whose tokens have at least this version.
 
         None when there is none; staler ones found on the way are taken, too, and named.
@@ -129,7 +131,7 @@ class Shelf:
         return (-1, [], stale) if stale else None
 
     def untake(self, keep: set[int]) -> None:
-        """After a restart: batches that were taken, but that no checkpoint covers, wait again. keep: those it covers."""
+        """After a restart: what was taken, but is covered by no checkpoint, waits again. keep: what one covers."""
         for number in self.numbers("taken"):
             if number not in keep:
                 self.path("taken", number).rename(self.path("batch", number))

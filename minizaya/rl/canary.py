@@ -1,13 +1,15 @@
 """Canaries: cheap alarms for text that has gone wrong.
 
 A repeating text compresses too well. Each answer's token ids go through one LZ77 compressor (zlib), chunk by chunk; the
-ratio of a chunk is its compressed size over its size. Below the threshold the answer is called a loop, and its reward is
-zero before any advantage is computed (report, equation 16): otherwise a loop that stumbles over the answer teaches looping.
+ratio of a chunk is its compressed size over its size. Below the threshold the answer is called a loop, and its reward
+is zero before any advantage is computed (report, equation 16): otherwise a loop that stumbles over the answer teaches
+looping.
 
-The report does not give chunk, id width and overhead. Measured, so that nobody has to guess: a window of 2^10 bytes (zlib's
-smallest that works) sees repeats up to 762 bytes back; at level 1 long matches are skipped over, so chunks of 64 or 128
-catch what chunks of 256 miss. A small alphabet compresses well without any loop: written in one byte each, digits that
-count upwards reach 0.03. So ids take four bytes here, and the threshold is set by `calibrated` on the model's own answers.
+The report does not give chunk, id width and overhead. Measured, so that nobody has to guess: a window of 2^10 bytes
+(zlib's smallest that works) sees repeats up to 762 bytes back; at level 1 long matches are skipped over, so chunks of
+64 or 128 catch what chunks of 256 miss. A small alphabet compresses well without any loop: written in one byte each,
+digits that count upwards reach 0.03. So ids take four bytes here, and the threshold is set by `calibrated` on the
+model's own answers.
 """
 
 import zlib
@@ -22,9 +24,9 @@ FLUSH = 4  # bytes that a sync flush adds to a chunk
 def canary(tokens: Sequence[int] | Tensor, chunk: int = 64) -> list[float]:
     """Compressed size over size for each chunk of `chunk` tokens; a last chunk that is not full joins the one before.
 
-    tokens: ids in 0..2^32-1. Returns one float a chunk, about 0.05 and less for a loop; [] for no tokens. The compressor
-    remembers the chunks before, so a loop shows from its second turn on.
-    Raises ValueError for chunk < 1 or ids out of range.
+    tokens: ids in 0..2^32-1. Returns one float a chunk, about 0.05 and less for a loop; [] for no tokens. The
+    compressor remembers the chunks before, so a loop shows from its second turn on. Raises ValueError for chunk < 1 or
+    ids out of range.
     """
     if not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}")

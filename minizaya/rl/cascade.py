@@ -1,26 +1,30 @@
 """The cascade: four stages of reinforcement learning, one after the other, from a shipped reasoner.
 
     warm-up      fixed difficulties; the model learns to earn rewards at all
-    curriculum   the difficulty of each task follows the model (`curriculum.Scheduler`), from where it passes half the time
+    curriculum   each task's difficulty follows the model (`curriculum.Scheduler`), from where it passes half the time
     ttc          mathematics, programs, and aggregation prompts: tails of an expert's attempts and of the model's own
     behaviour    style, gated by obedience; graded scores, so GRPO's advantages
 
-`TOY` is our table, `REAL` is ZAYA1-8B's beside it. `train` runs a table, one folder a stage; a run that was stopped goes on
-where it was.
+`TOY` is our table, `REAL` is ZAYA1-8B's beside it. `train` runs a table, one folder a stage; a run that was stopped
+goes on where it was.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..arch.model import Zaya
 from ..data import tasks
-from ..infer.generate import generate
+from ..data.tokenizer import Tokenizer
 from ..train import checkpoint, stages
+from ..train.evaluate import answers
 from .buffer import Shelf
 from .curriculum import Calibrator, Scheduler
 from .generator import room, styled, verified
 from .learner import LearnerConfig
-from .pipeline import Job, run
+from .pipeline import run
+from .processes import Job
 
 # where the shipped nano-reasoner is unsure: the seven tasks that it has not solved up to their hardest problems
 BOUNDARY = ("addition", "base", "countdown", "falsify", "invert", "program", "sorting")
@@ -68,61 +72,52 @@ REAL = (  # report, section IV-B and its tables; mathematics with code and test-
 )
 
 
-def calibrate(model, tokenizer, names: tuple[str, ...], seed: int = 0, rounds: int = 8, each: int = 16) -> dict[str, Calibrator]:
-    """Asks the model `rounds` times `each` training problems a task; returns each task's belief (`Calibrator`)."""
+def calibrate(model: Zaya, tokenizer: Tokenizer, names: Sequence[str], seed: int = 0) -> dict[str, Calibrator]:
+    """Asks the model eight times sixteen training problems a task; returns each task's belief (`Calibrator`)."""
+    rounds, each = 8, 16
     believed = {name: Calibrator(tasks.get(name).max_difficulty, seed) for name in names}
-    for turn in range(rounds):
-        asked = []
-        for name in names:
-            difficulty = believed[name].ask()
-            asked += [(name, difficulty, problem) for problem in
-                      tasks.problems(name, "train", difficulty, each, seed * 1000 + turn)]
-        right = judged(model, tokenizer, [problem for _, _, problem in asked], seed * 1000 + turn)
+    for turn in range(seed * 1000, seed * 1000 + rounds):
+        asked = [problem for name in names
+                 for problem in tasks.problems(name, "train", believed[name].ask(), each, turn)]
+        right = judged(model, tokenizer, asked, turn)
         for first in range(0, len(asked), each):
-            name, difficulty, _ = asked[first]
-            believed[name].tell(difficulty, sum(right[first: first + each]), each)
+            believed[asked[first].task].tell(asked[first].difficulty, sum(right[first: first + each]), each)
     return believed
 
 
-def judged(model, tokenizer, problems: list, seed: int) -> list[int]:
+def judged(model: Zaya, tokenizer: Tokenizer, problems: list[tasks.Problem], seed: int) -> list[int]:
     """One answer at temperature 1 to each problem, 1 if right; each has the room that the generator gives it."""
-    limits = [room(problem.task, problem.difficulty) for problem in problems]
-    order = sorted(range(len(problems)), key=lambda i: limits[i])  # batch mates of one length: no row waits for a long one
-    right = [0] * len(problems)
-    for first in range(0, len(order), 256):
-        rows = order[first: first + 256]
-        answers = generate(model, [tokenizer.encode(problems[i].prompt) for i in rows], limits[rows[-1]],
-                           stop=tokenizer.encode(tasks.END), seed=seed)
-        for i, answer in zip(rows, answers):
-            right[i] = tasks.get(problems[i].task).verify(problems[i], tokenizer.decode(answer[: limits[i]]))
-    return right
+    rooms = [room(problem.task, problem.difficulty) for problem in problems]
+    written = answers(model, tokenizer, problems, rooms, 1.0, seed, bar=False)
+    return [tasks.get(problem.task).verify(problem, tokenizer.decode(answer))
+            for problem, answer in zip(problems, written)]
 
 
-def examine(model, tokenizer, levels: dict[str, int], problems: int, seed: int) -> dict[str, float]:
+def examine(model: Zaya, tokenizer: Tokenizer, levels: dict[str, int], problems: int, seed: int) -> dict[str, float]:
     """Accuracy of single rollouts on held-out problems: task -> share of `problems`, each task at its level."""
     asked = [p for name in sorted(levels) for p in tasks.problems(name, "held_out", levels[name], problems, seed)]
     right = judged(model, tokenizer, asked, seed)
     return {name: sum(right[i * problems: (i + 1) * problems]) / problems for i, name in enumerate(sorted(levels))}
 
 
-def train(model, tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, seed: int = 0, processes: int = 1,
-          share: float = 1.0, keep: dict | None = None, bar: bool = True) -> bool:
+def train(model: Zaya, tokenizer: Tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, seed: int = 0,
+          processes: int = 1, share: float = 1.0, bar: bool = True) -> bool:
     """Runs all stages on `model`, in place. Each stage's shelf, log and checkpoint lie in `folder`/N-name.
 
-    share: of every stage's updates. Returns True when all are done, False when Ctrl-C stopped one: call it again with the
-    same arguments to go on. Raises ValueError when `folder` was made with others.
+    share: of every stage's updates. Returns True when all are done, False when Ctrl-C stopped one: call it again with
+    the same arguments to go on. Raises ValueError when `folder` was made with others.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {"table": [asdict(stage) for stage in table], "seed": seed, "share": share}
-    plan = json.loads(json.dumps(plan))
+    # as it reads back from the file: lists for tuples
+    plan = json.loads(json.dumps({"table": [asdict(stage) for stage in table], "seed": seed, "share": share}))
     plan_file = folder / "plan.json"
     if plan_file.exists():
         known = json.loads(plan_file.read_text())
         if {key: known[key] for key in plan} != plan:
             raise ValueError(f"{folder} was made with another table, seed or share; choose another folder")
     else:
-        believed = calibrate(model, tokenizer, tuple(sorted({name for stage in table for name in stage.tasks})), seed)
+        believed = calibrate(model, tokenizer, sorted({name for stage in table for name in stage.tasks}), seed)
         known = plan | {"levels": {name: belief.best() for name, belief in believed.items()}}
         checkpoint.replace_file(plan_file, json.dumps(known, indent=1).encode())
     levels = dict(known["levels"])
@@ -130,11 +125,11 @@ def train(model, tokenizer, folder: str | Path, table: tuple[Stage, ...] = TOY, 
         own = folder / f"{number}-{stage.name}"
         job = job_of(stage, levels, seed * 100 + number, share)
         own.mkdir(parents=True, exist_ok=True)
-        if stage.aggregation:
-            wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}  # as the SFT had them
+        if stage.aggregation:  # as the SFT had them
+            wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}
             job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)), seed)
-        named = (keep or {}) | {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
-        if not run(job, model, tokenizer, own, named, processes, bar=bar):
+        keep = {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
+        if not run(job, model, tokenizer, own, keep, processes, bar=bar):
             return False
         levels = {**levels, **last_levels(own)}
     return True
@@ -152,7 +147,7 @@ def job_of(stage: Stage, levels: dict[str, int], seed: int, share: float) -> Job
 class Fixed(Scheduler):
     """Difficulties that stay."""
 
-    def update(self, name: str, difficulty: int, rewards) -> int:
+    def update(self, name: str, difficulty: int, rewards: Sequence[float]) -> int:
         return self.levels[name]
 
 

@@ -1,12 +1,12 @@
 """Which problem next: difficulties where a model passes about half the time, found first and followed then.
 
 Before training, `Calibrator` finds for each task the difficulty with a pass rate of one half. It believes that the pass
-rate falls with difficulty as a logistic curve, 1 / (1 + exp((d - mu) / s)), and holds its belief as a cloud of particles
-(mu, s). It asks at the difficulty that one particle, drawn by weight, thinks right (Thompson sampling), and weighs every
-particle by how well it foretold the outcome (equations 12-14).
+rate falls with difficulty as a logistic curve, 1 / (1 + exp((d - mu) / s)), and holds its belief as a cloud of
+particles (mu, s). It asks at the difficulty that one particle, drawn by weight, thinks right (Thompson sampling), and
+weighs every particle by how well it foretold the outcome (equations 12-14).
 
-During training `Scheduler` follows the boundary as it moves: up by one when a group at the present difficulty passes more
-than 70%, down by one when it passes 0% (equation 11). The task that was drawn least often is drawn next.
+During training `Scheduler` follows the boundary as it moves: up by one when a group at the present difficulty passes
+more than 70%, down by one when it passes 0% (equation 11). The task that was drawn least often is drawn next.
 
 Why one half: a group whose answers are all right, or all wrong, has no advantage. At one half most answers teach.
 """
@@ -56,7 +56,8 @@ class Calibrator:
         """Draws the particles anew by weight, each a little moved, all with equal weight."""
         drawn = self.rng.choices(self.particles, self.weights, k=len(self.particles))
         step = 0.02 * (self.highest + 1)
-        self.particles = [(mu + self.rng.gauss(0, step), max(0.1, s * math.exp(self.rng.gauss(0, 0.1)))) for mu, s in drawn]
+        self.particles = [(mu + self.rng.gauss(0, step), max(0.1, s * math.exp(self.rng.gauss(0, 0.1))))
+                          for mu, s in drawn]
         self.weights = [1 / len(drawn)] * len(drawn)
 
     def middle(self) -> float:
@@ -124,8 +125,8 @@ class Scheduler:
     def update(self, name: str, difficulty: int, rewards: Sequence[float]) -> int:
         """Takes in one group's rewards; returns the task's new difficulty (equation 11).
 
-        trap: a group drawn at another difficulty than the present one says nothing about it. Groups arrive late, several
-        at once; without this test, four good groups of one level would jump four levels.
+        trap: a group drawn at another difficulty than the present one says nothing about it. Groups arrive late,
+        several at once; without this test, four good groups of one level would jump four levels.
         """
         if difficulty == self.levels[name]:
             rate = sum(rewards) / len(rewards)

@@ -4,8 +4,12 @@ import random
 from collections.abc import Callable
 from functools import cache
 
+from torch import Tensor
+
+from ..arch.model import Zaya
 from ..data import tasks
 from ..data.aggregation import aggregation_text, cut_off, spoiled
+from ..data.tokenizer import Tokenizer
 from ..infer.engine import Engine
 from ..train.sources import training_problem
 from .canary import rare_share, repeats
@@ -19,19 +23,19 @@ class Generator:
     Args:
         model: the one that answers; `load(state, version)` changes its weights. tokenizer: of the model.
         group: G, answers a problem. slots: answers written at a time. size: longest prompt and answer together.
-        min_p: filter of the sampling; what it kept goes with the answer. judge: (what was asked, text) -> reward in 0..1,
-            `verified` or `styled`, or a function of your own.
+        min_p: filter of the sampling; what it kept goes with the answer.
+        judge: (what was asked, text) -> reward in 0..1, `verified` or `styled`, or a function of your own.
         threshold: of the repetition canary; 0 switches it off.
     """
 
-    def __init__(self, model, tokenizer, group: int = 16, slots: int = 256, size: int = 512, min_p: float = 0.0,
-                 judge: Callable[[dict, str], float] | None = None, threshold: float = 0.02):
+    def __init__(self, model: Zaya, tokenizer: Tokenizer, group: int = 16, slots: int = 256, size: int = 512,
+                 min_p: float = 0.0, judge: Callable[[dict, str], float] | None = None, threshold: float = 0.02):
         self.model, self.tokenizer, self.group, self.min_p = model, tokenizer, group, min_p
         self.judge, self.threshold, self.version = judge or verified, threshold, 0
         self.engine = Engine(model, slots=slots, size=size, joining=min(64, slots))
         self.stop = tokenizer.encode(tasks.END)
 
-    def load(self, state: dict, version: int) -> None:
+    def load(self, state: dict[str, Tensor], version: int) -> None:
         """New weights. Answers under way go on with them, from the cache that the old ones have written."""
         self.model.load_state_dict(state, strict=False)  # a tied head is not in the file twice
         self.version = version
@@ -93,17 +97,17 @@ def draw_problem(name: str, difficulty: int, rng: random.Random) -> dict:
             "room": room(name, difficulty), "kind": "problem"}
 
 
-def draw_aggregation(records: list[dict], rng: random.Random, most: int = 4, lengths: tuple[int, int] = (12, 64)) -> dict:
+def draw_aggregation(records: list[dict], rng: random.Random) -> dict:
     """A test-time-compute prompt: a problem and the tails of earlier attempts, as Markovian RSA's first round asks it.
 
-    Half of the time the attempts are the model's own (`records` of `train.stages.rollouts`); else an expert's: the worked
-    solution, cut off at different places and sometimes spoiled.
+    Half of the time the attempts are the model's own (`records` of `train.stages.rollouts`); else an expert's: the
+    worked solution, cut off at different places and sometimes spoiled.
     """
     record = rng.choice(records)
     problem = tasks.get(record["task"]).generate(record["number"], record["difficulty"])
-    count, own = rng.randint(1, most), rng.random() < 0.5
+    count, own = rng.randint(1, 4), rng.random() < 0.5
     attempts = rng.sample(record["rollouts"], count) if own else [problem.completion] * count
-    tails = [spoiled(tail, rng) for tail in cut_off(attempts, rng.randint(*lengths), rng)]
+    tails = [spoiled(tail, rng) for tail in cut_off(attempts, rng.randint(12, 64), rng)]
     return {"task": record["task"], "difficulty": record["difficulty"], "number": record["number"],
             "prompt": aggregation_text(problem.prompt, tails), "room": room(record["task"], record["difficulty"]),
             "kind": "own tails" if own else "expert tails"}

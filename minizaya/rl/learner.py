@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arch.model import Zaya
 from ..train.optim import muon
 from .advantage import grpo_advantage, maxrl_advantage, mixed
 from .loss import policy_loss, token_logprobs
@@ -47,7 +48,7 @@ class LearnerConfig:
 class Learner:
     """A model and its optimizer. `update(rollouts, group)` is one step; the balancing biases stay as they are."""
 
-    def __init__(self, model, config: LearnerConfig):
+    def __init__(self, model: Zaya, config: LearnerConfig):
         self.model, self.config = model, config
         self.optimizer = muon(model, config.lr, weight_decay=0.0, momentum=0.0)
         for group in self.optimizer.param_groups:
@@ -100,20 +101,20 @@ class Learner:
             return grpo_advantage(rewards)
         if not cfg.brevity:
             return maxrl_advantage(rewards)
-        lengths = torch.tensor([len(r.tokens) for r in rollouts]).view(-1, group)
         bonus = torch.zeros_like(rewards)
         for i, row in enumerate(rewards):
-            task = rollouts[i * group].problem["task"]
-            longest = max(r.problem["room"] for r in rollouts[i * group: (i + 1) * group])
-            bonus[i] = length_bonus(row[None], lengths[i][None], longest, self.best_rate.get(task, 0.0), scale=cfg.brevity)[0]
-            self.best_rate[task] = max(self.best_rate.get(task, 0.0), float(row.mean()))
+            answers = rollouts[i * group: (i + 1) * group]
+            task, lengths = answers[0].problem["task"], torch.tensor([[len(r.tokens) for r in answers]])
+            longest, best = max(r.problem["room"] for r in answers), self.best_rate.get(task, 0.0)
+            bonus[i] = length_bonus(row[None], lengths, longest, best, scale=cfg.brevity)[0]
+            self.best_rate[task] = max(best, float(row.mean()))
         return maxrl_advantage(rewards, bonus)
 
-    def forward(self, rollouts: list[Rollout]):
+    def forward(self, rollouts: list[Rollout]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Log-probabilities of the sampled tokens under the present weights, all padded on the right to one length.
 
-        Returns logp, logp_rollout (n, t), valid bool (n, t), routes and recorded (n, t + 1, layers): position i of a row
-        predicts token i + 1.
+        Returns logp, logp_rollout (n, t), valid bool (n, t), routes and recorded (n, t + 1, layers): position i of a
+        row predicts token i + 1.
         """
         texts = [r.prompt + r.tokens for r in rollouts]
         n, width, layers = len(texts), max(map(len, texts)), self.model.config.num_hidden_layers

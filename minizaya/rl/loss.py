@@ -1,12 +1,12 @@
 """From advantages to a loss: DPPO's mask, and one sum over tokens with a constant divisor.
 
     ratio    = exp(logp - logp_rollout)                          of the token that was sampled
-    mask     = 0 where the token's probability has moved further than delta, in the direction in which the advantage pushes
+    mask     = 0 where the token's probability has moved further than delta, the way in which the advantage pushes
     loss     = - sum over answers and tokens of  mask * ratio * advantage,  / (answers * length)
 
-PPO bounds the ratio, so a token of probability 1e-4 may hardly move, and one of 0.5 may move by 0.1 and more. DPPO bounds
-the probability itself: |p - p_rollout| is the total variation between the two policies, looked at as "this token or
-another". The gradient of a token outside the bound is dropped, not clipped.
+PPO bounds the ratio, so a token of probability 1e-4 may hardly move, and one of 0.5 may move by 0.1 and more. DPPO
+bounds the probability itself: |p - p_rollout| is the total variation between the two policies, looked at as "this token
+or another". The gradient of a token outside the bound is dropped, not clipped.
 
 `length` is a constant (Dr-GRPO): dividing by an answer's own length would make a long wrong answer cheaper than a short
 one.
@@ -56,8 +56,8 @@ def dppo_mask(logp: Tensor, logp_rollout: Tensor, advantage: Tensor, delta: floa
     if not 0 <= delta <= 1:
         raise ValueError(f"delta must lie in 0..1, it bounds the move of a probability, got {delta!r}")
     if logp.shape != logp_rollout.shape:
-        raise ValueError(f"logp and logp_rollout must have one shape, got {tuple(logp.shape)} and "
-                         f"{tuple(logp_rollout.shape)}")
+        raise ValueError("logp and logp_rollout must have one shape, "
+                         f"got {tuple(logp.shape)} and {tuple(logp_rollout.shape)}")
     moved = logp.detach().exp() - logp_rollout.exp()
     if not directional:
         return moved.abs() <= delta

@@ -8,8 +8,8 @@
 trap: k3 is often printed as KL(trainer || generator). Samples come from the generator, so it is the other way round.
 
 The machine at hand multiplies float32. `low_precision` makes the numbers of a smaller format all the same: it rounds
-weights, and what modules hand on, to bfloat16; sums are kept in float32, as the matrix units of a GPU do. Or it holds the
-large matrices in int8.
+weights, and what modules hand on, to bfloat16; sums are kept in float32, as the matrix units of a GPU do. Or it holds
+the large matrices in int8.
 """
 
 import copy
@@ -41,7 +41,7 @@ def agreement(logp: Tensor, logp_rollout: Tensor, routes: Tensor | None = None, 
     Args:
         logp, logp_rollout: (n,) log-probabilities of the sampled tokens.
         routes, recorded: (m, layers), of the trainer and of the generator; rows of -1 (not recorded) do not count.
-    "pearson": of the probabilities; 1.0 where they do not vary. "tokens_routed": share of tokens with any layer different.
+    "pearson": of the probabilities; 1.0 where they do not vary. "tokens_routed": tokens with any layer different.
     """
     gap = logp.double() - logp_rollout.double()
     p, q = logp.double().exp(), logp_rollout.double().exp()

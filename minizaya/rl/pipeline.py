@@ -1,14 +1,15 @@
 """Generator and trainer at work together: in one process, turn by turn, or in two, each at its own pace.
 
-    generator: answers problems with the newest published weights  ->  shelf  ->  trainer: two updates, checkpoint, publish
+    generator: answers problems with the newest weights  ->  shelf  ->  trainer: two updates, checkpoint, publish
 
-Weights are published every `SYNC` = 2 updates. An answer is at most 2 updates behind the weights that it trains: it says
-for each token which weights sampled it, and older batches are thrown away unread. In two processes new weights are loaded
+The generator's half is `processes.GeneratorSide`; here are the trainer's, and `run`, which sets both to work. Weights
+are published every `SYNC` = 2 updates. An answer is at most 2 updates behind the weights that it trains: it says for
+each token which weights sampled it, and older batches are thrown away unread. In two processes new weights are loaded
 while answers are being written ("in flight"): such an answer spans versions, and the oldest counts.
 
-Either process may be killed at any moment. The trainer's checkpoint (weights, optimizer, log, what it has trained on) is
-one rename; batches taken after it wait again. The generator starts a half-made batch anew, with the same number and the
-same chances, so nothing is lost and nothing is trained on twice.
+Either process may be killed at any moment. The trainer's checkpoint (weights, optimizer, log, what it has trained on)
+is one rename; batches taken after it wait again. The generator starts a half-made batch anew, with the same number and
+the same chances, so nothing is lost and nothing is trained on twice.
 
 Sources: PipelineRL (arXiv 2509.19128); ZAYA1-8B report, section IV-B.
 """
@@ -16,38 +17,39 @@ Sources: PipelineRL (arXiv 2509.19128); ZAYA1-8B report, section IV-B.
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..arch.model import Zaya
+from ..data.tokenizer import Tokenizer
 from ..train import checkpoint
-from ..train.loop import interrupts
+from ..train.loop import interrupts, open_log
 from .buffer import Shelf
 from .learner import Learner
-from .processes import GeneratorSide, Helper, Job
+from .processes import GeneratorProcess, GeneratorSide, Job
 
 SYNC = 2       # updates between two publications of the weights
 STALENESS = 2  # updates that an answer may be behind
 
 
 class TrainerSide:
-    """Takes batches and updates the weights. `folder` holds its log and its checkpoint."""
+    """Takes batches and updates the weights. `folder` holds its log and its checkpoint.
+
+    The balancing biases stay as they are during RL: the loads that the trainer sees are the generator's.
+    """
 
     def __init__(self, job: Job, model: Zaya, shelf: Shelf, folder: Path, keep: dict):
         self.job, self.model, self.shelf, self.folder, self.keep = job, model, shelf, Path(folder), keep
         self.learner = Learner(model, job.learner)
-        self.updates, self.done, self.records, length, self.before = 0, set(), [], 0, time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.updates, self.done, length, self.before = 0, set(), 0, time.monotonic()
         newest = checkpoint.latest(self.folder)
         if newest:
-            info = checkpoint.load(newest, model, self.learner.optimizer, NoBalancer())
+            info = checkpoint.load(newest, model, self.learner.optimizer, None)
             self.updates, self.done, length = info["step"], set(info["done"]), info["log_bytes"]
             self.learner.best_rate = info["best_rate"]
-        self.log_file = open(self.folder / "log.jsonl", "ab")
-        self.log_file.truncate(length)  # lines after the checkpoint belong to updates that will be made again
-        self.log_file.seek(0, 2)
-        self.records = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        self.log_file, self.records = open_log(self.folder, length)
         shelf.untake(self.done)
         shelf.publish(self.updates, checkpoint.model_state(model))
 
@@ -71,8 +73,8 @@ class TrainerSide:
         self.updates += 1
         self.done.add(number)
         now = time.monotonic()
-        record = {"update": self.updates, "batch": number, "staleness": max(lags), "mean_staleness": sum(lags) / len(lags),
-                  "seconds": round(now - self.before, 2), **figures}
+        record = {"update": self.updates, "batch": number, "staleness": max(lags),
+                  "mean_staleness": sum(lags) / len(lags), "seconds": round(now - self.before, 2), **figures}
         self.before = now
         self.log(record)
         if self.updates % SYNC == 0 or self.updates == self.job.updates:
@@ -86,23 +88,13 @@ class TrainerSide:
 
     def save(self) -> None:
         """Checkpoint first, then the weights: the generator never sees weights that a restart would take back."""
-        info = {"done": sorted(self.done), "log_bytes": self.log_file.tell(), "best_rate": self.learner.best_rate, **self.keep}
-        checkpoint.save(self.folder, self.updates, self.model, self.learner.optimizer, NoBalancer(), info)
+        info = {"done": sorted(self.done), "log_bytes": self.log_file.tell(), "best_rate": self.learner.best_rate}
+        checkpoint.save(self.folder, self.updates, self.model, self.learner.optimizer, None, info | self.keep)
         self.shelf.publish(self.updates, checkpoint.model_state(self.model))
         self.shelf.forget(self.done)
 
 
-class NoBalancer:
-    """The balancing biases stay as they are during RL: the loads that the trainer sees are the generator's."""
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
-
-
-def run(job: Job, model: Zaya, tokenizer, folder: str | Path, keep: dict | None = None, processes: int = 1,
+def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: dict | None = None, processes: int = 1,
         watch: Callable[[dict], None] | None = None, bar: bool = True) -> bool:
     """Trains `model` in place for `job.updates` updates, or goes on where a run in `folder` was stopped.
 
@@ -111,44 +103,35 @@ def run(job: Job, model: Zaya, tokenizer, folder: str | Path, keep: dict | None 
         processes: 1: two batches, two updates, and so on, each run the same to the last digit. 2: the generator in a
             process of its own, started again if it dies.
         watch: called with the log record of every update.
-    Returns True when all updates are made, False when Ctrl-C stopped it (the last checkpoint stays). Raises ValueError when
-    another process trains in `folder`.
+    Returns True when all updates are made, False when Ctrl-C stopped it (the last checkpoint stays). Raises ValueError
+    when another process trains in `folder`.
     """
     if processes not in (1, 2):
         raise ValueError(f"processes must be 1 or 2, got {processes!r}")
     folder = Path(folder)
-    shelf, trainer, helper = Shelf(folder / "shelf"), None, None
-    try:
+    shelf = Shelf(folder / "shelf")
+    with ExitStack() as ends:
+        ends.callback(shelf.unlock)
         if not shelf.lock("trainer"):
             raise ValueError(f"folder: another process trains in {folder}; wait for it, or choose another folder")
         trainer = TrainerSide(job, model, shelf, folder / "trainer", keep or {})
+        ends.callback(trainer.log_file.close)
         if processes == 1:
             while not shelf.lock("generator"):  # one that has lost its trainer is still finishing its batch
                 time.sleep(0.05)
             generator = GeneratorSide(job, Zaya(model.config), tokenizer, shelf)
         else:
-            generator, helper = None, Helper(job, model.config, tokenizer, folder / "shelf")
-        with interrupts() as stop, tqdm(total=job.updates, initial=trainer.updates, desc="rl", unit="update",
-                                        disable=not bar) as line:
-            while trainer.updates < job.updates and not stop:
-                if not trainer.ready():
-                    if generator:
-                        generator.refresh()
-                        generator.make()
-                    else:
-                        helper.watch()
-                        time.sleep(0.02)
-                    continue
-                record = trainer.step()
-                if record:
-                    line.update()
-                    line.set_postfix(reward=f"{record['reward']:.2f}", refresh=False)
-                    if watch:
-                        watch(record)
-    finally:
-        if helper:
-            helper.stop()
-        if trainer:
-            trainer.log_file.close()
-        shelf.unlock()
+            generator = GeneratorProcess(job, model.config, tokenizer, shelf.folder)
+            ends.callback(generator.stop)
+        stop = ends.enter_context(interrupts())
+        line = ends.enter_context(tqdm(total=job.updates, initial=trainer.updates, desc="rl", unit="update",
+                                       disable=not bar))
+        while trainer.updates < job.updates and not stop:
+            if not trainer.ready():
+                generator.work()
+            elif record := trainer.step():
+                line.update()
+                line.set_postfix(reward=f"{record['reward']:.2f}", refresh=False)
+                if watch:
+                    watch(record)
     return trainer.updates >= job.updates

@@ -1,5 +1,9 @@
-"""The generator's half of the pipeline, in this process or in one of its own; the shelf is all that the halves share."""
+"""The generator's half of the pipeline, in this process or in one of its own.
 
+`Job` tells both halves what to do; the shelf is all that they share.
+"""
+
+import itertools
 import os
 import random
 import sys
@@ -12,8 +16,11 @@ import torch
 import torch.multiprocessing as mp
 
 from ..arch.model import Zaya
+from ..config import ZayaConfig
+from ..data.tokenizer import Tokenizer
 from ..train import checkpoint
 from .buffer import Shelf
+from .curriculum import Scheduler
 from .generator import Generator, draw_aggregation, draw_problem, verified
 from .learner import LearnerConfig
 from .mismatch import low_precision
@@ -23,14 +30,14 @@ from .mismatch import low_precision
 class Job:
     """One stage of RL, as both sides need to know it. Plain values: it crosses to another process.
 
-    updates: to make. groups, group: problems a batch, answers a problem. scheduler: chooses tasks and difficulties
-    (`curriculum.Scheduler`). aggregation: share of the problems asked as aggregation prompts, made from `records`.
-    learner: a `LearnerConfig`. judge, min_p, threshold: see `Generator`; judge must be a function of a module. precision:
-    None, or (kind, float32_ops) of `mismatch.low_precision` for the generator. seed: of everything.
+    updates: to make. scheduler: chooses tasks and difficulties. groups, group: problems a batch, answers a problem.
+    aggregation: share of the problems asked as aggregation prompts, made from `records`. judge, min_p, threshold,
+    slots, size: see `Generator`; judge must be a function of a module. precision: None, or (kind, float32_ops) of
+    `mismatch.low_precision` for the generator. seed: of everything.
     """
 
     updates: int
-    scheduler: object
+    scheduler: Scheduler
     learner: LearnerConfig
     groups: int = 12
     group: int = 16
@@ -48,7 +55,7 @@ class Job:
 class GeneratorSide:
     """Makes batches and puts them on the shelf. On a restart it goes on after the newest batch that is there."""
 
-    def __init__(self, job: Job, model: Zaya, tokenizer, shelf: Shelf):
+    def __init__(self, job: Job, model: Zaya, tokenizer: Tokenizer, shelf: Shelf):
         self.job, self.tokenizer, self.shelf, self.model = job, tokenizer, shelf, model
         info = shelf.newest_info()
         self.number = 0 if info is None else info["number"] + 1
@@ -63,21 +70,28 @@ class GeneratorSide:
         if version is None or version == self.version:
             return
         try:
-            state = self.shelf.read_weights(version)
+            checkpoint.load_weights(self.shelf.path("weights", version), self.model)
         except FileNotFoundError:
             return  # replaced by newer ones just now
-        checkpoint_into(self.model, state)
         job, engine_model = self.job, self.model
         if job.precision:
             engine_model = low_precision(self.model, *job.precision)
         if self.generator is None:
-            self.generator = Generator(engine_model, self.tokenizer, job.group, job.slots, job.size, job.min_p, job.judge,
-                                       job.threshold)
+            self.generator = Generator(engine_model, self.tokenizer, job.group, job.slots, job.size, job.min_p,
+                                       job.judge, job.threshold)
         self.generator.load(engine_model.state_dict(), version)
         self.version = version
 
+    def work(self) -> None:
+        """What to do while the trainer waits: one batch by the newest weights."""
+        self.refresh()
+        self.make()
+
     def make(self, in_flight: bool = False) -> dict:
-        """One batch. Returns its facts: number, pass rate by task and difficulty, tokens."""
+        """One batch. Returns its facts: number, pass rate by task and difficulty, tokens.
+
+        in_flight: look for new weights while answers are being written.
+        """
         job = self.job
         rng = random.Random(f"batch/{job.seed}/{self.number}")
         asked = []
@@ -86,34 +100,30 @@ class GeneratorSide:
                 asked.append(draw_aggregation(job.records, rng))
             else:
                 asked.append(draw_problem(name, difficulty, rng))
-        # kinder to the other process: look for new weights now and then, not at every token
-        steps = iter(range(10**9))
-        refresh = (lambda: self.refresh() if next(steps) % 16 == 0 else None) if in_flight else None
-        rollouts = self.generator.answer(asked, seed=job.seed * 1_000_003 + self.number, refresh=refresh)
+        steps = itertools.count()
+
+        def now_and_then() -> None:  # kinder to the other process than to look at every token
+            if next(steps) % 16 == 0:
+                self.refresh()
+
+        rollouts = self.generator.answer(asked, job.seed * 1_000_003 + self.number, now_and_then if in_flight else None)
         rates = []
         for i, problem in enumerate(asked):
             rewards = [r.reward for r in rollouts[i * job.group: (i + 1) * job.group]]
             if problem["kind"] == "problem":
                 job.scheduler.update(problem["task"], problem["difficulty"], rewards)
-            rates.append([problem["task"], problem["difficulty"], problem["kind"], round(sum(rewards) / len(rewards), 4)])
+            rate = round(sum(rewards) / len(rewards), 4)
+            rates.append([problem["task"], problem["difficulty"], problem["kind"], rate])
         info = {"number": self.number, "rates": rates, "levels": dict(job.scheduler.levels),
-                "scheduler": job.scheduler.state(), "flags": sum(bool(r.flags) for r in rollouts), "tokens": sum(len(r.tokens) for r in rollouts)}
+                "scheduler": job.scheduler.state(), "flags": sum(bool(r.flags) for r in rollouts),
+                "tokens": sum(len(r.tokens) for r in rollouts)}
         self.shelf.put(self.number, rollouts, self.model.config.num_experts, info)
         self.number += 1
         return info
 
 
-def checkpoint_into(model: Zaya, state: dict) -> None:
-    """Copies published weights into a model. Raises ValueError when they are of another one."""
-    wanted = checkpoint.model_state(model)
-    if state.keys() != wanted.keys():
-        raise ValueError(f"the weights do not fit the model: {sorted(state.keys() ^ wanted.keys())[:3]}")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            wanted[name].copy_(tensor)
-
-def generate_for_ever(job, config, tokenizer, folder: str, parent: int) -> None:
-    """The generator's process: makes batches until its parent (a process number) is gone or ends it.
+def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder: str | Path, parent: int) -> None:
+    """What the generator's process does: batches, until its parent (a process number) is gone or ends it.
 
     trap: the parent must say who it is. Asked for here, it may be dead already, and the one asked about would be init.
     """
@@ -125,37 +135,42 @@ def generate_for_ever(job, config, tokenizer, folder: str, parent: int) -> None:
         time.sleep(0.05)
     side = GeneratorSide(job, Zaya(config), tokenizer, shelf)
     while os.getppid() == parent:
-        # the oldest would be thrown away unread: nothing is gained by running ahead of the trainer
-        if len(shelf.numbers("batch")) >= shelf.capacity:
-            side.refresh()
-            time.sleep(0.02)
-            continue
         side.refresh()
-        side.make(in_flight=True)
+        # the oldest would be thrown away unread: nothing is gained by running ahead of the trainer
+        if len(shelf.numbers("batch")) < shelf.capacity:
+            side.make(in_flight=True)
+        else:
+            time.sleep(0.02)
 
 
-class Helper:
+class GeneratorProcess:
     """Starts the generator's process, and starts it again when it dies."""
 
-    def __init__(self, job, config, tokenizer, folder: str | Path):
-        self.arguments, self.deaths = (job, config, tokenizer, str(folder)), 0
+    def __init__(self, job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder: Path):
+        self.arguments, self.shelf, self.seen, self.deaths = (job, config, tokenizer, folder), Shelf(folder), None, 0
         self.start()
 
     def start(self) -> None:
         # trap: fork copies a process whose torch threads are already running; they do not come along
-        self.process = mp.get_context("spawn").Process(target=generate_for_ever, args=(*self.arguments, os.getpid()), daemon=True)
+        spawn = mp.get_context("spawn").Process
+        self.process = spawn(target=generate_for_ever, args=(*self.arguments, os.getpid()), daemon=True)
         self.process.start()
 
+    def work(self) -> None:
+        """What to do while the trainer waits: see that somebody works."""
+        self.watch()
+        time.sleep(0.02)
+
     def watch(self) -> None:
-        """Starts a new process where the old one died. Raises RuntimeError after five deaths in a row without a batch."""
-        made = Shelf(self.arguments[-1]).newest_info()
-        if made and made["number"] != getattr(self, "seen", None):
+        """A new process where the old one died. Raises RuntimeError after five deaths in a row without a batch."""
+        made = self.shelf.newest_info()
+        if made and made["number"] != self.seen:
             self.seen, self.deaths = made["number"], 0
         if not self.process.is_alive():
             self.deaths += 1
             if self.deaths >= 5:
-                raise RuntimeError(f"the generator died {self.deaths} times without making a batch; the last exit code was "
-                                   f"{self.process.exitcode}")
+                raise RuntimeError(f"the generator died {self.deaths} times without making a batch; "
+                                   f"the last exit code was {self.process.exitcode}")
             print(f"the generator died (exit code {self.process.exitcode}); starting it again", file=sys.stderr)
             self.start()
 

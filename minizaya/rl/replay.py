@@ -1,17 +1,17 @@
 """Router replay: the experts that a token visited when it was sampled, recorded, kept with it, and visited again.
 
 Generator and trainer round differently, so at a near tie they pick different experts, and the trainer then computes the
-log-probability of a model that nobody sampled from. Recorded routes settle it: `Engine(record=True)` writes them down,
-`model(tokens, routes=...)` goes where they say. Only the choice is replayed. Gates are computed anew from the live
-router, so gradients flow into it: gather from the softmax over all experts, never a softmax over the gathered one, which
-is the constant 1 at top-1.
+log-probability of a model that nobody sampled from. Recorded routes settle it: `Engine.submit(record=True)` writes them
+down, `model(tokens, routes=...)` goes where they say. Only the choice is replayed. Gates are computed anew from the
+live router, so gradients flow into it: gather from the softmax over all experts, never a softmax over the gathered one,
+which is the constant 1 at top-1.
 
     in memory       int16 (tokens, layers): 0..E-1 an expert, E the skip route, -1 not recorded
     on disk         one byte each, 255 for -1: 40 bytes a token at ZAYA1-8B
 
--1 belongs to the last token that was sampled: the generator never read it, so it never went anywhere. trap: filling such
-a row with 0 sends it to expert 0, and counts a visit there that nobody made. Prompt tokens count as well as answers: what
-they do to the stream reaches every later token.
+-1 belongs to the last token that was sampled: the generator never read it, so it never went anywhere. trap: filling
+such a row with 0 sends it to expert 0, and counts a visit there that nobody made. Prompt tokens count as well as
+answers: what they do to the stream reaches every later token.
 
 Column l is layer l of the model, whatever order modules were built in. Sources: Ma et al. (arXiv 2510.11370), ZAYA1-8B
 report, section IV-B.
@@ -28,26 +28,28 @@ UNRECORDED, BYTE = -1, 255
 def check_routes(routes: Tensor, tokens: int, layers: int, num_experts: int, name: str = "routes") -> Tensor:
     """`routes`, or one clear ValueError.
 
-    Wanted: an integer tensor (tokens, layers); ids in 0..num_experts, -1 in whole rows and only at the end. A row that is
-    half -1 was damaged on the way.
+    Wanted: an integer tensor (tokens, layers); ids in 0..num_experts, -1 in whole rows and only at the end. A row that
+    is half -1 was damaged on the way.
     """
     if not isinstance(routes, Tensor) or routes.is_floating_point() or routes.dtype == torch.bool:
         raise ValueError(f"{name} must be an integer tensor, got {getattr(routes, 'dtype', type(routes).__name__)}")
     if tuple(routes.shape) != (tokens, layers):
-        raise ValueError(f"{name} must have shape ({tokens}, {layers}), one row a token and one column a layer, got "
-                         f"{tuple(routes.shape)}")
+        raise ValueError(f"{name} must have shape ({tokens}, {layers}), one row a token and one column a layer, "
+                         f"got {tuple(routes.shape)}")
     if routes.numel():
         low, high = (int(x) for x in routes.aminmax())
         if low < UNRECORDED or high > num_experts:
-            raise ValueError(f"{name} must lie in -1..{num_experts} (-1: not recorded, {num_experts}: skip), got {low}..{high}")
+            raise ValueError(f"{name} must lie in -1..{num_experts} (-1: not recorded, {num_experts}: skip), "
+                             f"got {low}..{high}")
     empty = routes == UNRECORDED
-    if bool((empty.any(-1) != empty.all(-1)).any()):
-        row = int((empty.any(-1) != empty.all(-1)).int().argmax())
-        raise ValueError(f"{name}: row {row} is recorded for some layers only, {routes[row].tolist()}")
     missing = empty.all(-1) if layers else empty.new_zeros(tokens)
-    if bool((missing[:-1] & ~missing[1:]).any()):
-        row = int((missing[:-1] & ~missing[1:]).int().argmax())
-        raise ValueError(f"{name}: row {row} is not recorded, but a later one is")
+    torn = (empty.any(-1) & ~missing).nonzero()
+    if len(torn):
+        row = int(torn[0])
+        raise ValueError(f"{name}: row {row} is recorded for some layers only, {routes[row].tolist()}")
+    gaps = (missing[:-1] & ~missing[1:]).nonzero()
+    if len(gaps):
+        raise ValueError(f"{name}: row {int(gaps[0])} is not recorded, but a later one is")
     return routes
 
 
@@ -72,8 +74,8 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     """The routes of a text that was written in several turns, int16 (tokens, layers).
 
     Each part covers the text from its very beginning and reaches further than the one before: turn by turn, the engine
-    reads the conversation again. A row that an earlier part could not know (the last token of a turn was never read then)
-    comes from the next part. trap: joining by cutting each part at the length of the one before would keep that -1.
+    reads the conversation again. A row that an earlier part could not know (the last token of a turn was never read
+    then) comes from the next part. trap: cutting each part at the length of the one before would keep that -1.
     """
     if not parts:
         raise ValueError("parts must hold at least one tensor of routes")

@@ -1,7 +1,7 @@
 """An answer with everything that training on it needs, and batches of answers as files.
 
-A batch is one safetensors file: token ids, log-probabilities, weight versions and rewards as flat arrays, routes as bytes,
-the rest as JSON in the header. It is written aside and renamed, so whoever finds it finds all of it.
+A batch is one safetensors file: token ids, log-probabilities, weight versions and rewards as flat arrays, routes as
+bytes, the rest as JSON in the header. It is written aside and renamed, so whoever finds it finds all of it.
 """
 
 import json
@@ -19,10 +19,10 @@ from .replay import check_routes, pack_routes, unpack_routes
 class Rollout:
     """One answer.
 
-    prompt, tokens: ids; tokens are the new ones. logprobs: one a new token, as it was sampled. versions: one a new token,
-    how many updates the weights had seen that sampled it. routes: int16 (prompt + tokens, layers). kept: bool (tokens,
-    vocab) or None, what top-p and min-p left. problem: plain JSON values that say what was asked. reward: in 0..1.
-    flags: what canaries said.
+    prompt, tokens: ids; tokens are the new ones. logprobs: one a new token, as it was sampled. versions: one a new
+    token, how many updates the weights had seen that sampled it. routes: int16 (prompt + tokens, layers). kept: bool
+    (tokens, vocab) or None, what top-p and min-p left. problem: plain JSON values that say what was asked. reward: in
+    0..1. flags: what canaries said.
     """
 
     prompt: list[int]
@@ -36,8 +36,10 @@ class Rollout:
     flags: tuple[str, ...] = ()
 
     def cut(self, length: int) -> "Rollout":
-        """The first `length` new tokens, with all that belongs to them. trap: whatever is forgotten here is off by the
-        rest of the batch from then on."""
+        """The first `length` new tokens, with all that belongs to them.
+
+        trap: whatever is forgotten here is off by the rest of the batch from then on.
+        """
         if not 0 <= length <= len(self.tokens):
             raise ValueError(f"length must lie in 0..{len(self.tokens)}, got {length}")
         kept = None if self.kept is None else self.kept[:length]
@@ -62,6 +64,7 @@ def save_batch(path: Path, rollouts: list[Rollout], num_experts: int, info: dict
     layers = rollouts[0].routes.shape[1]
     for rollout in rollouts:
         check_rollout(rollout, layers, num_experts)
+    routes = b"".join(pack_routes(r.routes, num_experts) for r in rollouts)
     tensors = {
         "prompt_lengths": torch.tensor([len(r.prompt) for r in rollouts]),
         "lengths": torch.tensor([len(r.tokens) for r in rollouts]),
@@ -69,7 +72,7 @@ def save_batch(path: Path, rollouts: list[Rollout], num_experts: int, info: dict
         "logprobs": torch.tensor([x for r in rollouts for x in r.logprobs], dtype=torch.float32),
         "versions": torch.tensor([x for r in rollouts for x in r.versions]),
         "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
-        "routes": torch.frombuffer(bytearray(b"".join(pack_routes(r.routes, num_experts) for r in rollouts)), dtype=torch.uint8),
+        "routes": torch.frombuffer(bytearray(routes), dtype=torch.uint8),
     }
     if rollouts[0].kept is not None:
         tensors["kept"] = torch.cat([r.kept for r in rollouts])
@@ -94,10 +97,11 @@ def load_batch(path: Path) -> tuple[list[Rollout], dict]:
     rollouts, text, new = [], 0, 0
     for i, (before, n) in enumerate(zip(prompts, lengths)):
         whole = before + n
+        visited = unpack_routes(routes[text * layers: (text + whole) * layers], whole, layers, experts)
+        kept = tensors["kept"][new: new + n] if "kept" in tensors else None
         rollouts.append(Rollout(
-            tokens[text: text + before], tokens[text + before: text + whole], logprobs[new: new + n], versions[new: new + n],
-            unpack_routes(routes[text * layers: (text + whole) * layers], whole, layers, experts), head["problems"][i],
-            float(tensors["rewards"][i]), tensors["kept"][new: new + n] if "kept" in tensors else None,
+            tokens[text: text + before], tokens[text + before: text + whole], logprobs[new: new + n],
+            versions[new: new + n], visited, head["problems"][i], float(tensors["rewards"][i]), kept,
             tuple(head["flags"][i])))
         text, new = text + whole, new + n
     return rollouts, head["info"]

@@ -11,7 +11,8 @@ A run folder holds
 A checkpoint is written into a folder with another name and renamed when it is whole. A rename is atomic: the folder
 is there with everything in it, or not there at all. Only then is the older one removed.
 
-Nothing is pickled: a pickle can run code when it is loaded, safetensors hold numbers and nothing else.
+Nothing is pickled: a pickle can run code when it is loaded, safetensors hold numbers and nothing else. That is why this
+is ours: `torch.save` pickles, and no library names the moments by parameter and renames the whole folder at once.
 """
 
 import json
@@ -19,10 +20,12 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from ..arch.balance import Balancer
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..data import tokenizer as tokenizers
@@ -33,7 +36,7 @@ WRITERS = {FORMAT: "train", SHARDED: "parallel"}           # format -> the comma
 KEPT = re.compile(r"checkpoint-(\d{8,})")
 
 
-def safetensors():
+def safetensors() -> ModuleType:
     """The module `safetensors.torch`. Raises ModuleNotFoundError that says how to get it."""
     try:
         import safetensors.torch
@@ -56,12 +59,13 @@ def latest(run: str | Path) -> Path | None:
     return max(folders, key=lambda p: int(KEPT.fullmatch(p.name)[1]), default=None)
 
 
-def save(run: str | Path, step: int, model: nn.Module, optimizer, balancer, info: dict) -> Path:
+def save(run: str | Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, balancer: Balancer | None,
+         info: dict) -> Path:
     """Writes the state after `step` steps and removes older checkpoints. Returns the new folder.
 
-    info: plain JSON values to keep beside it. Raises ValueError when this step is there already (a folder cannot be
-    swapped for another in one move), OSError naming the folder when it cannot be written (disk full, read-only): the
-    last good checkpoint is then still there.
+    balancer: None where the biases stay as they are. info: plain JSON values to keep beside it. Raises ValueError when
+    this step is there already (a folder cannot be swapped for another in one move), OSError naming the folder when it
+    cannot be written (disk full, read-only): the last good checkpoint is then still there.
     """
     to_bytes = safetensors().save
     run = Path(run)
@@ -70,7 +74,7 @@ def save(run: str | Path, step: int, model: nn.Module, optimizer, balancer, info
         raise ValueError(f"{final} is already there; resume it or choose another folder")
     # trap: safetensors refuses views that share memory, and a view may drag a far bigger tensor along; so `contiguous`
     memory = {f"optimizer/{k}": v.contiguous() for k, v in named_state(model, optimizer).items()}
-    memory |= {f"balancer/{k}": v.contiguous() for k, v in balancer.state_dict().items()}
+    memory |= {f"balancer/{k}": v.contiguous() for k, v in (balancer.state_dict() if balancer else {}).items()}
     document = {"format": FORMAT, "step": step, "config": model.config.to_dict(), **info}
     try:
         shutil.rmtree(aside, ignore_errors=True)  # what a killed run may have left
@@ -119,7 +123,8 @@ def read_info(checkpoint: str | Path, written_as: str = FORMAT) -> dict:
         raise ValueError(f"{path} is damaged: not a JSON document") from error
     made = info.get("format") if isinstance(info, dict) else None
     if made in WRITERS and made != written_as:
-        raise ValueError(f"{path} belongs to a run of `python -m minizaya {WRITERS[made]}`; this reads those of `{WRITERS[written_as]}`")
+        raise ValueError(f"{path} belongs to a run of `python -m minizaya {WRITERS[made]}`; "
+                         f"this reads those of `{WRITERS[written_as]}`")
     if made != written_as:
         raise ValueError(f"{path} is not a checkpoint of this program: format must be {written_as!r}")
     return info
@@ -137,12 +142,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def load_weights(checkpoint: str | Path, model: nn.Module) -> None:
-    """Copies the weights and balancing biases of a checkpoint into `model`.
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Copies the weights and balancing biases in the file `path` into `model`.
 
     Raises FileNotFoundError, or ValueError when the file is damaged or names, shapes or types are not the model's.
     """
-    path = Path(checkpoint) / "model.safetensors"
     given, wanted = read_tensors(path), model_state(model)
     if given.keys() != wanted.keys():
         odd = sorted(given.keys() ^ wanted.keys())
@@ -156,7 +160,7 @@ def load_weights(checkpoint: str | Path, model: nn.Module) -> None:
             wanted[name].copy_(tensor)
 
 
-def load_model(folder: str | Path):
+def load_model(folder: str | Path) -> tuple[Zaya, tokenizers.Tokenizer]:
     """The model and the tokenizer of a run's newest checkpoint, or of one checkpoint's own folder.
 
     Raises FileNotFoundError or ValueError when it is missing, damaged or made by another program.
@@ -172,18 +176,19 @@ def load_model(folder: str | Path):
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'run.json'} holds no model config of this program: {error}") from error
     model = Zaya(config)
-    load_weights(folder, model)
+    load_weights(folder / "model.safetensors", model)
     return model, tokenizer
 
 
-def tokenizer_of(checkpoint: Path, info: dict):
+def tokenizer_of(checkpoint: Path, info: dict) -> tokenizers.Tokenizer:
     """The tokenizer that a `run.json` describes. Raises ValueError when it describes none."""
     if "tokenizer" not in info:
         raise ValueError(f"{checkpoint / 'run.json'} names no tokenizer, so text cannot be read or written")
     return tokenizers.from_dict(info["tokenizer"])
 
 
-def load(checkpoint: str | Path, model: nn.Module, optimizer, balancer) -> dict:
+def load(checkpoint: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer,
+         balancer: Balancer | None) -> dict:
     """Puts model, optimizer and balancer back to where `save` saw them. Returns `run.json`.
 
     Raises FileNotFoundError or ValueError as the functions above; model and optimizer may then be half loaded.
@@ -199,7 +204,8 @@ def load(checkpoint: str | Path, model: nn.Module, optimizer, balancer) -> dict:
         if part not in parts:
             raise ValueError(f"{checkpoint / 'optimizer.safetensors'} holds {full_name!r}, which is not ours")
         parts[part][name] = tensor.clone()  # into memory of torch's own alignment
-    load_weights(checkpoint, model)
+    load_weights(checkpoint / "model.safetensors", model)
     load_named_state(model, optimizer, parts["optimizer"])
-    balancer.load_state_dict(parts["balancer"])
+    if balancer:
+        balancer.load_state_dict(parts["balancer"])
     return info

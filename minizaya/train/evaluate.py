@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arch.model import Zaya
 from ..data import tasks
-from ..data.tasks import END
+from ..data.tokenizer import Tokenizer
 from ..infer.generate import generate
 
 # where a model card looks: an easy problem, two in between, a hard one
@@ -19,7 +20,7 @@ ROWS = 256  # sequences decoded at a time
 
 
 @torch.no_grad()
-def held_out_loss(model, tokens: Tensor, window: int = 128, batch: int = 16) -> float:
+def held_out_loss(model: Zaya, tokens: Tensor, window: int = 128, batch: int = 16) -> float:
     """Mean loss in nats a token over `tokens`, int64 (n,): every token but the first is predicted exactly once.
 
     Windows of `window` tokens overlap by half, and only the second half of each is scored, so every prediction sees at
@@ -41,7 +42,8 @@ def held_out_loss(model, tokens: Tensor, window: int = 128, batch: int = 16) -> 
     spans = [(0, 0, min(window, last))]
     spans += [(start, half, min(window, last - start)) for start in range(half, last - half, half)]
     full = [span for span in spans[1:] if span[2] == window]
-    groups = [spans[:1], *(full[i: i + batch] for i in range(0, len(full), batch)), [s for s in spans[1:] if s[2] < window]]
+    groups = [spans[:1], *(full[i: i + batch] for i in range(0, len(full), batch)),
+              [span for span in spans[1:] if span[2] < window]]
     for group in filter(None, groups):
         inputs = torch.stack([tokens[start: start + length] for start, _, length in group])
         targets = torch.stack([tokens[start + 1: start + length + 1] for start, _, length in group])
@@ -52,45 +54,48 @@ def held_out_loss(model, tokens: Tensor, window: int = 128, batch: int = 16) -> 
     return total / last
 
 
-def solve(model, tokenizer, task, problems: list, batch: int = 128) -> tuple[list[int], list[str]]:
+def answers(model: Zaya, tokenizer: Tokenizer, problems: list[tasks.Problem], rooms: list[int], temperature: float,
+            seed: int, rows: int = ROWS, bar: bool = True) -> list[list[int]]:
+    """One answer to each problem, token ids up to the end mark, at most as many as `rooms` says; in the given order."""
+    order = sorted(range(len(problems)), key=rooms.__getitem__)  # batch mates of one length: no row waits long
+    found, stop = [[]] * len(problems), tokenizer.encode(tasks.END)
+    for first in tqdm(range(0, len(order), rows), desc="solve", unit="batch", file=sys.stderr, disable=not bar):
+        group = order[first: first + rows]
+        prompts = [tokenizer.encode(problems[i].prompt) for i in group]
+        written = generate(model, prompts, rooms[group[-1]], temperature, stop=stop, seed=seed)
+        for i, answer in zip(group, written):
+            found[i] = answer[: rooms[i]]
+    return found
+
+
+def solve(model: Zaya, tokenizer: Tokenizer, problems: list[tasks.Problem]) -> tuple[list[int], list[str]]:
     """Puts `problems` to the model. Returns 1 or 0 for each, and what the model wrote.
 
     It reads the prompt alone and writes at temperature 0 up to the end mark; the task's own `verify` judges what it
     wrote. It may write as much as the longest of the worked solutions, and four tokens more.
     """
-    end, = tokenizer.encode(END)
     room = max(len(tokenizer.encode(problem.completion)) for problem in problems) + 4
-    texts = []
-    for first in tqdm(range(0, len(problems), batch), desc=f"solve {task.name}", unit="batch"):
-        group = problems[first: first + batch]
-        prompts = [tokenizer.encode(problem.prompt) for problem in group]
-        written = generate(model, prompts, room, temperature=0.0, stop=(end,))
-        texts += [tokenizer.decode(ids) for ids in written]
-    right = [task.verify(problem, answer) for problem, answer in zip(problems, texts)]
-    return right, texts
+    written = answers(model, tokenizer, problems, [room] * len(problems), 0.0, 0, rows=128)
+    texts = [tokenizer.decode(ids) for ids in written]
+    return [tasks.get(problem.task).verify(problem, text) for problem, text in zip(problems, texts)], texts
 
 
-def accuracies(model, tokenizer, levels: dict, problems: int, temperature: float = 1.0, seed: int = 1) -> dict:
+def accuracies(model: Zaya, tokenizer: Tokenizer, levels: dict, problems: int, temperature: float = 1.0,
+               seed: int = 1) -> dict:
     """{task: {difficulty: {"accuracy", "stderr", "tokens"}}}: one rollout for each of `problems` held-out problems.
 
     A rollout may be half as long again as the longest worked solution among the problems. tokens: the mean length.
     """
-    asked = []
+    asked, rooms = [], []
     for name, difficulties in levels.items():
         for difficulty in difficulties:
             drawn = tasks.problems(name, "held_out", difficulty, problems, seed)
             room = max(len(tokenizer.encode(problem.completion)) for problem in drawn)
-            asked += [(problem, room + room // 2) for problem in drawn]
-    asked.sort(key=lambda pair: pair[1])  # batch mates of one length: no row waits for a long one
+            asked, rooms = asked + drawn, rooms + [room + room // 2] * len(drawn)
     scores: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    stop = tokenizer.encode(tasks.END)
-    for first in tqdm(range(0, len(asked), ROWS), desc="solve", unit="batch", file=sys.stderr):
-        group = asked[first: first + ROWS]
-        prompts = [tokenizer.encode(problem.prompt) for problem, _ in group]
-        answers = generate(model, prompts, group[-1][1], temperature, stop=stop, seed=seed)
-        for (problem, room), answer in zip(group, answers):
-            right = tasks.get(problem.task).verify(problem, tokenizer.decode(answer[:room]))
-            scores.setdefault((problem.task, problem.difficulty), []).append((right, min(room, len(answer))))
+    for problem, answer in zip(asked, answers(model, tokenizer, asked, rooms, temperature, seed)):
+        right = tasks.get(problem.task).verify(problem, tokenizer.decode(answer))
+        scores.setdefault((problem.task, problem.difficulty), []).append((right, len(answer)))
     return {name: {str(difficulty): summary(scores[name, difficulty]) for difficulty in difficulties}
             for name, difficulties in levels.items()}
 

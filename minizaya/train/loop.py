@@ -1,7 +1,7 @@
 """The training loop: small, seeded, resumable to the last digit.
 
     one step = for each micro-batch: forward, cross entropy, backward
-               clip the gradients, move the weights (AdamW or Muon), move the routing biases (balancer), write one log line
+               clip the gradients; move the weights (AdamW or Muon) and the routing biases (balancer); write a log line
 
 The data of step s is a function of (seed, s) alone, and nothing else in a step is random. So weights, moments, biases
 and the step number are the whole state, and a resumed run repeats the uninterrupted one bit for bit (on the same
@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 
 import torch
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..arch import balance
+from ..arch.model import Zaya
 from . import checkpoint
 from .optim import adamw, learning_rate, muon
 from .sources import IGNORE, Batch
@@ -63,7 +65,6 @@ class Trainer:
     """Model, optimizer, balancer and log of one run.
 
     Args:
-        model: a `Zaya`. recipe: a `Recipe`.
         batches: step (from 0) -> list of `Batch`, the micro-batches of that step; a pure function.
         run: the folder of log and checkpoints, or None to keep everything in memory.
         keep: plain JSON values to write beside each checkpoint, such as the tokenizer and the choice of data.
@@ -72,14 +73,13 @@ class Trainer:
         ValueError: `run` holds a run already and `resume` is False; recipe or `keep` are not those of the checkpoint.
     """
 
-    def __init__(self, model, recipe: Recipe, batches: Callable[[int], list[Batch]], run: str | Path | None = None,
-                 keep: dict | None = None, resume: bool = False):
+    def __init__(self, model: Zaya, recipe: Recipe, batches: Callable[[int], list[Batch]],
+                 run: str | Path | None = None, keep: dict | None = None, resume: bool = False):
         self.model, self.recipe, self.batches = model, recipe, batches
         self.run_folder = None if run is None else Path(run)
         self.keep = keep or {}
-        settings = recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2)
-        by_muon = recipe.optimizer == "muon"
-        self.optimizer = muon(model, *settings, recipe.momentum) if by_muon else adamw(model, *settings)
+        settings = model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2)
+        self.optimizer = adamw(*settings) if recipe.optimizer == "adamw" else muon(*settings, recipe.momentum)
         cfg = model.config
         self.balancer = balance.SignBalancer(cfg.num_experts, recipe.balance_lr, cfg.num_hidden_layers)
         self.balancer.bias = balance.get_biases(model)
@@ -97,23 +97,22 @@ class Trainer:
         Raises ValueError, before any weight has moved, when loss or gradients are not finite.
         """
         start, tokens_before = time.perf_counter(), self.tokens
-        recipe, model = self.recipe, self.model
-        batches = self.batches(self.step)
-        scored = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
-        losses, targets, visits = defaultdict(float), defaultdict(int), 0
+        recipe, model, batches = self.recipe, self.model, self.batches(self.step)
+        losses, targets, visits = Counter(), Counter(), 0   # by source: nats, scored tokens; tokens by layer and route
+        for batch in batches:
+            targets[batch.name] += int((batch.targets != IGNORE).sum())
         model.train()
         for batch in batches:
             out = model(batch.inputs, doc_ids=batch.doc_ids)
             total = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE,
                                     reduction="sum")
-            (total / scored).backward()  # gradients add up: micro-batches together weigh as one batch
+            (total / targets.total()).backward()  # gradients add up: micro-batches together weigh as one batch
             losses[batch.name] += total.item()
-            targets[batch.name] += int((batch.targets != IGNORE).sum())
             visits = visits + balance.counts(out.routes, model.config.num_experts, batch.valid)
             self.tokens += batch.inputs.numel() if batch.valid is None else int(batch.valid.sum())
 
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
-        loss = sum(losses.values()) / scored
+        loss = losses.total() / targets.total()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
                              f"large, got {recipe.lr}")
@@ -149,7 +148,8 @@ class Trainer:
         watch(records) is called after each evaluation. Ctrl-C finishes the step, saves, and returns False.
         """
         last = min(self.recipe.steps, until or self.recipe.steps)
-        with interrupts() as stop, tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar) as line:
+        with (interrupts() as stop,
+              tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar) as line):
             while self.step < last and not stop:
                 record = self.train_step()
                 if evaluate and (self.step == last or eval_every and self.step % eval_every == 0):
@@ -199,11 +199,11 @@ class Trainer:
         self.saved_step = self.step
 
 
-# ---- what several ranks need, too ---------------------------------------------------------------------------------------
+# ---- what several ranks and the RL trainer need, too -----------------------------------------------------------------
 
 
 def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
-    """Raises ValueError unless the checkpoint `newest`, which says `info`, was made with this recipe and these values."""
+    """Raises ValueError unless the checkpoint `newest`, which says `info`, was made with this recipe and `keep`."""
     for name, value in {"recipe": asdict(recipe), **keep}.items():
         if info.get(name) != value:
             raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
@@ -212,8 +212,8 @@ def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
 def open_log(folder: Path, length: int) -> tuple[BinaryIO, list[dict]]:
     """The log of a run, to append to, and the records in it; folder and file are made if they are not there.
 
-    length: bytes of it when the checkpoint was written. Lines after them belong to steps that will be done again, and go.
-    Raises OSError when the folder cannot be written, ValueError when lines are missing.
+    length: bytes of it when the checkpoint was written. Lines after them belong to steps that will be done again, and
+    go. Raises OSError when the folder cannot be written, ValueError when lines are missing.
     """
     path = folder / "log.jsonl"
     try:
@@ -229,14 +229,14 @@ def open_log(folder: Path, length: int) -> tuple[BinaryIO, list[dict]]:
 
 
 @contextmanager
-def interrupts():
+def interrupts() -> Iterator[list[bool]]:
     """Within it Ctrl-C does not raise: it adds an entry to the yielded list. A second Ctrl-C raises as usual."""
     stop: list[bool] = []
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield stop
         return
 
-    def note(signum, frame):
+    def note(signum: int, frame: FrameType | None) -> None:
         stop.append(True)
         signal.signal(signal.SIGINT, before)
 

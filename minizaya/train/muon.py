@@ -13,11 +13,14 @@ mean square is 0.2, about that of AdamW's steps once it is under way. So both sh
 One linear map, one orthogonalisation, however the maps are stored. `down_proj` of CCA holds four maps, stacked by rows
 (queries, keys, v_now, v_then), an expert's `gate_up_proj` two: each is orthogonalised alone. Done at once, the step of
 the keys would be made orthogonal to that of the queries, though nothing in the model asks for it. The ZAYA1 papers do
-not say what they do; torch.optim.Muon takes a matrix as it is stored.
+not say what they do. That is why torch.optim.Muon does not serve: it takes one matrix as it is stored, no stack of
+experts, rounds to bfloat16 in any case, and leaves the other parameters to a second optimizer.
 
 Sources: Jordan et al., "Muon" (2024), the iteration and its coefficients; Liu et al., "Muon is Scalable for LLM
 Training" (arXiv 2502.16982), RMS matching; ZAYA1-8B report, momentum 0 in RL.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -98,7 +101,7 @@ class Muon(torch.optim.Optimizer):
                                      f"got {group['rows']}")
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Moves every parameter that has a gradient. Returns what `closure` returns, as any torch optimizer does."""
         loss = None
         if closure is not None:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..config import ZayaConfig
 from .muon import Muon
 
 
@@ -32,7 +33,8 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.dim() >= 2 and not name.startswith("embed") and "depthwise" not in name
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)):
+def adamw(model: nn.Module, lr: float, weight_decay: float = 0.1,
+          betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
     """AdamW over the parameters of `model`: one group that decays, one that does not.
 
     betas: the usual 0.999 remembers a thousand steps, longer than a small run's warm-up; 0.95 remembers twenty.
@@ -57,7 +59,7 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return (parameter.dim() == 2 or stacked) and not name.startswith(("embed", "head"))
 
 
-def stacked_rows(config, name: str) -> tuple[int, ...] | None:
+def stacked_rows(config: ZayaConfig, name: str) -> tuple[int, ...] | None:
     """The heights of the linear maps stacked in the parameter `name` of a `Zaya`; None: it holds one map."""
     if name.endswith("attention.down_proj.weight"):
         half = config.kv_size // 2

@@ -1,7 +1,7 @@
 """What a step reads: windows of text, and problems of a task, as micro-batches."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from ..data.aggregation import problem_chat
 from ..data.chat import Chat
 from ..data.pack import IGNORE, lay_out, pack
 from ..data.text import Batches
+from ..data.tokenizer import Tokenizer
 from ..data.trim import cut
 
 
@@ -38,13 +39,13 @@ class Batch:
 Source = Callable[[int], Batch]  # step (from 0) -> micro-batch; a pure function, so a resumed run reads the same
 
 
-def text_source(tokens, rows: int, seq: int, seed: int) -> Source:
+def text_source(tokens: Sequence[int] | Tensor, rows: int, seq: int, seed: int) -> Source:
     """`rows` random windows of `seq` tokens; every token is scored. Raises ValueError as `data.text.Batches`."""
     windows = Batches(tokens, rows, seq, seed)
     return lambda step: Batch("text", *windows(step))
 
 
-def task_source(name: str, difficulty: int, tokenizer, rows: int, seed: int) -> Source:
+def task_source(name: str, difficulty: int, tokenizer: Tokenizer, rows: int, seed: int) -> Source:
     """`rows` training problems of one task, one a row, padded on the right; only the completion is scored.
 
     The prompt is not: its digits are drawn at random, so there is nothing to learn, and their noise would drown the
@@ -62,7 +63,7 @@ def task_source(name: str, difficulty: int, tokenizer, rows: int, seed: int) -> 
     return batch
 
 
-def problem_batch(problems: list[tasks.Problem], tokenizer) -> Batch:
+def problem_batch(problems: list[tasks.Problem], tokenizer: Tokenizer) -> Batch:
     """The problems as one padded micro-batch, prompts and padding unscored."""
     texts = [tokenizer.encode(problem.text) for problem in problems]
     prompts = [len(tokenizer.encode(problem.prompt)) for problem in problems]
@@ -107,7 +108,7 @@ def packed_source(name: str, draw: Callable[[random.Random], Chat], rows: int, c
     return batch
 
 
-def problem_documents(levels: dict[str, tuple[int, int]], tokenizer) -> Callable[[random.Random], Chat]:
+def problem_documents(levels: dict[str, tuple[int, int]], tokenizer: Tokenizer) -> Callable[[random.Random], Chat]:
     """Draws worked problems of the training part. levels: task name -> lowest and highest difficulty, both included."""
     names = sorted(levels)
     for name in names:

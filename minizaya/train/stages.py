@@ -13,6 +13,7 @@ Before the SFT the model writes the rollouts that the aggregation examples are m
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,11 +24,11 @@ from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..data import tasks, text
 from ..data.aggregation import aggregation_documents
-from ..data.tokenizer import CharTokenizer
+from ..data.tokenizer import CharTokenizer, Tokenizer
 from ..infer.generate import generate
 from . import checkpoint
 from .loop import Recipe, Trainer
-from .sources import Source, mixture, packed_source, problem_documents, text_source, training_problem
+from .sources import Batch, Source, mixture, packed_source, problem_documents, text_source, training_problem
 
 SHORT = {"addition": (1, 8), "base": (1, 3), "chain100": (1, 8), "copy": (1, 12), "countdown": (1, 3),
          "falsify": (1, 3), "invert": (1, 3), "modchain": (1, 12), "parity": (1, 10), "program": (1, 5),
@@ -49,7 +50,7 @@ class Stage:
     context: int                       # tokens in a row; longer conversations are trimmed to it
     rope_theta: float
     mixture: dict[str, float]          # "text", "problems", "aggregation" -> share
-    levels: dict = field(repr=False, default_factory=lambda: LONG)  # of the problems: task -> lowest, highest difficulty
+    levels: dict = field(repr=False, default_factory=lambda: LONG)  # task -> lowest, highest difficulty of its problems
     lr: float = 2e-3                   # peak of Muon's and AdamW's rate
     final_share: float = 0.5           # of the peak, at the stage's end
     rollouts: int = 0                  # training problems that the model answers for the aggregation examples
@@ -86,8 +87,8 @@ TOKENS_A_STEP = 4096
 EXPERTS = dict(num_experts=8, moe_intermediate_size=256)  # the reasoner is a nano with wider and more experts
 
 
-def train(out: str | Path, table=TOY, share: float = 1.0, seed: int = 0, resume: bool = False, sizes: dict = EXPERTS,
-          bar: bool = True) -> bool:
+def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, seed: int = 0, resume: bool = False,
+          sizes: dict = EXPERTS, bar: bool = True) -> bool:
     """Trains a model through all stages of `table`, in the folder `out`. Returns False when Ctrl-C stopped it.
 
     Args:
@@ -121,7 +122,8 @@ def train(out: str | Path, table=TOY, share: float = 1.0, seed: int = 0, resume:
     return True
 
 
-def sources(stage: Stage, tokenizer, seed: int, records: list[dict] | None = None):
+def sources(stage: Stage, tokenizer: Tokenizer, seed: int,
+            records: list[dict] | None = None) -> Callable[[int], list[Batch]]:
     """The micro-batches of a stage, one for each entry of its mixture: step -> list of `Batch`."""
     found: list[Source] = []
     for name, share in stage.mixture.items():
@@ -136,7 +138,8 @@ def sources(stage: Stage, tokenizer, seed: int, records: list[dict] | None = Non
     return mixture(*found)
 
 
-def rollouts(path: Path, model: Zaya, tokenizer, levels: dict, problems: int, seed: int, each: int = 8) -> list[dict]:
+def rollouts(path: Path, model: Zaya, tokenizer: Tokenizer, levels: dict, problems: int, seed: int,
+             each: int = 8) -> list[dict]:
     """`each` rollouts of the model at temperature 1 for each of `problems` training problems, all tasks in turn.
 
     They are kept in the file `path`, one problem a line, written aside and renamed: a second call reads them.

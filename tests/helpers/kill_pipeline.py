@@ -25,7 +25,8 @@ from minizaya.data.tokenizer import CharTokenizer
 from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import Scheduler
 from minizaya.rl.learner import LearnerConfig
-from minizaya.rl.pipeline import Job, run
+from minizaya.rl.pipeline import run
+from minizaya.rl.processes import Job
 
 TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
 

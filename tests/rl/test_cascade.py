@@ -13,6 +13,7 @@ from minizaya.hub import zoo
 from minizaya.rl import cascade
 from minizaya.rl.cascade import Fixed, Stage
 from minizaya.studies import recorded
+from minizaya.train import evaluate
 
 TINY = (Stage("one", 2, tasks=("copy",), follow=False),
         Stage("two", 2, tasks=("copy", "parity"), style=True, advantage="grpo"))
@@ -58,11 +59,11 @@ def test_room_is_the_same_for_training_and_judging(monkeypatch):
     """An answer that ends after its room is cut off, so it is wrong: judged as it would be in training."""
     problem, = tasks.problems("copy", "held_out", 2, 1, 0)
     limit = cascade.room("copy", 2)
-    monkeypatch.setattr(cascade, "generate", lambda model, prompts, most, **kw: [
+    monkeypatch.setattr(evaluate, "generate", lambda model, prompts, *_, **kw: [
         TOKENIZER.encode("a" * (limit - len(problem.answer)) + f"#{problem.answer}$")] * len(prompts))
     assert cascade.judged(None, TOKENIZER, [problem], 0) == [0]
-    monkeypatch.setattr(cascade, "generate",
-                        lambda model, prompts, most, **kw: [TOKENIZER.encode(problem.completion)] * len(prompts))
+    monkeypatch.setattr(evaluate, "generate",
+                        lambda model, prompts, *_, **kw: [TOKENIZER.encode(problem.completion)] * len(prompts))
     assert cascade.judged(None, TOKENIZER, [problem, problem], 0) == [1, 1]
 
 

@@ -10,8 +10,10 @@ from minizaya.data import tasks
 from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import Scheduler
 from minizaya.rl.generator import Generator, draw_aggregation, draw_problem, room
-from minizaya.rl.pipeline import GeneratorSide, TrainerSide, run
+from minizaya.rl.pipeline import TrainerSide, run
+from minizaya.rl.processes import GeneratorProcess, GeneratorSide, generate_for_ever
 from minizaya.rl.rollout import Rollout
+from minizaya.train import checkpoint
 
 
 def rollout(version: int = 0) -> Rollout:
@@ -66,7 +68,7 @@ def test_weights_are_published_whole_and_two_are_kept(tmp_path):
     for version in (0, 2, 4):
         shelf.publish(version, {"w": torch.full((3,), float(version))})
     assert shelf.numbers("weights") == [2, 4] and shelf.weights() == 4
-    assert shelf.read_weights(4)["w"].tolist() == [4, 4, 4]
+    assert checkpoint.read_tensors(shelf.path("weights", 4))["w"].tolist() == [4, 4, 4]
 
 
 # ---- problems and answers --------------------------------------------------------------------------------------------
@@ -225,7 +227,6 @@ def test_an_orphan_generator_ends(tmp_path):
     """Its trainer died before it had even started: it must not take the next process for its parent."""
     import os
 
-    from minizaya.rl.processes import generate_for_ever
     Shelf(tmp_path).publish(
         0, {name: value for name, value in tiny_model().state_dict().items() if name != "head.weight"}
     )
@@ -234,13 +235,12 @@ def test_an_orphan_generator_ends(tmp_path):
 
 
 def test_a_generator_that_cannot_start_is_an_error(tmp_path):
-    from minizaya.rl.processes import Helper
-    helper = Helper(None, tiny_model().config, TOKENIZER, tmp_path)  # no job: it dies at once
+    generator = GeneratorProcess(None, tiny_model().config, TOKENIZER, tmp_path)  # no job: it dies at once
     with pytest.raises(RuntimeError, match="died 5 times"):
         for _ in range(5):
-            helper.process.join()
-            helper.watch()
-    helper.stop()
+            generator.process.join()
+            generator.watch()
+    generator.stop()
 
 
 def test_bad_arguments():

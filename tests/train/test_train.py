@@ -226,10 +226,9 @@ def test_solve_counts_right_answers():
     model = tiny_model()
     trainer = Trainer(model, Recipe(steps=150, lr=0.02, warmup=10),
                       mixture(lambda step: problem_batch(problems, TOKENIZER)))
-    task = tasks.get("addition")
-    assert solve(model, TOKENIZER, task, problems)[0] == [0] * 6
+    assert solve(model, TOKENIZER, problems)[0] == [0] * 6
     trainer.train(bar=False)
-    assert solve(model, TOKENIZER, task, problems) == ([1] * 6, [problem.completion for problem in problems])
+    assert solve(model, TOKENIZER, problems) == ([1] * 6, [problem.completion for problem in problems])
 
 
 # ---- resume ----------------------------------------------------------------------------------------------------------
@@ -377,9 +376,9 @@ def test_a_foreign_checkpoint_is_refused(saved):
     with pytest.raises(ValueError, match="config"):
         tiny_trainer(folder.parent, resume=True, model=tiny_model(hidden_size=48))
     with pytest.raises(ValueError, match="shape|fit"):
-        checkpoint.load_weights(folder, tiny_model(hidden_size=48))
+        checkpoint.load_weights(folder / "model.safetensors", tiny_model(hidden_size=48))
     with pytest.raises(ValueError, match="names differ"):
-        checkpoint.load_weights(folder, tiny_model(num_hidden_layers=3))
+        checkpoint.load_weights(folder / "model.safetensors", tiny_model(num_hidden_layers=3))
     bad = named_state(trainer.model, trainer.optimizer) | {"embed.weight/exp_avg": torch.zeros(3)}
     with pytest.raises(ValueError, match="embed.weight/exp_avg"):
         load_named_state(trainer.model, trainer.optimizer, bad)
