@@ -13,18 +13,19 @@ from ..train import checkpoint, evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the runs, or one to go on with (--resume)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of all runs, one a stage")
     parser.add_argument("--model", default="nano-reasoner",
                         help="a shipped checkpoint or a run's folder (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out was")
     parser.add_argument("--share", type=float, default=1.0,
                         help="of every stage's updates; 0.1 tries the whole path (default 1)")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=2,
-                        help="2: generator and trainer side by side; 1: in turn, repeatable to the last digit (default 2)")
+                        help="2: generator and trainer side by side; 1: in turn, repeatable exactly (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and answers (default 0)")
-    parser.add_argument("--problems", type=int, default=100, help="held-out problems a task, before and after (default 100)")
+    parser.add_argument("--problems", type=int, default=100,
+                        help="held-out problems a task, before and after (default 100)")
     parser.add_argument("--publish", metavar="NAME", help="at the end put the model into the zoo, with its card")
-    parser.add_argument("--table", action="store_true", help="print the table of stages, ours beside the real one, and stop")
+    parser.add_argument("--table", action="store_true", help="print the stages, ours beside the real ones, and stop")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -44,12 +45,11 @@ def run(args: argparse.Namespace) -> int:
     if not cascade.train(model, tokenizer, args.out, seed=args.seed, processes=args.processes, share=args.share):
         return 130
     plan = json.loads((args.out / "plan.json").read_text())
-    found = {"levels": plan["levels"], "before": {}, "after": {}, "minutes": round(cascade.minutes(args.out), 1)}
-    start, _ = zoo.open_model(args.model)
-    for name, judged in (("before", start), ("after", model.eval())):
-        found[name] = cascade.examine(judged, tokenizer, plan["levels"], args.problems, seed=7)
-    before, after = (sum(found[name].values()) / len(found[name]) for name in ("before", "after"))
-    found["gain"] = round(after - before, 4)
+    before, after = (cascade.examine(judged, tokenizer, plan["levels"], args.problems, seed=7)
+                     for judged in (zoo.open_model(args.model)[0], model.eval()))
+    gain = (sum(after.values()) - sum(before.values())) / len(after)
+    found = {"levels": plan["levels"], "before": before, "after": after,
+             "minutes": round(cascade.minutes(args.out), 1), "gain": round(gain, 4)}
     checkpoint.replace_file(args.out / "result.json", json.dumps(found, indent=1).encode())
     if args.publish:
         publish(args, found)
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 def text(found: dict) -> str:
     """Before and after, a line a task."""
-    lines = [f"{name:10} difficulty {level:3}   {100 * found['before'][name]:5.1f} -> {100 * found['after'][name]:5.1f} %"
+    lines = [f"{name:10} difficulty {level:3}   "
+             f"{100 * found['before'][name]:5.1f} -> {100 * found['after'][name]:5.1f} %"
              for name, level in sorted(found["levels"].items())]
     return "\n".join([*lines, f"mean gain {100 * found['gain']:.1f} points in {found['minutes']} minutes"])
 
@@ -69,9 +70,9 @@ def publish(args: argparse.Namespace, found: dict) -> None:
     last = sorted(args.out.glob("[0-9]-*"))[-1]
     zoo.publish(last / "trainer", args.publish, {})
     model, tokenizer = zoo.load(args.publish)
+    updates = [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]
     zoo.write_rl_card(args.publish, found | {
         "model": args.publish, "from": args.model, "parameters": sum(p.numel() for p in model.parameters()),
         "accuracy": evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems), "problems": args.problems,
-        "training_seed": args.seed, "torch": torch.__version__,
-        "stages": [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]})
+        "training_seed": args.seed, "torch": torch.__version__, "stages": updates})
     print(f"published as {args.publish}", file=sys.stderr)

@@ -8,6 +8,7 @@ trap: this is what a reader runs when something is broken, so nothing above a fu
 library: it runs, and says what is missing, also without torch.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -145,7 +146,7 @@ def report(facts: dict) -> str:
     memory = "unknown" if here["memory_gib"] is None else f"{here['memory_gib']} GiB"
     lines = [f"{here['system']}, {here['cores']} cores, {memory} memory", "", "required"]
     old = sys.version_info < PYTHON
-    lines.append(f"  {'✘' if old else '✔'} {'python':14}{facts['python']}" + (" too old: 3.11 is needed" if old else ""))
+    lines.append(f"  {'✘' if old else '✔'} {'python':14}{facts['python']}{' too old: 3.11 is needed' if old else ''}")
     for name, found in facts["required"].items():
         bad = name in facts["missing"]
         floor = ".".join(map(str, REQUIRED[name]))
@@ -173,12 +174,13 @@ def report(facts: dict) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="DIR", help="prove a folder of the released weights right, instead")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Prints the facts. Returns 0 when nothing required is missing, else 1."""
     if args.weights:
         from ..hub import golden  # needs torch
 

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Prints one row a kernel, or what the asked-for flags ask for. Returns 0."""
     if not names():
         raise ValueError(AWAY)
     if args.build:
@@ -34,12 +35,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found))
         return 0
-    print(f"{'kernel':34}{'VGPR':>6}{'LDS':>7}{'scratch':>8}{'spills':>7}{'waves':>6}{'MFMA':>6}{'MB':>9}{'FLOP/B':>8}{'us':>9}")
+    counts = {"vgpr": ("VGPR", 6), "lds": ("LDS", 7), "scratch": ("scratch", 8), "spills": ("spills", 7),
+              "occupancy": ("waves", 6), "mfma": ("MFMA", 6)}
+    print(f"{'kernel':34}{''.join(f'{title:>{width}}' for title, width in counts.values())}"
+          f"{'MB':>9}{'FLOP/B':>8}{'us':>9}")
     for row in found:
-        cells = [("-" if row[key] is None else row[key]) for key in ("vgpr", "lds", "scratch", "spills", "occupancy", "mfma")]
+        cells = "".join(f"{'-' if row[key] is None else row[key]:>{width}}" for key, (_, width) in counts.items())
         us = "-" if row["predicted_us"] is None else f"{row['predicted_us']:.1f}"
-        print(f"{row['name']:34}{cells[0]:>6}{cells[1]:>7}{cells[2]:>8}{cells[3]:>7}{cells[4]:>6}{cells[5]:>6}"
-              f"{row['bytes'] / 1e6:>9.2f}{row['intensity']:>8}{us:>9}")
+        print(f"{row['name']:34}{cells}{row['bytes'] / 1e6:>9.2f}{row['intensity']:>8}{us:>9}")
     print(f"\nat ZAYA1-8B's size, {TOKENS} tokens, on MI300X; waves: per SIMD, of 8; us: the roofline's lower bound")
     return 0
 
@@ -72,8 +75,10 @@ def trace(args: argparse.Namespace) -> int:
         print(json.dumps(documents))
         return 0
     for row in documents:
-        print(f"{row['name']}: {row['moved']} bytes moved, {row['least']} at least ({row['moved'] / row['least']:.2f}); LDS takes "
-              f"{row['conflicts']} times the cycles it would without bank conflicts")
+        print(f"{row['name']}: {row['moved']} bytes moved, {row['least']} at least "
+              f"({row['moved'] / row['least']:.2f}); LDS takes {row['conflicts']} times the cycles it would without "
+              "bank conflicts")
         for t in row["tensors"]:
-            print(f"    {t['kernel']:32} {t['dtype']:9}{str(tuple(t['shape'])):18} moved {t['moved']:>9}, at least {t['least']:>9}")
+            print(f"    {t['kernel']:32} {t['dtype']:9}{str(tuple(t['shape'])):18} moved {t['moved']:>9}, "
+                  f"at least {t['least']:>9}")
     return 0

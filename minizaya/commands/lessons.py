@@ -8,6 +8,7 @@ judged by comes from the original lesson where there is one, so an edited check 
     answer:<id>     tag of the cell with the folded answer; `--without-answers DIR` writes copies that lack them
 """
 
+import argparse
 import ast
 import contextlib
 import io
@@ -129,7 +130,7 @@ def without_answers(folder: Path, out: Path) -> list[Path]:
 
 
 def report(lessons: list[dict]) -> str:
-    """`progress` for people: a line a lesson, a line an exercise, and the smallest counterexample where one is wrong."""
+    """`progress` for people: a line a lesson, a line an exercise, the smallest counterexample where one is wrong."""
     lines, passed, total = [], 0, 0
     for lesson in lessons:
         verdicts = lesson["exercises"]
@@ -141,16 +142,18 @@ def report(lessons: list[dict]) -> str:
     return "\n".join([*lines, "", f"{passed} of {total} exercises pass"])
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=ORIGINALS, help="where the notebooks lie (default: lessons/)")
     parser.add_argument("--seconds", type=float, default=300.0, help="time limit for one lesson (default 300)")
     parser.add_argument("--without-answers", type=Path, metavar="DIR", help="write copies without answers and stop")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Prints what passes. Returns 0, whatever it is."""
     if not args.folder.is_dir():
-        raise ValueError(f"{args.folder} is no folder; the lessons come with the repository, --folder says where yours lie")
+        raise ValueError(f"{args.folder} is no folder; the lessons come with the repository, "
+                         "--folder says where yours lie")
     if args.without_answers:
         written = without_answers(args.folder, args.without_answers)
         print(json.dumps([str(path) for path in written]) if args.json else "\n".join(map(str, written)))

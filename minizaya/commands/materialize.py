@@ -3,17 +3,18 @@
     python -m minizaya materialize zaya1-8b runs/zaya8b        # 17.7 GB, a few minutes
     python -m minizaya sample --weights runs/zaya8b --prompt "Hello" --max-new-tokens 20
 
-Tensor by tensor: each is drawn, written and dropped, so the peak lies near the largest one (the embedding, 1.07 GB at 8B).
-Written aside and renamed, so the folder is whole or not there.
+Tensor by tensor: each is drawn, written and dropped, so the peak lies near the largest one (the embedding, 1.07 GB at
+8B). Written aside and renamed, so the folder is whole or not there.
 
 Every number is drawn by itself, from a normal distribution, as a new `Zaya` has them. One thing differs: the router's
-matrices get a deviation of 1 / sqrt(inputs), so that tokens spread over the experts as in a trained model. With 0.02 the
-routers hardly tell tokens apart, and a measurement of paging would read few experts.
+matrices get a deviation of 1 / sqrt(inputs), so that tokens spread over the experts as in a trained model. With 0.02
+the routers hardly tell tokens apart, and a measurement of paging would read few experts.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import sys
 import tempfile
 import time
@@ -65,11 +66,12 @@ def materialize(config: ZayaConfig, folder: str | Path, seed: int = 0, layout: s
     check_layout(layout)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in model_state(Zaya(config)).items()}
-    kinds = {name: (shape, shards.bias_type(dtype) if name.endswith("balancing_bias") else dtype) for name, shape in shapes.items()}
-    size = sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in kinds.values())
-    free = disk_room(folder)
+    kinds = {name: (shape, shards.bias_type(dtype) if name.endswith("balancing_bias") else dtype)
+             for name, shape in shapes.items()}
+    size, free = sum(math.prod(shape) * kind.itemsize for shape, kind in kinds.values()), disk_room(folder)
     if free < size + SPARE:
-        raise ValueError(f"{folder} needs {size / 1e9:.1f} GB and {SPARE / 1e9:.1f} GB to spare, its disk has {free / 1e9:.1f} GB free")
+        raise ValueError(f"{folder} needs {size / 1e9:.1f} GB and {SPARE / 1e9:.1f} GB to spare, "
+                         f"its disk has {free / 1e9:.1f} GB free")
     with tqdm(total=size, unit="B", unit_scale=True, desc="materialize", disable=not progress, file=sys.stderr) as bar:
         def make(name: str) -> Tensor:
             shape, kind = kinds[name]
@@ -88,9 +90,10 @@ def temporary(config: ZayaConfig, **settings) -> Iterator[Path]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", help="nano, micro, mini, ablation-1.8b or zaya1-8b")
     parser.add_argument("folder", type=Path, metavar="DIR", nargs="?",
-                        help="where it goes, a folder that is new or empty (default: the user's cache, where lesson 16 looks)")
+                        help="a folder that is new or empty (default: the user's cache, where lesson 16 looks)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other numbers (default: %(default)s)")
-    parser.add_argument("--layout", choices=shards.LAYOUTS, default="minizaya", help="names and cuts (default: %(default)s)")
+    parser.add_argument("--layout", choices=shards.LAYOUTS, default="minizaya",
+                        help="names and cuts (default: %(default)s)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(default: %(default)s)")
     parser.add_argument("--layers", type=int, metavar="N", help="only so many layers, at full width")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -102,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"layers must be at least 1, got {args.layers}")
     config = ZayaConfig.preset(args.preset, **({"num_hidden_layers": args.layers} if args.layers else {}))
     start = time.perf_counter()
-    folder = materialize(config, args.folder or home(args.preset), args.seed, args.layout, getattr(torch, args.dtype), progress=True)
+    folder = materialize(config, args.folder or home(args.preset), args.seed, args.layout, getattr(torch, args.dtype),
+                         progress=True)
     facts = {"folder": str(folder), "bytes": sum(path.stat().st_size for path in folder.iterdir()),
              "seconds": time.perf_counter() - start}
     print(json.dumps(facts) if args.json else

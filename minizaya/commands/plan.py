@@ -4,24 +4,25 @@
     python -m minizaya plan zaya1-8b --dp 128 --ep 8 --batch 1 --json  trained on a layout, for a program to read
     python -m minizaya plan zaya1-8b --device laptop --figures plans   run from disk; and drawn
 
-The figures come from `account` (the model), `memory` (training and paging), `devices` (decoding, sizes) and `schedule` (time
-and cost).
+The figures come from `account` (the model), `memory` (training and paging), `devices` (decoding, sizes) and `schedule`
+(time and cost).
 """
 
+import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from ..config import ZayaConfig
-from ..parallel.layout import Layout
+from ..parallel.layout import ONE_RANK, Layout
 from ..plan import account, devices, memory, schedule
 
 BATCHES = (1, 8, 64, 512, 4096)
 
 
-def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str | None = None, layout=Layout(),
-         batch: int = 1, optimizer: str = "adamw", efficiency: float | None = None, price: float = 2.0,
-         answer_tokens: int | None = None) -> dict:
+def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str | None = None,
+         layout: Layout = ONE_RANK, batch: int = 1, optimizer: str = "adamw", efficiency: float | None = None,
+         price: float = 2.0, answer_tokens: int | None = None) -> dict:
     """`account.plan`, and with a device "memory", "sizing", "decode" and "schedule", as plain JSON values.
 
     batch: sequences of `context` tokens a device in a training step. dtype: of weights and cache; of a paged model: of
@@ -33,12 +34,14 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
     config, on = ZayaConfig.preset(preset), devices.device(device)
     training = {name: memory.training_memory(config, batch, context, dtype, optimizer, name == "recomputed", layout)
                 for name in ("kept", "recomputed")}
+    efficiency = schedule.implied_efficiency() if efficiency is None else efficiency
     at = {}
     for many in BATCHES:
         read, work = devices.decode_seconds(config, many, context, on, dtype)
         at[many] = {"memory_seconds": read, "arithmetic_seconds": work, "tokens_per_second": many / max(read, work)}
     return figures | {
-        "device": {"name": device, "ridge": on.ridge, **asdict(on)}, "layout": asdict(layout) | {"devices": layout.ranks},
+        "device": {"name": device, "ridge": on.ridge, **asdict(on)},
+        "layout": asdict(layout) | {"devices": layout.ranks},
         "memory": {"optimizer": optimizer, "batch": batch, "training": training,
                    "fits": {name: held["sum"] <= on.memory for name, held in training.items()},
                    "paged": memory.paged_memory(config, context, dtype),
@@ -46,8 +49,7 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
         "sizing": devices.findings(config, layout, batch * context // layout.cp),
         "decode": {"batches": at, "ridge_batch": devices.ridge_batch(config, context, on, dtype),
                    "longest_context_with_a_ridge": devices.room_for_context(config, on, dtype)},
-        "schedule": {"devices": layout.ranks, "price": price,
-                     "efficiency": efficiency if efficiency is not None else schedule.implied_efficiency(),
+        "schedule": {"devices": layout.ranks, "price": price, "efficiency": efficiency,
                      "stages": schedule.schedule(config, layout.ranks, device, efficiency, price, answer_tokens)},
     }
 
@@ -59,21 +61,24 @@ def table(figures: dict) -> str:
         return lines[0]
     device, layout, held, decode = (figures[name] for name in ("device", "layout", "memory", "decode"))
     training = held["training"]
-    lines += ["", f"training on {layout['devices']} x {device['name']} (dp {layout['dp']}, ep {layout['ep']}, cp {layout['cp']}), "
+    lines += ["", f"training on {layout['devices']} x {device['name']} "
+              f"(dp {layout['dp']}, ep {layout['ep']}, cp {layout['cp']}), "
               f"{held['batch']} x {figures['context']:,} tokens each, {held['optimizer']}", "",
               f"{'bytes on one device':30}{'all kept':>20}{'':13}{'recomputed':>20}"]
     for part in training["kept"]:
         one, two = training["kept"][part], training["recomputed"][part]
         lines.append(f"  {part:28}{one:>20,}{account.readable(one)}{two:>20,}{account.readable(two)}")
-    lines.append("  " + "; ".join(f"{name}: {'fits' if fits else 'does not fit'}" for name, fits in held["fits"].items())
-                 + f" in {device['memory'] / 1e9:.0f} GB")
-    lines += ["", f"paged from disk, one sequence of {figures['context']:,}, activations and cache in {figures['dtype']}", ""]
+    verdicts = (f"{name}: {'fits' if fits else 'does not fit'}" for name, fits in held["fits"].items())
+    lines.append(f"  {'; '.join(verdicts)} in {device['memory'] / 1e9:.0f} GB")
+    lines += ["", f"paged from disk, one sequence of {figures['context']:,}, "
+              f"activations and cache in {figures['dtype']}", ""]
     for name, label in (("paged", "as stored"), ("paged_int8", "experts int8")):
-        own = held[name]
-        lines.append(f"  {label:14}own {own['own'] / 1e9:5.2f} GB, {own['scratch'] / 1e9:5.2f} more while the prompt is read; "
-                     f"pages {own['pages_of_a_token'] / 1e9:5.2f} GB for a token, {own['pages_at_most'] / 1e9:5.2f} at most")
+        own, scratch, least, most = (size / 1e9 for size in held[name].values())
+        lines.append(f"  {label:14}own {own:5.2f} GB, {scratch:5.2f} more while the prompt is read; "
+                     f"pages {least:5.2f} GB for a token, {most:5.2f} at most")
     fewer = "" if figures["dtype"] == "bfloat16" or device["name"] == "laptop" else " (bfloat16; fewer in wider types)"
-    lines += ["", f"decoding at context {figures['context']:,}: the device does {device['ridge']:,.0f} FLOPs{fewer} in the time of a byte", ""]
+    lines += ["", f"decoding at context {figures['context']:,}: "
+              f"the device does {device['ridge']:,.0f} FLOPs{fewer} in the time of a byte", ""]
     for many, at in decode["batches"].items():
         slow = "memory" if at["memory_seconds"] > at["arithmetic_seconds"] else "arithmetic"
         lines.append(f"  batch {many:>5}{at['tokens_per_second']:>14,.0f} tokens/s at most, bound by {slow}")
@@ -83,7 +88,8 @@ def table(figures: dict) -> str:
     lines += ["", "sizes that MI300X and the layout like (x: not met)", ""]
     lines += [f"  {' ' if f['ok'] else 'x'} {f['rule']:20.20} {f['what']:22}{f['said']}" for f in figures["sizing"]]
     costs = figures["schedule"]
-    lines += ["", f"the report's stages at {costs['efficiency']:.1%} of peak FLOPs, {costs['price']:g} a device-hour", "",
+    lines += ["", f"the report's stages at {costs['efficiency']:.1%} of peak FLOPs, "
+              f"{costs['price']:g} a device-hour", "",
               f"  {'stage':18}{'tokens':>12}{'context':>10}{'days':>15}{'device-hours':>16}{'cost':>16}"]
     for row in costs["stages"]:
         lines.append(f"  {row['stage']:18}{row['tokens']:>12.3g}{row['context']:>10,}{row['hours'] / 24:>15,.1f}"
@@ -102,7 +108,7 @@ def draw(figures: dict, folder: Path) -> list[str]:
     return list(files)
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", help="nano, micro, mini, ablation-1.8b or zaya1-8b")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens in a sequence (default 4096)")
     parser.add_argument("--dtype", choices=list(account.BYTES), default="bfloat16",
@@ -123,7 +129,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Prints the plan. Returns 0."""
     figures = plan(args.preset, args.context, args.dtype, args.device, Layout(args.dp, args.ep, args.cp), args.batch,
                    args.optimizer, args.efficiency, args.price, args.answer_tokens)
     if args.figures:

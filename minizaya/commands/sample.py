@@ -3,8 +3,8 @@
     python -m minizaya sample --checkpoint runs/mine --prompt "To be"
     python -m minizaya sample --weights ZAYA1-8B --prompt "How many primes are there below 30?"
 
-With --weights the folder is paged from disk (`hub.paging`), and the prompt is a user's turn in the folder's chat template,
-or in ChatML where it has none, unless --raw.
+With --weights the folder is paged from disk (`hub.paging`), and the prompt is a user's turn in the folder's chat
+template, or in ChatML where it has none, unless --raw.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a run's folder (its newest checkpoint is taken) or one checkpoint in it")
     source.add_argument("--weights", type=Path, metavar="DIR",
                         help="a checkpoint folder of any size: the released weights, or what `materialize` wrote")
-    parser.add_argument("--raw", action="store_true", help="with --weights: continue the text, without the chat template")
+    parser.add_argument("--raw", action="store_true", help="with --weights: continue the text, without chat template")
     add_weight_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="the budget (default: %(default)s)")

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="compare one rollout, majority vote and recursive self-aggregation in one setting")
     parser.add_argument("--sweep", action="store_true", help="vary Markovian RSA's beta and tau in one setting")
     parser.add_argument("--setting", choices=sorted(compare.SETTINGS), default="tight",
-                        help="with --compare or --sweep: too short a budget for one trace, or long enough (default: %(default)s)")
+                        help="with --compare or --sweep: a budget that is too short for one trace, or long enough "
+                             "(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -36,15 +37,11 @@ def run(args: argparse.Namespace) -> int:
     if args.difficulty is not None and args.task is None:
         raise ValueError("difficulty needs a task: give --task, too")
     model, tokenizer = zoo.open_model(args.model)
-    if args.compare:
+    if args.compare or args.sweep:
+        study, told = (compare.compare, compare.table) if args.compare else (compare.sweep, compare.sweep_table)
         setting = compare.SETTINGS[args.setting]
-        found = compare.compare(model, tokenizer, setting, args.problems, args.seed)
-        print(json.dumps(found) if args.json else compare.table(setting, found))
-        return 0
-    if args.sweep:
-        setting = compare.SETTINGS[args.setting]
-        found = compare.sweep(model, tokenizer, setting, args.problems, args.seed)
-        print(json.dumps(found) if args.json else compare.sweep_table(setting, found))
+        found = study(model, tokenizer, setting, args.problems, args.seed)
+        print(json.dumps(found) if args.json else told(setting, found))
         return 0
     levels = LEVELS if args.task is None else {args.task: LEVELS[args.task]}
     if args.difficulty is not None:

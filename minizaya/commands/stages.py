@@ -48,6 +48,7 @@ def publish(args: argparse.Namespace) -> None:
     model, tokenizer = zoo.load(args.publish)
     found = evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems)
     zoo.write_card(args.publish, {
-        "model": args.publish, "parameters": sum(p.numel() for p in model.parameters()), "experts": model.config.num_experts,
-        "training_seed": args.seed, "torch": torch.__version__, "stages": zoo.stage_facts(args.out), "temperature": 1.0,
-        "problems": args.problems, "seed": 1, "accuracy": found})
+        "model": args.publish, "parameters": sum(p.numel() for p in model.parameters()),
+        "experts": model.config.num_experts, "training_seed": args.seed, "torch": torch.__version__,
+        "stages": zoo.stage_facts(args.out), "temperature": 1.0, "problems": args.problems, "seed": 1,
+        "accuracy": found})

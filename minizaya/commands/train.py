@@ -1,5 +1,6 @@
-"""`python -m minizaya train`: trains a preset on text, on a task, or on both at once, and can be stopped at any time."""
+"""`python -m minizaya train`: trains a preset on text, on a task, or on both, and can be stopped at any time."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -13,13 +14,13 @@ from ..data.tokenizer import CharTokenizer
 from ..plots.picture import LivePicture
 from ..train.evaluate import held_out_loss
 from ..train.loop import Recipe, Trainer
-from ..train.sources import mixture, task_source, text_source
+from ..train.sources import Source, mixture, task_source, text_source
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the run's folder: log, picture, newest checkpoint")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--preset", default="nano", help="the model's size (default nano); the vocabulary is the text's")
+    parser.add_argument("--preset", default="nano", help="the model's size (default nano); the text's vocabulary")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps in all (default 1000)")
     parser.add_argument("--lr", type=float, default=Recipe.lr, help=f"peak learning rate (default {Recipe.lr})")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw",
@@ -35,7 +36,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the last figures as one JSON document")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run is done, 130 when Ctrl-C stopped it (it can go on with --resume)."""
     tokenizer, train_text, held_out_text = material(args)
     batches, evaluate = mixture(*sources(args, tokenizer, train_text)), None
@@ -58,20 +59,21 @@ def run(args) -> int:
         print(json.dumps({"done": done, "run": str(args.out), **last}))
     else:
         held = f", held-out text {last['eval']['text']:.3f}" if "text" in last.get("eval", {}) else ""
-        print(f"step {last['step']}: loss {last['loss']:.3f}{held} (nats a token); run folder {args.out}", file=sys.stderr)
+        print(f"step {last['step']}: loss {last['loss']:.3f}{held} (nats a token); run folder {args.out}",
+              file=sys.stderr)
     return 0 if done else 130
 
 
-# ---- what the command `parallel` needs too -----------------------------------------------------------------------------
+# ---- what the command `parallel` needs too ---------------------------------------------------------------------------
 
 
-def material(args) -> tuple[CharTokenizer, str, str]:
+def material(args: argparse.Namespace) -> tuple[CharTokenizer, str, str]:
     """The tokenizer, the text to learn and the text held out."""
     whole = args.text_file.read_text("utf-8") if args.text_file else text.english()
     return CharTokenizer(text.ALPHABET, unknown="unk"), *text.split(whole)
 
 
-def sources(args, tokenizer, train_text: str) -> list:
+def sources(args: argparse.Namespace, tokenizer: CharTokenizer, train_text: str) -> list[Source]:
     """The sources that the flags ask for. Raises ValueError when there is none."""
     found = []
     if args.text_rows:
@@ -83,14 +85,14 @@ def sources(args, tokenizer, train_text: str) -> list:
     return found
 
 
-def fresh_model(args, tokenizer) -> Zaya:
+def fresh_model(args: argparse.Namespace, tokenizer: CharTokenizer) -> Zaya:
     """The preset with the tokenizer's vocabulary, drawn from the seed."""
     torch.manual_seed(args.seed)
     return Zaya(ZayaConfig.preset(args.preset, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id,
                                   bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
 
 
-def kept(args, tokenizer, train_text: str) -> dict:
+def kept(args: argparse.Namespace, tokenizer: CharTokenizer, train_text: str) -> dict:
     """What else decides the losses: a resumed run must ask for the same."""
     data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq,
             "text_characters": len(train_text)}

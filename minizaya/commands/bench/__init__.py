@@ -1,2 +1,5 @@
-"""`python -m minizaya bench`: this machine's limits, ours beside transformers (`command`), data and training parts (`data`), the
-full 8B from its file (`full`)."""
+"""`python -m minizaya bench`: the machine's limits, and ours beside transformers.
+
+In reading order: `timing` (two ways in turn), `command` (training, prefill, decoding, the engine), `data` (trimming,
+packing, Muon), `full` (the 8B from its file).
+"""

@@ -1,39 +1,30 @@
 """`python -m minizaya bench`: this package against `transformers` on the same weights, and against the machine.
 
-Both models run in turn in one process, so that a machine that slows down slows both; the figure is the median over the
-pairs. `limit_share` says how near a row comes to what the machine can do at all: for training and prefill, the
-floating-point operations that torch's own counter sees, over the rate of a large matrix product measured in the same
-run; for decoding, the bytes of weights and of KV cache that a step must read, over the measured read bandwidth. Rows about
-data and optimizers are in `bench_data.py`, which says what each of them is compared with.
+The figure is the median over pairs of runs. `limit_share` says how near a row comes to what the machine can do at all:
+for training and prefill, the floating-point operations that torch's own counter sees, over the rate of a large matrix
+product measured in the same run; for decoding, the bytes of weights and of KV cache that a step must read, over the
+measured read bandwidth.
 """
 
-import gc
+import argparse
 import json
 import os
 import platform
-import statistics
-import sys
-import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from ... import hub
 from ...arch.model import Zaya
 from ...config import ZayaConfig
 from ...infer.engine import Engine, engine_generate
 from ...infer.generate import generate
-from . import data as bench_data
-from . import full as bench_full
-
-
-def seconds(work, *args) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    work(*args)
-    return time.perf_counter() - start
+from . import data, full
+from .timing import compare, seconds
 
 
 def machine() -> dict:
@@ -47,15 +38,14 @@ def machine() -> dict:
             "gemm_gflops": 2 * 1536**3 / gemm / 1e9, "read_gb_s": big.nbytes / read / 1e9}
 
 
-def flops(work, *args) -> int:
+def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products and attention in one call, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
-        work(*args)
+        work()
     return counter.get_total_flops()
 
 
-def train_step(model, optimizer, tokens) -> None:
-    """Forward, loss, backward, AdamW: 8 x 256 tokens."""
+def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor) -> None:
     logits = model(tokens[:, :-1]).logits
     F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
     optimizer.step()
@@ -63,27 +53,27 @@ def train_step(model, optimizer, tokens) -> None:
 
 
 @torch.inference_mode()
-def our_prefill(model, tokens) -> None:
+def our_prefill(model: Zaya, tokens: Tensor) -> None:
     model(tokens, cache=model.new_cache(len(tokens)), last_only=True)
 
 
 @torch.inference_mode()
-def their_prefill(model, tokens) -> None:
+def their_prefill(model: torch.nn.Module, tokens: Tensor) -> None:
     model(tokens, use_cache=True, logits_to_keep=1)
 
 
-def our_decode(model, prompts, new) -> None:
+def our_decode(model: Zaya, prompts: list[list[int]], new: int) -> None:
     generate(model, prompts, new, temperature=0.0)
 
 
 @torch.inference_mode()
-def their_decode(model, prompts, new) -> None:
+def their_decode(model: torch.nn.Module, prompts: list[list[int]], new: int) -> None:
     model.generate(torch.tensor(prompts), attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
                    do_sample=False, min_new_tokens=new, max_new_tokens=new, eos_token_id=None, pad_token_id=0)
 
 
 @torch.inference_mode()
-def decode_bytes(model, prompts, new) -> float:
+def decode_bytes(model: Zaya, prompts: list[list[int]], new: int) -> float:
     """Bytes that one decoding step must read: dense weights once, each expert that some token visits, the KV cache."""
     config = model.config
     routes = model(torch.tensor(prompts)).routes                    # the last prompt token stands for a typical step
@@ -96,23 +86,34 @@ def decode_bytes(model, prompts, new) -> float:
     return (dense + visited * expert) * model.embed.weight.element_size() + kv
 
 
-def compare(name, unit_count, ours, peers, pairs) -> dict:
-    """Runs `ours` and every peer in turn `pairs` times after one warm-up; rates are units per second, medians.
+def peers(work: Callable, theirs: dict, *args) -> dict[str, Callable[[], None]]:
+    """`work` with each of the models `theirs`, to be called without arguments."""
+    return {key: partial(work, model, *args) for key, model in theirs.items()}
 
-    The peer's figure is that of its fastest way to run; ratio = ours / peer.
-    """
-    times = {key: [] for key in ("ours", *peers)}
-    jobs = {"ours": ours, **peers}
-    for round_ in tqdm(range(pairs + 1), desc=name, file=sys.stderr, leave=False):
-        for key, job in jobs.items():
-            took = seconds(job)
-            if round_:  # round 0 warms up
-                times[key].append(took)
-        gc.collect()
-    best = min(peers, key=lambda key: statistics.median(times[key]))
-    ratio = statistics.median(b / a for a, b in zip(times["ours"], times[best]))
-    return {"name": name, "ours": unit_count / statistics.median(times["ours"]),
-            "peer": unit_count / statistics.median(times[best]), "unit": "tokens/s", "ratio": ratio, "peer_path": best}
+
+def train_row(model: Zaya, theirs: dict, tokens: Tensor, pairs: int, gemm: float) -> dict:
+    """8 rows of 256 tokens: forward, loss, backward, AdamW. The optimizers' memory is gone when it returns."""
+    def stepper(net: torch.nn.Module) -> Callable[[], None]:
+        return partial(train_step, net, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True), tokens)
+
+    ours = stepper(model)
+    row = compare("train_step_8x256", 8 * 256, ours, {key: stepper(net) for key, net in theirs.items()}, pairs)
+    return row | {"limit_share": row["ours"] / (8 * 256) * flops(ours) / gemm}
+
+
+def prefill_row(model: Zaya, theirs: dict, prompt: Tensor, pairs: int, gemm: float) -> dict:
+    """One prompt of 1,024 tokens."""
+    ours = partial(our_prefill, model, prompt)
+    row = compare("prefill_1x1024", 1024, ours, peers(their_prefill, theirs, prompt), pairs)
+    return row | {"limit_share": row["ours"] / 1024 * flops(ours) / gemm}
+
+
+def decode_row(model: Zaya, theirs: dict, prompts: list[list[int]], pairs: int, read: float, new: int = 64) -> dict:
+    """Prompts of 32 tokens, `new` more each."""
+    many = len(prompts)
+    row = compare(f"decode_batch_{many}", many * new, partial(our_decode, model, prompts, new),
+                  peers(their_decode, theirs, prompts, new), pairs)
+    return row | {"limit_share": row["ours"] / many * decode_bytes(model, prompts, new) / read}
 
 
 def engine_row(preset: str, pairs: int, seed: int) -> dict:
@@ -120,21 +121,11 @@ def engine_row(preset: str, pairs: int, seed: int) -> dict:
     torch.manual_seed(seed)
     model = Zaya(ZayaConfig.preset(preset))
     prompts = torch.randint(3, 100, (64, 16)).tolist()
-    engines = {many: Engine(model, slots=many, size=64, joining=many) for many in (1, 64)}
-
-    def decode(many):
-        return engine_generate(engines[many], prompts[:many], 48)
-
-    times = {many: [] for many in engines}
-    for round_ in tqdm(range(pairs + 1), desc=f"engine_{preset}", file=sys.stderr, leave=False):
-        for many in engines:
-            took = seconds(decode, many)
-            if round_:  # round 0 warms up
-                times[many].append(took)
-    rate = {many: many * 48 / statistics.median(took) for many, took in times.items()}
-    ratio = statistics.median(64 * one / many for one, many in zip(times[1], times[64]))
-    return {"name": f"engine_64_{preset}", "ours": rate[64], "peer": rate[1], "unit": "tokens/s", "ratio": ratio,
-            "peer_path": "one at a time", "limit_share": None}
+    one, all_ = (partial(engine_generate, Engine(model, slots=many, size=64, joining=many), prompts[:many], 48)
+                 for many in (1, 64))
+    row = compare(f"engine_64_{preset}", 64 * 48, all_, {"one at a time": one}, pairs)
+    # the peer wrote one sequence, not 64
+    return row | {"peer": row["peer"] / 64, "ratio": 64 * row["ratio"], "limit_share": None}
 
 
 def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
@@ -146,57 +137,42 @@ def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
     transformers.logging.set_verbosity_error()
     torch.manual_seed(seed)
     config = ZayaConfig.preset(preset)
-    model = Zaya(config)
-    theirs = {}
+    model, theirs = Zaya(config), {}
     for path in ("eager", "grouped_mm"):
         theirs[path] = hub.to_transformers(model)
         theirs[path].set_experts_implementation(path)
-    limits, rows = machine(), []
+    limits = machine()
     gemm, read = limits["gemm_gflops"] * 1e9, limits["read_gb_s"] * 1e9
 
-    def tokens(batch, steps):
+    def tokens(batch: int, steps: int) -> Tensor:
         return torch.randint(3, config.vocab_size, (batch, steps))
 
-    batch = tokens(8, 257)
-    steppers = {key: (net, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True), batch)
-                for key, net in (("ours", model), *theirs.items())}
-    row = compare("train_step_8x256", 8 * 256, lambda: train_step(*steppers["ours"]),
-                  {key: lambda key=key: train_step(*steppers[key]) for key in theirs}, pairs)
-    work = flops(train_step, *steppers["ours"])
-    rows.append(row | {"limit_share": row["ours"] / (8 * 256) * work / gemm})
-    del steppers
-
-    prompt = tokens(1, 1024)
-    row = compare("prefill_1x1024", 1024, lambda: our_prefill(model, prompt),
-                  {key: lambda key=key: their_prefill(theirs[key], prompt) for key in theirs}, pairs)
-    rows.append(row | {"limit_share": row["ours"] / 1024 * flops(our_prefill, model, prompt) / gemm})
-
-    for many in (1, 16):
-        prompts, new = tokens(many, 32).tolist(), 64
-        row = compare(f"decode_batch_{many}", many * new, lambda: our_decode(model, prompts, new),
-                      {key: lambda key=key: their_decode(theirs[key], prompts, new) for key in theirs}, pairs)
-        rows.append(row | {"limit_share": row["ours"] / many * decode_bytes(model, prompts, new) / read})
-    rows += [engine_row(name, pairs, seed) for name in ("nano", preset)]
-    return {"rows": rows + bench_data.rows(compare, pairs, seed), "machine": limits}
+    rows = [train_row(model, theirs, tokens(8, 257), pairs, gemm),
+            prefill_row(model, theirs, tokens(1, 1024), pairs, gemm),
+            *(decode_row(model, theirs, tokens(many, 32).tolist(), pairs, read) for many in (1, 16)),
+            *(engine_row(name, pairs, seed) for name in ("nano", preset))]
+    return {"rows": rows + data.rows(pairs, seed), "machine": limits}
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "compare speed with transformers' ZAYA on the same weights, and with the machine's limits"
     parser.add_argument("--pairs", type=int, default=7, help="alternating pairs per row, at least 7 (default 7)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", metavar="DIR", help="time a checkpoint folder paged from disk, instead")
     parser.add_argument("--int8", action="store_true", help="with --full: experts in int8")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="with --full: of activations")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="with --full: of activations")
     parser.add_argument("--no-peer", action="store_true", help="with --full: without transformers")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Prints a table, or one JSON document. Returns 0."""
     if args.pairs < (3 if args.full else 7):
         raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
     if args.full:
-        found = bench_full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
-        print(json.dumps(found) if args.json else bench_full.table(found))
+        found = full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
+        print(json.dumps(found) if args.json else full.table(found))
         return 0
     result = bench(args.pairs, seed=args.seed)
     if args.json:

@@ -12,6 +12,7 @@ from ...data.tokenizer import ByteTokenizer, CharTokenizer
 from ...data.trim import cut
 from ...train.loop import Recipe, Trainer
 from ...train.sources import mixture, packed_source, problem_documents
+from .timing import compare
 
 CONVERSATIONS, BUDGET = 1000, 512
 DOCUMENTS, CAPACITY = 100_000, 4096
@@ -31,7 +32,7 @@ def conversations(count: int, seed: int) -> list[list[dict]]:
     return found
 
 
-def trim_row(compare, pairs: int, seed: int) -> dict:
+def trim_row(pairs: int, seed: int) -> dict:
     """Trimming encoded conversations, against encoding them; the limit is to copy their tokens, which any trim must."""
     tokenizer, written = ByteTokenizer(), conversations(CONVERSATIONS, seed)
     chats = [chat.encode(conversation, tokenizer) for conversation in written]
@@ -42,16 +43,16 @@ def trim_row(compare, pairs: int, seed: int) -> dict:
     return row | {"unit": "conversations/s", "limit_share": row["ours"] / copy["ours"]}
 
 
-def pack_rows(compare, pairs: int, seed: int) -> list[dict]:
+def pack_rows(pairs: int, seed: int) -> list[dict]:
     """Packing 100,000 documents, with `fill`, against sorting them; and 2,000 against the plain O(n^2) search."""
     rng = random.Random(f"bench/{seed}")
     lengths = [min(CAPACITY, max(1, round(rng.lognormvariate(6.2, 1.1)))) for _ in range(DOCUMENTS)]
     row = compare(f"pack_{DOCUMENTS}", DOCUMENTS, lambda: pack(lengths, CAPACITY),
                   {"sorted": lambda: sorted(range(DOCUMENTS), key=lambda i: -lengths[i])}, pairs)
-    fill = sum(lengths) / len(pack(lengths, CAPACITY)) / CAPACITY
     few = lengths[:2000]
-    naive = compare("pack_2000", len(few), lambda: pack(few, CAPACITY), {"naive": lambda: pack_naive(few, CAPACITY)}, pairs)
-    return [row | {"unit": "documents/s", "fill": fill, "limit_share": row["ours"] / row["peer"]},
+    naive = compare("pack_2000", len(few), lambda: pack(few, CAPACITY),
+                    {"naive": lambda: pack_naive(few, CAPACITY)}, pairs)
+    return [row | {"unit": "documents/s", "fill": fill_of(lengths), "limit_share": row["ours"] / row["peer"]},
             naive | {"unit": "documents/s", "fill": fill_of(few), "limit_share": None}]
 
 
@@ -60,7 +61,7 @@ def fill_of(lengths: list[int]) -> float:
     return sum(lengths) / len(pack(lengths, CAPACITY)) / CAPACITY
 
 
-def muon_row(compare, pairs: int, seed: int) -> dict:
+def muon_row(pairs: int, seed: int) -> dict:
     """A training step of nano on packed problems, 32 rows of 128: Muon, against AdamW."""
     tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
     batches = mixture(packed_source("problems", problem_documents({"addition": (1, 8)}, tokenizer), 32, 128,
@@ -70,10 +71,11 @@ def muon_row(compare, pairs: int, seed: int) -> dict:
         torch.manual_seed(seed)
         model = Zaya(ZayaConfig.preset("nano"))
         trainers[name] = Trainer(model, Recipe(steps=10**6, optimizer=name), batches)
-    row = compare("train_muon_32x128", 32 * 128, trainers["muon"].train_step, {"adamw": trainers["adamw"].train_step}, pairs)
+    row = compare("train_muon_32x128", 32 * 128, trainers["muon"].train_step,
+                  {"adamw": trainers["adamw"].train_step}, pairs)
     return row | {"limit_share": None}
 
 
-def rows(compare, pairs: int, seed: int = 0) -> list[dict]:
-    """All of them. compare: `bench.compare`."""
-    return [trim_row(compare, pairs, seed), *pack_rows(compare, pairs, seed), muon_row(compare, pairs, seed)]
+def rows(pairs: int, seed: int = 0) -> list[dict]:
+    """All of them."""
+    return [trim_row(pairs, seed), *pack_rows(pairs, seed), muon_row(pairs, seed)]
