@@ -71,7 +71,7 @@ def publish(args: argparse.Namespace, found: dict) -> None:
     zoo.publish(last / "trainer", args.publish, {})
     model, tokenizer = zoo.load(args.publish)
     updates = [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]
-    zoo.write_rl_card(args.publish, found | {
+    zoo.write_card(args.publish, found | {
         "model": args.publish, "from": args.model, "parameters": sum(p.numel() for p in model.parameters()),
         "accuracy": evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems), "problems": args.problems,
         "training_seed": args.seed, "torch": torch.__version__, "stages": updates})

@@ -1,8 +1,8 @@
 """What each tensor is called in a checkpoint, and how ours is cut, in three layouts.
 
-"minizaya" is our model's own. "transformers" is that of `ZayaForCausalLM`: our down-projection, which stacks q, k and both
-halves of v, is four matrices there. "original" is that of the first release: 80 half-layers, attention and experts in turn,
-and one entry an expert. Its names are known from public ports alone.
+"minizaya" is our model's own. "transformers" is that of `ZayaForCausalLM`: our down-projection, which stacks q, k and
+both halves of v, is four matrices there. "original" is that of the first release: 80 half-layers, attention and experts
+in turn, and one entry an expert. Its names are known from public ports alone.
 
 So each of our tensors is a few of theirs, one below the other, or a stack of experts; the numbers are the same.
 """
@@ -17,6 +17,9 @@ from ..config import ZayaConfig
 
 LAYOUTS = ("minizaya", "transformers", "original")
 
+# a merge's vectors, ours -> theirs
+SCALES = {"output_scale": "hidden_states_scale", "output_bias": "hidden_states_bias",
+          "residual_scale": "residual_scale", "residual_bias": "residual_bias"}
 # ours -> transformers', inside one layer
 LAYER_NAMES = {
     "attention_norm.weight": "input_layernorm.weight",
@@ -27,10 +30,6 @@ LAYER_NAMES = {
     "attention.temperature": "self_attn.qk_norm.temp",
     "attention.up_proj.weight": "self_attn.o_proj.weight",
     "attention.up_proj.bias": "self_attn.o_proj.bias",
-    "attention_merge.output_scale": "post_attention_residual_scale.hidden_states_scale",
-    "attention_merge.output_bias": "post_attention_residual_scale.hidden_states_bias",
-    "attention_merge.residual_scale": "post_attention_residual_scale.residual_scale",
-    "attention_merge.residual_bias": "post_attention_residual_scale.residual_bias",
     "moe_norm.weight": "post_attention_layernorm.weight",
     "router.down_proj.weight": "mlp.gate.down_proj.weight",
     "router.down_proj.bias": "mlp.gate.down_proj.bias",
@@ -44,22 +43,14 @@ LAYER_NAMES = {
     "router.balancing_bias": "mlp.gate.balancing_biases",
     "experts.gate_up_proj": "mlp.experts.gate_up_proj",
     "experts.down_proj": "mlp.experts.down_proj",
-    "moe_merge.output_scale": "post_mlp_residual_scale.hidden_states_scale",
-    "moe_merge.output_bias": "post_mlp_residual_scale.hidden_states_bias",
-    "moe_merge.residual_scale": "post_mlp_residual_scale.residual_scale",
-    "moe_merge.residual_bias": "post_mlp_residual_scale.residual_bias",
-}
-TOP_NAMES = {
-    "embed.weight": "model.embed_tokens.weight",
-    "embed_scale": "model.input_hidden_states_scale",
-    "embed_bias": "model.input_hidden_states_bias",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-    "head.bias": "lm_head.bias",
-}
+} | {f"{merge}.{ours}": f"{scale}.{theirs}" for ours, theirs in SCALES.items() for merge, scale in (
+    ("attention_merge", "post_attention_residual_scale"), ("moe_merge", "post_mlp_residual_scale"))}
+TOP_NAMES = {"embed.weight": "model.embed_tokens.weight", "embed_scale": "model.input_hidden_states_scale",
+             "embed_bias": "model.input_hidden_states_bias", "norm.weight": "model.norm.weight",
+             "head.weight": "lm_head.weight", "head.bias": "lm_head.bias"}
 PACKED = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")  # rows of our down-projection, top to bottom
 
-# ours -> the original's, by half-layer
+# ours -> the original's, by half-layer; a name that ends in a dot stands for all that begin with it
 ATTENTION_STAGE = {
     "attention_norm.weight": "input_norm.weight",
     "attention.conv_depthwise.": "self_attn.qkv.conv_qk.0.", "attention.conv_grouped.": "self_attn.qkv.conv_qk.1.",
@@ -68,15 +59,14 @@ ATTENTION_STAGE = {
 EXPERT_STAGE = {
     "moe_norm.weight": "input_norm.weight",
     "router.down_proj.": "zaya_block.router.down_proj.", "router.eda_scale": "zaya_block.router.router_states_scale",
-    "router.mlp.norm.weight": "zaya_block.router.rmsnorm_eda.weight", "router.mlp.fc1.": "zaya_block.router.router_mlp.0.",
-    "router.mlp.fc2.": "zaya_block.router.router_mlp.2.", "router.mlp.out_proj.": "zaya_block.router.router_mlp.4.",
+    "router.mlp.norm.weight": "zaya_block.router.rmsnorm_eda.weight",
+    "router.mlp.fc1.": "zaya_block.router.router_mlp.0.", "router.mlp.fc2.": "zaya_block.router.router_mlp.2.",
+    "router.mlp.out_proj.": "zaya_block.router.router_mlp.4.",
     "router.balancing_bias": "zaya_block.router.balancing_biases",
 }
-SCALES = {"output_scale": "hidden_states_scale", "output_bias": "hidden_states_bias",
-          "residual_scale": "residual_scale", "residual_bias": "residual_bias"}
-ORIGINAL_TOP = {"embed.weight": "model.embed_tokens.weight", "embed_scale": "model.layers.0.res_scale.hidden_states_scale",
-                "embed_bias": "model.layers.0.res_scale.hidden_states_bias", "norm.weight": "model.final_norm.weight",
-                "head.weight": "lm_head.weight", "head.bias": "lm_head.bias"}
+ORIGINAL_TOP = TOP_NAMES | {"embed_scale": "model.layers.0.res_scale.hidden_states_scale",
+                            "embed_bias": "model.layers.0.res_scale.hidden_states_bias",
+                            "norm.weight": "model.final_norm.weight"}
 PROJECTIONS = ("linear_q", "linear_k", "val_proj1", "val_proj2")
 
 
@@ -111,40 +101,40 @@ def pieces(name: str, shape: tuple[int, ...], config: ZayaConfig, layout: str) -
     rows = shape[0] if shape else 1
     if layout == "minizaya":
         return [Piece(name, 0, rows)]
-    if name.endswith(("attention.down_proj.weight", "attention.down_proj.bias")):
-        half, kind = config.kv_size // 2, name.rpartition(".")[2]
-        cuts = (0, config.query_size, config.query_size + config.kv_size, config.query_size + config.kv_size + half, rows)
-        layer = int(name.split(".")[1])
-        if layout == "transformers":
-            names = [f"model.layers.{layer}.self_attn.qkv_proj.{part}.{kind}" for part in PACKED]
-        else:
-            names = [f"model.layers.{2 * layer}.self_attn.qkv.{part}.{kind}" for part in PROJECTIONS]
-        return [Piece(theirs, start, stop) for theirs, start, stop in zip(names, cuts, cuts[1:])]
-    if layout == "transformers":
-        theirs, = rename({name: None}, config)
-        return [Piece(theirs, 0, rows)]
-    if ".experts." in name:
-        layer, part = int(name.split(".")[1]), {"gate_up_proj": "linear_fc1", "down_proj": "linear_fc2"}[name.rpartition(".")[2]]
+    _, number, part = name.split(".", 2) if name.startswith("layers.") else ("", "0", name)
+    layer, kind = int(number), name.rpartition(".")[2]
+    if part.startswith("attention.down_proj."):
+        q, kv = config.query_size, config.kv_size
+        cuts = (0, q, q + kv, q + kv + kv // 2, rows)
+        stem, names = ((f"model.layers.{layer}.self_attn.qkv_proj", PACKED) if layout == "transformers"
+                       else (f"model.layers.{2 * layer}.self_attn.qkv", PROJECTIONS))
+        return [Piece(f"{stem}.{theirs}.{kind}", start, stop) for theirs, start, stop in zip(names, cuts, cuts[1:])]
+    if layout == "original" and part.startswith("experts."):
+        fc = {"gate_up_proj": "linear_fc1", "down_proj": "linear_fc2"}[kind]
         stem = f"model.layers.{2 * layer + 1}.zaya_block.experts.local_experts"
-        return [Piece(f"{stem}.{e}.{part}.weight", e, e + 1, expert=True) for e in range(config.num_experts)]
-    return [Piece(original_name(name, config), 0, rows)]
+        return [Piece(f"{stem}.{e}.{fc}.weight", e, e + 1, expert=True) for e in range(config.num_experts)]
+    if layout == "original":
+        theirs = original_name(name, config)
+    else:
+        theirs = TOP_NAMES.get(name) or (part in LAYER_NAMES and f"model.layers.{layer}.{LAYER_NAMES[part]}")
+    if not theirs:
+        raise ValueError(f"{name!r} has no name in the {layout} layout: only the released architecture has one")
+    return [Piece(theirs, 0, rows)]
 
 
-def original_name(name: str, config: ZayaConfig) -> str:
-    """A tensor's name in the 80-stage layout. A merge belongs to the stage that comes after it."""
+def original_name(name: str, config: ZayaConfig) -> str | None:
+    """A tensor's name in the 80-stage layout, or None. A merge belongs to the stage that comes after it."""
     if name in ORIGINAL_TOP:
         return ORIGINAL_TOP[name]
     _, layer, part = name.split(".", 2)
-    layer = int(layer)
-    for prefix, stage in (("attention_merge.", 2 * layer + 1), ("moe_merge.", 2 * layer + 2)):
-        if part.startswith(prefix):
-            home = f"model.layers.{stage}" if stage < 2 * config.num_hidden_layers else "model"
-            return f"{home}.res_scale.{SCALES[part.removeprefix(prefix)]}"
-    for stage, table in ((2 * layer, ATTENTION_STAGE), (2 * layer + 1, EXPERT_STAGE)):
-        for ours, theirs in table.items():
-            if part == ours or ours.endswith(".") and part.startswith(ours):
-                return f"model.layers.{stage}.{theirs}{part.removeprefix(ours)}"
-    raise ValueError(f"{name!r} has no name in the original layout: only the released architecture has one")
+    stage = 2 * int(layer) + (not part.startswith("attention"))
+    merge, _, kind = part.partition(".")
+    if merge.endswith("_merge"):
+        home = f"model.layers.{stage + 1}" if stage + 1 < 2 * config.num_hidden_layers else "model"
+        return f"{home}.res_scale.{SCALES[kind]}"
+    return next((f"model.layers.{stage}.{theirs}{part.removeprefix(ours)}"
+                 for ours, theirs in (EXPERT_STAGE if stage % 2 else ATTENTION_STAGE).items()
+                 if part == ours or ours.endswith(".") and part.startswith(ours)), None)
 
 
 def layout_of(names: set[str], folder: Path) -> str:
@@ -166,23 +156,8 @@ def rename(tensors: dict[str, Tensor], config: ZayaConfig) -> dict[str, Tensor]:
 
     Raises ValueError for a tensor that `transformers`' ZAYA lacks, such as that of a linear router.
     """
-    half = config.kv_size // 2
-    sizes = (config.query_size, config.kv_size, half, half)
-    renamed = {}
-    for name, tensor in tensors.items():
-        if name in TOP_NAMES:
-            renamed[TOP_NAMES[name]] = tensor
-            continue
-        _, layer, part = name.split(".", 2)
-        if part.startswith("attention.down_proj."):
-            kind = part.rsplit(".", 1)[1]
-            for projection, rows in zip(PACKED, tensor.split(sizes)):
-                renamed[f"model.layers.{layer}.self_attn.qkv_proj.{projection}.{kind}"] = rows
-        elif part in LAYER_NAMES:
-            renamed[f"model.layers.{layer}.{LAYER_NAMES[part]}"] = tensor
-        else:
-            raise ValueError(f"{name!r} has no name in the transformers layout: only the released architecture has one")
-    return renamed
+    return {piece.name: piece.of(tensor) if tensor.dim() else tensor for name, tensor in tensors.items()
+            for piece in pieces(name, tuple(tensor.shape), config, "transformers")}
 
 
 def unrename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -191,16 +166,15 @@ def unrename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     inside = {theirs: ours for ours, theirs in LAYER_NAMES.items()}
     renamed = {}
     for name, tensor in tensors.items():
+        _, _, layer, part = name.split(".", 3) if name.startswith("model.layers.") else ("", "", "", name)
+        kind = part.rpartition(".")[2]
         if name in top:
             renamed[top[name]] = tensor
-            continue
-        _, _, layer, part = name.split(".", 3) if name.startswith("model.layers.") else (0, 0, 0, name)
-        if part in inside:
+        elif part in inside:
             renamed[f"layers.{layer}.{inside[part]}"] = tensor
-        elif part.startswith("self_attn.qkv_proj.q_proj."):
-            kind = part.rsplit(".", 1)[1]
+        elif part == f"self_attn.qkv_proj.q_proj.{kind}":
             stack = [tensors[name.replace("q_proj." + kind, f"{other}.{kind}")] for other in PACKED]
             renamed[f"layers.{layer}.attention.down_proj.{kind}"] = torch.cat(stack)
-        elif not any(part.startswith(f"self_attn.qkv_proj.{other}.") for other in PACKED):
+        elif not any(part == f"self_attn.qkv_proj.{other}.{kind}" for other in PACKED):
             raise ValueError(f"{name!r} is not a tensor of a ZAYA model")
     return renamed
