@@ -2,10 +2,10 @@
 
 `native.matmul` compiles C++ for this CPU through it, `hip.build` the kernels for four targets. What was made is kept in
 `~/.cache/minizaya` (or under MINIZAYA_CACHE), under a name made from everything that went into it: sources, flags, the
-compiler's own version, and the processor. Ours and not `torch.utils.cpp_extension`: this is plain C through ctypes, which
-needs neither ninja nor the headers of Python and torch, and the kernels go through it too.
+compiler's own version, and the processor. Ours and not `torch.utils.cpp_extension`: this is plain C through ctypes,
+which needs neither ninja nor the headers of Python and torch, and the kernels go through it too.
 
-trap: `doctor` runs where torch is missing, so this module imports only the standard library.
+trap: `doctor` runs where nothing is installed, so this module imports only the standard library.
 """
 
 import functools
@@ -18,20 +18,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
 class CompilerError(RuntimeError):
-    """The compiler refused; its own words follow."""
+    """The compiler refused, and its own words follow; or what it made cannot be kept."""
 
 
 # ---- finding ---------------------------------------------------------------------------------------------------------
 
 
 def cpp() -> list[str] | None:
-    """The C++ compiler that torch would use, as the words of a command: $CXX, else c++, g++ or clang++; None: there is none."""
+    """The C++ compiler that torch would use, as the words of a command: $CXX, else c++, g++ or clang++; or None."""
     try:
         chosen = shlex.split(os.environ.get("CXX", ""))
     except ValueError:  # a quote that is not closed
@@ -42,16 +41,12 @@ def cpp() -> list[str] | None:
 def gfx942() -> tuple[list[str], list[str]] | None:
     """The commands (compiler, linker) that make MI300's machine code, or None. They need no GPU and no ROCm."""
     found = [([f"clang++{number}"], [f"ld.lld{number}"]) for number in ("-19", "-20", "-21", "-22", "")]
-    rocm = Path("/opt/rocm/llvm/bin")
-    found.append(([str(rocm / "clang++")], [str(rocm / "ld.lld")]))
+    found.append((["/opt/rocm/llvm/bin/clang++"], ["/opt/rocm/llvm/bin/ld.lld"]))
     if importlib.util.find_spec("ziglang"):
         zig = [sys.executable, "-m", "ziglang"]
         found.append(([*zig, "clang"], [*zig, "ld.lld"]))
-    for compiler, linker in found:
-        knows = "gfx942" in said(*compiler, "--target=amdgcn-amd-amdhsa", "--print-supported-cpus")
-        if knows and version(linker):
-            return compiler, linker
-    return None
+    return next(((compiler, linker) for compiler, linker in found if version(linker)
+                 and "gfx942" in said(*compiler, "--target=amdgcn-amd-amdhsa", "--print-supported-cpus")), None)
 
 
 def nvcc() -> list[str] | None:
@@ -66,7 +61,7 @@ def version(command: list[str]) -> str | None:
 
 
 def said(*command: str) -> str:
-    """What a command prints, "" where it does not run. Asked once for each PATH: compilers take their time to answer."""
+    """What a command prints, "" where it does not run. Asked once for each PATH: compilers take their time."""
     return _said(command, os.environ.get("PATH", ""))
 
 
@@ -116,34 +111,27 @@ def kept(name: str, ingredients: Iterable[str], make: Callable[[Path], Path], be
     Args:
         name: "kernels/router-cpu.so", say: a folder of the cache, what to call it, and its suffix.
         ingredients: everything that decides what comes out (sources, flags, compiler); the key is made of it.
-        make: given an empty folder, returns the file it made there. It is renamed into the cache, so there is never half of
-            one. beside: suffixes of further files to keep next to it.
+        make: given an empty folder, returns the file it made there. It is renamed into the cache, so there is never
+            half of one. beside: suffixes of further files to keep next to it.
 
-    One process makes it while others wait for it. Raises what `make` raises, and OSError where the cache cannot be written.
+    One process makes it while others wait. Raises what `make` raises; CompilerError where the cache cannot be written.
     """
+    from filelock import FileLock  # late: `doctor` runs without it
+
     text = "\0".join([*ingredients, processor()])
     wanted = home() / name
     out = wanted.with_name(f"{wanted.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{wanted.suffix}")
     if out.exists():
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        if not out.exists():  # or somebody made it while we waited
-            made = make(Path(folder))
-            for suffix in beside:
-                made.with_suffix(suffix).replace(out.with_suffix(suffix))
-            made.replace(out)
-    return out
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Inside, no other process is inside with the same path. The lock goes with its owner, however that ends."""
     try:
-        import fcntl
-    except ImportError:  # Windows: two processes may do the same work twice, and the last rename wins
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=out.parent) as folder:
+            if not out.exists():  # or somebody made it while we waited
+                made = make(Path(folder))
+                for suffix in beside:
+                    made.with_suffix(suffix).replace(out.with_suffix(suffix))
+                made.replace(out)
+    except OSError as error:
+        reason = f"cannot write into {out.parent} ({error.strerror}); MINIZAYA_CACHE names another folder"
+        raise CompilerError(reason) from error
+    return out

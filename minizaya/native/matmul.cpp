@@ -12,8 +12,9 @@
 namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
-// N: floats in a vector. R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for its last
-// addition and two can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or two each.
+// N: floats in a vector. R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for
+// its last addition and two can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or
+// two each.
 #ifdef __AVX512F__
 constexpr int N = 16, R = 6, T = 4;  // 24 of 32 registers
 #else
@@ -56,8 +57,8 @@ inline float lanes(Floats v) {
     return total;
 }
 
-// How they are multiplied: as floats, or, where the processor can and the tokens are bfloat16, too, as pairs of bfloat16, two
-// products added to a lane at once. WIDE: numbers in a vector.
+// How they are multiplied: as floats, or, where the processor can and the tokens are bfloat16, too, as pairs of
+// bfloat16, two products added to a lane at once. WIDE: numbers in a vector.
 struct AsFloats {
     typedef float Token;
     static constexpr int WIDE = N;
@@ -73,8 +74,8 @@ struct AsPairs {
 };
 #endif
 
-// Some rows of W against some tokens, all sums in registers. AHEAD: on the way, ask for the rows that come next. A processor
-// guesses what a program will read, but not that it will read these rows again first, for other tokens.
+// Some rows of W against some tokens, all sums in registers. AHEAD: on the way, ask for the rows that come next. A
+// processor guesses what a program will read, but not that it will read these rows again first, for other tokens.
 template <class Way, int ROWS, int TOKENS, bool AHEAD, class Weight>
 void block(const typename Way::Token* x, long k, const Weight* w, const float* scale, float* y, long stride) {
     Floats sum[ROWS][TOKENS] = {};
@@ -121,7 +122,8 @@ void rows(const typename Way::Token* x, long n, long k, const Weight* w, const f
 }
 
 template <class Way = AsFloats, class Weight>
-void multiply(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride, int threads) {
+void multiply(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, long m, float* y,
+              long stride, int threads) {
     if (m * k <= SMALL) threads = 1;
     if (n == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -137,7 +139,7 @@ void multiply(const typename Way::Token* x, long n, long k, const Weight* w, con
 
 }  // namespace
 
-// x: (n, k) floats, or bfloat16 for pairs. w: (m, k). scale: (m) floats or null. y: n rows of m floats, `stride` floats apart.
+// x: (n, k) floats, or bfloat16 for pairs. w: (m, k). scale: (m) floats or null. y: n rows of m floats, `stride` apart.
 #define EXPORT(NAME, WAY, WEIGHT)                                                                                     \
     extern "C" void NAME(const WAY::Token* x, long n, long k, const WEIGHT* w, const float* scale, long m, float* y,  \
                          long stride, int threads) {                                                                  \

@@ -1,9 +1,9 @@
 """x W^T for weights that stay as they are stored: bfloat16, or int8 with a scale a row.
 
-Two regimes. Few tokens: every weight is read once and hardly used, so reading is the cost; `matmul.cpp` turns a weight into
-a float in a register, or multiplies bfloat16 as it is, where the tokens are bfloat16, too, and the CPU can. Many tokens:
-arithmetic is the cost; rows are turned into floats a tile at a time, in a buffer that stays in the cache, and torch
-multiplies them.
+Two regimes. Few tokens: every weight is read once and hardly used, so reading is the cost; `matmul.cpp` turns a weight
+into a float in a register, or multiplies bfloat16 as it is, where the tokens are bfloat16, too, and the CPU can. Many
+tokens: arithmetic is the cost; rows are turned into floats a tile at a time, in a buffer that stays in the cache, and
+torch multiplies them.
 
 The C++ files are compiled at first use (a second or two) and kept in the user's cache folder. Without a compiler, and
 for float64, the tiles do everything: same numbers, slower.
@@ -59,12 +59,12 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
 
 
 def compiled(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
-    """The loop of `matmul.cpp`. x: float32 (n, k), or bfloat16 where `multiplies_pairs` and the weight is, too; out: float32
-    (n, m); weight: (m, k), a type of KINDS."""
+    """The loop of `matmul.cpp`. x: float32 (n, k), or bfloat16 where `multiplies_pairs` and the weight is, too; out:
+    float32 (n, m); weight: (m, k), a type of KINDS."""
     x_at, weight_at, scale_at, out_at = (None if t is None else t.data_ptr() for t in (x, weight, scale, out))
     kind = KINDS[weight.dtype] if x.dtype == torch.float32 else PAIRS
-    getattr(library(), kind)(x_at, len(x), weight.shape[1], weight_at, scale_at, len(weight), out_at,
-                                            out.stride(0), torch.get_num_threads())
+    getattr(library(), kind)(x_at, len(x), weight.shape[1], weight_at, scale_at, len(weight), out_at, out.stride(0),
+                             torch.get_num_threads())
 
 
 def tiles(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
@@ -83,8 +83,9 @@ def tiles(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """int8 (m, k) and float32 (m,): each row divided by its largest number / 127, and rounded.
 
-    No number is off by more than half a step, 1/254 of the largest of its row. For normal numbers in rows of 2,048 (largest
-    about 3.5 times the typical one) that is 0.8% of a typical number, root mean square; bfloat16 itself is off by 0.17%.
+    No number is off by more than half a step, 1/254 of the largest of its row. For normal numbers in rows of 2,048
+    (largest about 3.5 times the typical one) that is 0.8% of a typical number, root mean square; bfloat16 itself is off
+    by 0.17%.
     """
     small, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
     step = max(1, TILE // weight.shape[1])
@@ -121,14 +122,14 @@ def library() -> ctypes.CDLL | None:
     # torch's own switch, to see an older CPU on this one
     machine = "x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "native"
     flags = ["-O3", f"-march={machine}", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
-    texts = [source.read_text() for source in SOURCES]
+    ingredients = [*(source.read_text() for source in SOURCES), *flags, *command, compiler.version(command) or ""]
 
     def make(aside: Path) -> Path:
         compiler.run([*command, *flags, SOURCES[0], "-o", aside / "matmul.so"])
         return aside / "matmul.so"
 
     try:
-        return load(compiler.kept("native/matmul.so", [*texts, *flags, *command, compiler.version(command) or ""], make))
+        return load(compiler.kept("native/matmul.so", ingredients, make))
     except (OSError, compiler.CompilerError):
         return None
 
@@ -136,9 +137,8 @@ def library() -> ctypes.CDLL | None:
 def load(path: Path) -> ctypes.CDLL:
     """The compiled file, and what its functions take. Raises OSError when it is none."""
     built, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_long
-    takes = {name: [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int] for name in KINDS.values()}
-    if hasattr(built, PAIRS):
-        takes[PAIRS] = takes[KINDS[torch.bfloat16]]
+    product = [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int]
+    takes = dict.fromkeys([*KINDS.values(), *([PAIRS] if hasattr(built, PAIRS) else [])], product)
     takes["attend_and_route"] = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
     takes["visit"] = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
     takes["join"] = [pointer, number, pointer, pointer]

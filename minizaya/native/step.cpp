@@ -1,8 +1,8 @@
-// One token of each of a few sequences through one layer: what `arch.block.Block` does with torch's operations, as loops.
+// One token of each of a few sequences through one layer: what `arch.block.Block` does with torch, as loops.
 //
-// At 8B a layer's products take two to three milliseconds for one token. About eighty small operations around them, each
-// called from Python, took two more. `step.py` makes three calls of them. Shapes: b sequences, E width of the stream,
-// h query and j KV heads of d channels, c = (h + j) d packed channels, R width of the router, X experts.
+// At 8B a layer's products take two to three milliseconds for one token. About eighty small operations around them,
+// each called from Python, took two more. `step.py` makes three calls of them. Shapes: b sequences, E width of the
+// stream, h query and j KV heads of d channels, c = (h + j) d packed channels, R width of the router, X experts.
 
 #include <algorithm>
 #include <cmath>
@@ -12,15 +12,16 @@
 
 extern "C" {
 struct Piece { const void* weight; const float* scale; long rows; int kind; };  // kind: 0 bfloat16, 1 int8, 2 float32
-struct Matrix { const Piece* pieces; long count, rows, columns; const float* bias; };  // pieces one below the other; bias or null
+struct Matrix { const Piece* pieces; long count, rows, columns; const float* bias; };  // one below the other; or null
 struct Merge { const float *output_scale, *output_bias, *residual_scale, *residual_bias; };
 
 struct Layer {
-    long width, heads, kv_heads, head, taps, reach, rotary, window, router, experts;  // reach: taps of the grouped convolution
+    long width, heads, kv_heads, head, taps, reach, rotary, window, router, experts;  // reach: taps of the grouped one
     float eps;
     const float* attention_norm;
     Matrix down, up;
-    const float *depthwise, *depthwise_bias, *grouped, *grouped_bias, *temperature;  // (taps, c), (c), (c, reach, d), (c), (j)
+    const float *depthwise, *depthwise_bias, *grouped, *grouped_bias;  // (taps, c), (c), (c, reach, d), (c)
+    const float* temperature;  // (j)
     Merge attention_merge;
     const float* moe_norm;
     Matrix router_down;
@@ -30,8 +31,9 @@ struct Layer {
     Merge moe_merge;
 };
 
-// What one layer remembers, and where the new tokens stand. columns: (b, lag, c); delayed: (b, j d / 2); keys, values: a sequence's
-// tokens of j d numbers, `stride` numbers from one sequence to the next. stored: (b), tokens held of each. cos, sin: (b, rotary / 2).
+// What one layer remembers, and where the new tokens stand. columns: (b, lag, c); delayed: (b, j d / 2); keys, values:
+// a sequence's tokens of j d numbers, `stride` numbers from one sequence to the next. stored: (b), tokens held of each.
+// cos, sin: (b, rotary / 2).
 struct Past { float *columns, *delayed, *keys, *values; long stride; const int64_t* stored; const float *cos, *sin; };
 }
 
@@ -43,7 +45,7 @@ void product(const Matrix& a, const float* x, long b, float* y, int threads) {
     float* at = y;
     for (long i = 0; i < a.count; ++i) {
         const Piece& p = a.pieces[i];
-        const auto times = [&](auto* weight) { multiply(x, b, a.columns, weight, p.scale, p.rows, at, a.rows, threads); };
+        const auto times = [&](auto* w) { multiply(x, b, a.columns, w, p.scale, p.rows, at, a.rows, threads); };
         if (p.kind == 0) times((const uint16_t*)p.weight);
         if (p.kind == 1) times((const int8_t*)p.weight);
         if (p.kind == 2) times((const float*)p.weight);
@@ -92,7 +94,7 @@ void place(float* x, long d, float temperature, long rotary, const float* cos, c
     }
 }
 
-// Packed queries and keys of one sequence, z (c) -> mixed (c): both convolutions, reading and moving on the columns kept.
+// Packed queries and keys of one sequence, z (c) -> mixed (c): both convolutions; the columns kept move on.
 void convolve(const Layer& l, float* columns, const float* z, float* mixed, int threads) {
     const long c = (l.heads + l.kv_heads) * l.head, lag = l.taps + l.reach - 2, d = l.head;
     Numbers u(l.reach * c);  // u of the last `reach` tokens, head by head: (h + j, reach, d)
@@ -110,7 +112,7 @@ void convolve(const Layer& l, float* columns, const float* z, float* mixed, int 
     std::copy(z, z + c, columns + (lag - 1) * c);
 }
 
-// z (h + j, d), before the convolutions, adds the mean path to mixed: each query with its key, each key with its queries.
+// z (h + j, d), not convolved, adds the mean path to mixed: each query with its key, each key with its queries.
 void add_means(const Layer& l, const float* z, float* mixed) {
     const long group = l.heads / l.kv_heads, d = l.head;
     for (long j = 0; j < l.kv_heads; ++j)
@@ -137,18 +139,19 @@ void look(const float* q, const float* keys, const float* values, long first, lo
 
 }  // namespace
 
-// norm -> CCA -> merge -> norm -> router. stream: (b, E), updated. state: (b, R), the router state of the layer below, replaced
-// by this layer's. Returns in x (b, E) what the experts read, in probs (b, X + 1) and routes (b) what the router says.
-extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, float* stream, float* state, float* x, float* probs,
-                                 int64_t* routes, int threads) {
+// norm -> CCA -> merge -> norm -> router. stream: (b, E), updated. state: (b, R), the router state of the layer below,
+// replaced by this layer's. Returns in x (b, E) what the experts read, in probs (b, X + 1) and routes (b) what the
+// router says.
+extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, float* stream, float* state, float* x,
+                                 float* probs, int64_t* routes, int threads) {
     const Layer& l = *layer;
-    const long E = l.width, d = l.head, c = (l.heads + l.kv_heads) * d, kv = l.kv_heads * d, late = kv / 2, R = l.router;
+    const long E = l.width, R = l.router, d = l.head, kv = l.kv_heads * d, c = l.heads * d + kv, late = kv / 2;
     Numbers z(b * (c + kv)), q(b * c), y(b * l.heads * d), out(b * E);
 
     for (long n = 0; n < b; ++n) rms_norm(stream + n * E, l.attention_norm, E, l.eps, x + n * E);
     product(l.down, x, b, z.data(), threads);
     for (long n = 0; n < b; ++n) {
-        float *mixed = &q[n * c], *own = &z[n * (c + kv)];  // own: queries, keys, values for now, values for the next token
+        float *mixed = &q[n * c], *own = &z[n * (c + kv)];  // own: queries, keys, values for now, values for later
         convolve(l, past->columns + n * (l.taps + l.reach - 2) * c, own, mixed, threads);
         add_means(l, own, mixed);
         for (long h = 0; h < l.heads + l.kv_heads; ++h)
@@ -193,9 +196,9 @@ extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, f
 }
 
 // One expert, for the sequences that go to it: y (b, E) gets gate * down(silu(gate half) * up half) of them.
-extern "C" void visit(const Layer* layer, const Matrix* gate_up, const Matrix* down, long expert, long b, const int64_t* routes,
-                      const float* probs, const float* x, float* y, int threads) {
-    const long E = layer->width, F = down->columns;
+extern "C" void visit(const Layer* layer, const Matrix* gate_up, const Matrix* down, long expert, long b,
+                      const int64_t* routes, const float* probs, const float* x, float* y, int threads) {
+    const long E = layer->width, F = down->columns, X = layer->experts;
     std::vector<long> mine;
     for (long n = 0; n < b; ++n)
         if (routes[n] == expert) mine.push_back(n);
@@ -210,7 +213,7 @@ extern "C" void visit(const Layer* layer, const Matrix* gate_up, const Matrix* d
         }
     product(*down, inner.data(), count, in.data(), threads);
     for (long m = 0; m < count; ++m)
-        for (long i = 0; i < E; ++i) y[mine[m] * E + i] = in[m * E + i] * probs[mine[m] * (layer->experts + 1) + expert];
+        for (long i = 0; i < E; ++i) y[mine[m] * E + i] = in[m * E + i] * probs[mine[m] * (X + 1) + expert];
 }
 
 // The experts' output, zeros for who skipped, joins the stream: (b, E) each.

@@ -1,17 +1,19 @@
 """One token of each of a few sequences, through `step.cpp`: what decoding with a paged model does most of the time.
 
-The plain path is `Zaya.forward`; `test_step_equals_the_plain_path` compares the two. `Step` holds where everything lies in
-memory. Its loop over the layers asks for attention and routes, then for each expert that was chosen, then for the sum.
+The plain path is `Zaya.forward`; `test_step_equals_the_plain_path` compares the two. `Step` holds where everything lies
+in memory. Its loop over the layers asks for attention and routes, then for each expert that was chosen, then for the
+sum.
 """
 
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_long, c_void_p
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch.attention import locate
+from ..arch.block import Block
 from ..arch.cache import Cache
-from ..arch.model import ZayaOutput
+from ..arch.model import Zaya, ZayaOutput
 from .matmul import KINDS, library
 
 FEW = 64   # sequences; from there on the products take all the time, and both ways the same (measured on two cores)
@@ -27,7 +29,8 @@ class Piece(Structure):
 class Matrix(Structure):
     """A matrix in pieces, one below the other, and its bias or None."""
 
-    _fields_ = [("pieces", POINTER(Piece)), ("count", c_long), ("rows", c_long), ("columns", c_long), ("bias", c_void_p)]
+    _fields_ = [("pieces", POINTER(Piece)), ("count", c_long), ("rows", c_long), ("columns", c_long),
+                ("bias", c_void_p)]
 
 
 class Merge(Structure):
@@ -40,11 +43,11 @@ class Layer(Structure):
     """Sizes and weights of one layer."""
 
     _fields_ = [*((name, c_long) for name in SIZES), ("eps", c_float),
-                ("attention_norm", c_void_p), ("down", Matrix), ("up", Matrix),
-                *((name, c_void_p) for name in ("depthwise", "depthwise_bias", "grouped", "grouped_bias", "temperature")),
-                ("attention_merge", Merge), ("moe_norm", c_void_p), ("router_down", Matrix), ("eda_scale", c_void_p),
-                ("router_norm", c_void_p), ("fc1", Matrix), ("fc2", Matrix), ("out", Matrix), ("balancing_bias", c_void_p),
-                ("moe_merge", Merge)]
+                ("attention_norm", c_void_p), ("down", Matrix), ("up", Matrix), ("depthwise", c_void_p),
+                ("depthwise_bias", c_void_p), ("grouped", c_void_p), ("grouped_bias", c_void_p),
+                ("temperature", c_void_p), ("attention_merge", Merge), ("moe_norm", c_void_p), ("router_down", Matrix),
+                ("eda_scale", c_void_p), ("router_norm", c_void_p), ("fc1", Matrix), ("fc2", Matrix), ("out", Matrix),
+                ("balancing_bias", c_void_p), ("moe_merge", Merge)]
 
 
 class Past(Structure):
@@ -57,13 +60,13 @@ class Past(Structure):
 class Step:
     """A paged model's way of taking in one token a sequence. `Step.fits(model)` says whether there is one."""
 
-    def __init__(self, model):
+    def __init__(self, model: Zaya):
         self.model, self.kept = model, []  # kept: tensors and structures whose addresses are written into others
-        self.layers = [self.layer(number, block) for number, block in enumerate(model.layers)]
+        self.layers = [self.layer(block) for block in model.layers]
         self.experts: dict[tuple[int, int], tuple] = {}
 
     @staticmethod
-    def fits(model) -> bool:
+    def fits(model: Zaya) -> bool:
         """The released architecture, in float32, and a compiler."""
         config = model.config
         whole = (config.num_convs == 2 and config.conv_lag > 0 and config.qk_mean and config.value_shift
@@ -81,7 +84,8 @@ class Step:
         model, config, batch = self.model, self.model.config, len(tokens)
         native, threads = library(), torch.get_num_threads()
         place = cache.placed(locate(config, batch, 1, cache.length, torch.float32, tokens.device))
-        angles = {sliding: [angle.expand(batch, 1, 1, -1).contiguous() for angle in pair] for sliding, pair in place.angles.items()}
+        angles = {sliding: [angle.expand(batch, 1, 1, -1).contiguous() for angle in pair]
+                  for sliding, pair in place.angles.items()}
         held = cache.held().contiguous()
         stream = ((model.embed(tokens) + model.embed_bias) * model.embed_scale).contiguous()
         x, state = torch.empty_like(stream), torch.zeros(batch, config.router_hidden_size)
@@ -110,32 +114,33 @@ class Step:
 
     def matrix(self, pieces: list[tuple[Tensor, Tensor | None]], bias: Tensor | None = None) -> Matrix:
         """pieces: (weight (m, k) of a type in KINDS, float32 scale (m,) or None)."""
-        kinds = list(KINDS)
-        found = (Piece * len(pieces))(*(Piece(self.address(weight), self.address(scale), len(weight), kinds.index(weight.dtype))
-                                        for weight, scale in pieces))
+        found = (Piece * len(pieces))(*(
+            Piece(self.address(weight), self.address(scale), len(weight), list(KINDS).index(weight.dtype))
+            for weight, scale in pieces))
         self.kept.append(found)
-        return Matrix(found, len(pieces), sum(len(weight) for weight, _ in pieces), pieces[0][0].shape[1], self.address(bias))
+        rows = sum(len(weight) for weight, _ in pieces)
+        return Matrix(found, len(pieces), rows, pieces[0][0].shape[1], self.address(bias))
 
-    def layer(self, number: int, block) -> Layer:
-        config, attention, router = self.model.config, block.attention, block.router
+    def layer(self, block: Block) -> Layer:
+        config, attention, router, at = self.model.config, block.attention, block.router, self.address
 
-        def linear(module) -> Matrix:
+        def linear(module: nn.Module) -> Matrix:
             return self.matrix([(weight, None) for _, _, weight in module.rows], module.bias)
 
-        def merge(module) -> Merge:
-            return Merge(*(self.address(getattr(module, name)) for name, _ in Merge._fields_))
+        def merge(module: nn.Module) -> Merge:
+            return Merge(*(at(getattr(module, name)) for name, _ in Merge._fields_))
 
         depthwise, grouped, mlp = attention.conv_depthwise, attention.conv_grouped, router.mlp
         return Layer(
-            config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.cca_time0,
-            config.cca_time1, config.rotary_dim, config.sliding_window if attention.sliding else 0, config.router_hidden_size,
-            config.num_experts, config.rms_norm_eps, self.address(block.attention_norm.weight), linear(attention.down_proj), linear(attention.up_proj),
+            config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
+            config.cca_time0, config.cca_time1, config.rotary_dim, config.sliding_window if attention.sliding else 0,
+            config.router_hidden_size, config.num_experts, config.rms_norm_eps,
+            at(block.attention_norm.weight), linear(attention.down_proj), linear(attention.up_proj),
             # (taps, c) and (c, reach, d) in memory: `PagedZaya` has laid them so
-            self.address(depthwise.weight), self.address(depthwise.bias), self.address(grouped.weight), self.address(grouped.bias),
-            self.address(attention.temperature), merge(block.attention_merge), self.address(block.moe_norm.weight),
-            linear(router.down_proj), self.address(getattr(router, "eda_scale", None)), self.address(mlp.norm.weight),
-            linear(mlp.fc1), linear(mlp.fc2), linear(mlp.out_proj), self.address(router.balancing_bias),
-            merge(block.moe_merge))
+            at(depthwise.weight), at(depthwise.bias), at(grouped.weight), at(grouped.bias), at(attention.temperature),
+            merge(block.attention_merge), at(block.moe_norm.weight), linear(router.down_proj),
+            at(getattr(router, "eda_scale", None)), at(mlp.norm.weight), linear(mlp.fc1), linear(mlp.fc2),
+            linear(mlp.out_proj), at(router.balancing_bias), merge(block.moe_merge))
 
     def expert(self, number: int, expert: int) -> tuple[Matrix, Matrix]:
         """Gate and up, and down, of one expert; asked for from the disk at the first visit."""

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from minizaya import hip
 from minizaya.commands import doctor
-from minizaya.native import compiler
+from minizaya.hip import ops
+from minizaya.native import compiler, matmul
 
 
 def stand_in(folder, name, text):
@@ -74,6 +76,20 @@ def test_nothing_half_made_is_left(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.so"))
     with pytest.raises(compiler.CompilerError, match="did not start"):
         compiler.run([tmp_path / "nobody"])
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    """One clear line, and whoever can do without goes on without."""
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MINIZAYA_CACHE", str(tmp_path / "file"))
+    reason = f"cannot write into {tmp_path / 'file' / 'room'} (Not a directory); MINIZAYA_CACHE names another folder"
+    with pytest.raises(compiler.CompilerError) as caught:
+        compiler.kept("room/thing.so", ["a"], make("one"))
+    assert str(caught.value) == reason
+    with pytest.raises(hip.KernelError, match="cannot write into .*kernels .*MINIZAYA_CACHE"):
+        hip.build("balance", "cpu")
+    assert ops.unusable.__wrapped__("balance", "cpu") == reason.replace("room", "kernels")
+    assert matmul.library.__wrapped__() is None
 
 
 def test_two_processes_make_it_once(tmp_path):
