@@ -3,12 +3,12 @@
     config = read_config("ZAYA1-8B")
     document = config_document(config, "transformers")
 
-"minizaya" has our fields as they are. "transformers" has those of its `ZayaConfig`; RoPE is a table by layer type there.
-"original" is the first release's: it counts half-layers, and has other names; they are known from public ports alone. A key
-that is missing means the released model's value. What only says how to train or to serve is left out.
+"minizaya" has our fields as they are. "transformers" has those of its `ZayaConfig`; RoPE is a table by layer type
+there. "original" is the first release's: it counts half-layers, and has other names; they are known from public ports
+alone. A key that is missing means the released model's value. What only says how to train or to serve is left out.
 
-trap: many of these numbers leave no trace in a shape. With a wrong rope_theta the weights still fit, and the model answers
-badly. So every field is checked by itself, and what this code would compute otherwise is refused.
+trap: many of these numbers leave no trace in a shape. With a wrong rope_theta the weights still fit, and the model
+answers badly. So every field is checked by itself, and what this code would compute otherwise is refused.
 """
 
 import json
@@ -34,12 +34,13 @@ KINDS = {  # type of a field -> in words, and does a value have it?
 ROPES = (("hybrid", "rope_theta"), ("hybrid_sliding", "rope_theta_sliding"))  # layer type -> our field
 
 # what only the released form has a name for
-RELEASED = {"num_convs": 2, "qk_mean": True, "value_shift": True, "router": "mlp", "eda": True, "residual_scaling": True}
+RELEASED = {"num_convs": 2, "qk_mean": True, "value_shift": True, "router": "mlp", "eda": True,
+            "residual_scaling": True}
 # `transformers`: the same names as ours, and what has one value only
 SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "tie_word_embeddings", "lm_head_bias",
           "initializer_range", "num_attention_heads", "num_key_value_heads", "head_dim", "cca_time0", "cca_time1",
-          "attention_bias", "layer_types", "sliding_window", "num_experts", "moe_intermediate_size", "router_hidden_size",
-          "pad_token_id", "bos_token_id", "eos_token_id")
+          "attention_bias", "layer_types", "sliding_window", "num_experts", "moe_intermediate_size",
+          "router_hidden_size", "pad_token_id", "bos_token_id", "eos_token_id")
 FIXED = {"hidden_act": "silu", "num_experts_per_tok": 1}
 # the original: ours -> its keys, of which the first one that is there counts
 ORIGINAL = {
@@ -52,7 +53,7 @@ ORIGINAL = {
 ORIGINAL_FIXED = {"activation_func": "swiglu", "add_bias_linear": False, "cca": True, "clamp_temp": False,
                   "gated_linear_unit": True, "moe_router_topk": 1, "normalization": "RMSNorm", "residual_in_fp32": True,
                   "rope_scaling": False, "scale_residual_merge": True, "zaya_use_eda": True, "zaya_use_mod": True}
-ORIGINAL_ONLY = {"norm_epsilon", "ffn_hidden_size", "zaya_mlp_expansion", "zaya_layers"}  # one of them tells the dialect
+ORIGINAL_ONLY = {"norm_epsilon", "ffn_hidden_size", "zaya_mlp_expansion", "zaya_layers"}  # one tells the dialect
 OLDEST = ("rotary_base", "rope_pct")  # read, never written
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
@@ -61,10 +62,10 @@ IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def read_config(folder: str | Path) -> ZayaConfig:
-    """The `ZayaConfig` of a folder, in any dialect. Keys that none of them gives a meaning to are passed over, except in ours.
+    """The `ZayaConfig` of a folder, in any dialect. Keys without a meaning in it are passed over, except in ours.
 
-    Raises FileNotFoundError; ValueError naming the file and what is wrong: a value of another type, one that no released
-    ZAYA has, or sizes that do not fit together.
+    Raises FileNotFoundError; ValueError naming the file and what is wrong: a value of another type, one that no
+    released ZAYA has, or sizes that do not fit together.
     """
     path = Path(folder) / CONFIG
     document = read_json(path)
@@ -86,7 +87,7 @@ def checked(fields: dict) -> ZayaConfig:
 
 
 def check_types(fields: dict) -> None:
-    """Raises ValueError naming the first field that is unknown or of another type, what was given and what is allowed."""
+    """Raises ValueError naming the first field that is unknown or of another type, with what was given and allowed."""
     kinds = {field.name: field.type for field in fields_of(ZayaConfig)}
     for name, value in fields.items():
         if name not in kinds:
@@ -111,21 +112,28 @@ def from_transformers(document: dict) -> ZayaConfig:
     shares = [ropes[kind].get("partial_rotary_factor", 1.0) for kind in used]
     kinds = [ropes[kind].get("rope_type", "default") for kind in used]
     if any(kind != "default" for kind in kinds) or any(share != shares[0] for share in shares):
-        raise ValueError(f"rope_type must be 'default' and partial_rotary_factor the same in all layers, got {given!r:.400}")
+        raise ValueError("rope_type must be 'default' and partial_rotary_factor the same in all layers, "
+                         f"got {given!r:.400}")
     fields |= {name: ropes[kind]["rope_theta"] for kind, name in ROPES if "rope_theta" in ropes.get(kind, {})}
-    return checked(fields | {"partial_rotary_factor": share for share in shares})
+    if shares:
+        fields["partial_rotary_factor"] = shares[0]
+    return checked(fields)
 
 
 def from_original(document: dict) -> ZayaConfig:
-    """The original's keys as our fields. Raises ValueError as `from_transformers`, and for a list that has one value a layer."""
+    """The original's keys as our fields. Raises ValueError as `from_transformers`, also for lists, a value a layer."""
     refuse_other({name: value for name, value in document.items() if value is not None}, ORIGINAL_FIXED)
     lists = sorted(document.keys() & {"zaya_layers", "ffn_hidden_size_list", "num_query_groups_list"})
     if lists:
-        raise ValueError(f"{lists[0]}: a config with one value a layer is not understood, only one with a value for all")
+        raise ValueError(f"{lists[0]}: a config with one value a layer is not understood, "
+                         "only one with a value for all")
     fields = {name: document[name] for name in IDS if name in document} | first_end(document)
     for name, theirs in ORIGINAL.items():
-        fields |= {name: document[key] for key in reversed(theirs) if document.get(key) is not None}
-    for name, key, usual in (("num_hidden_layers", "num_hidden_layers", 80), ("moe_intermediate_size", "ffn_hidden_size", 4096)):
+        given = [document[key] for key in theirs if document.get(key) is not None]
+        if given:
+            fields[name] = given[0]
+    for name, key, usual in (("num_hidden_layers", "num_hidden_layers", 80),
+                             ("moe_intermediate_size", "ffn_hidden_size", 4096)):
         whole = document.get(key, usual)  # attention and experts count apart; gate and up count as one
         if type(whole) is not int or whole % 2:
             raise ValueError(f"{key} must be an even integer, got {whole!r:.80}")
@@ -176,7 +184,7 @@ def read_json(path: Path) -> dict:
 def config_document(config: ZayaConfig, layout: str, dtype: torch.dtype | None = None) -> dict:
     """What config.json holds in a layout. dtype: of the weights, written where one is given.
 
-    Raises ValueError for an unknown layout, and for an ablation in one other than "minizaya", which has no words for it.
+    Raises ValueError for an unknown layout, and for an ablation in another than "minizaya", which has no words for it.
     """
     check_layout(layout)
     if layout == "minizaya":
@@ -191,7 +199,8 @@ def to_transformers(config: ZayaConfig) -> dict:
     refuse_ablations(config)
     ropes = {kind: {"rope_type": "default", "rope_theta": getattr(config, name),
                     "partial_rotary_factor": config.partial_rotary_factor} for kind, name in ROPES}
-    serving = {"max_position_embeddings": 131072, "use_cache": True, "attention_dropout": 0.0, "output_router_logits": False}
+    serving = {"max_position_embeddings": 131072, "use_cache": True, "attention_dropout": 0.0,
+               "output_router_logits": False}
     ours = config.to_dict()
     return {name: ours[name] for name in SHARED} | FIXED | serving | {"rope_parameters": ropes}
 

@@ -1,7 +1,8 @@
 """What lies in a checkpoint folder, read and checked before any number is: config, index, the headers of the shards.
 
 `read_contents(folder)` ends in one error that names the file and what is wrong with it, or in a folder that holds this
-model and nothing else. Only safetensors are read.
+model and nothing else. Only safetensors are read: the library checks each header, and we read it once more, because it
+hands out tensors and not where their bytes lie, which `shards` (no second copy) and `mapped` (pages) must know.
 """
 
 import hashlib
@@ -37,8 +38,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contents:
-    """A folder that holds a model. model: without memory for its weights. sums: file -> SHA-256, where the index has them.
-    shapes, parts: by our names. entries: by the names in the files."""
+    """A folder that holds a model. model: without memory for its weights. sums: file -> SHA-256, where the index has
+    them. shapes, parts: by our names. entries: by the names in the files."""
 
     config: ZayaConfig
     layout: str
@@ -52,15 +53,17 @@ class Contents:
 def read_contents(folder: str | Path, verify: bool = False) -> Contents:
     """What lies in a folder in any of the three layouts. verify: check each file's SHA-256 first (reads everything).
 
-    Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, a tensor missing, unknown, or of another
-    shape or type.
+    Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, a tensor missing, unknown, or of
+    another shape or type.
     """
     folder = Path(folder)
     config = read_config(folder)
     where, sums = read_index(folder)
     if verify:
         check_sums(folder, sums)
-    entries = {name: entry for file in sorted(set(where.values())) for name, entry in read_header(folder / file).items()}
+    entries: dict[str, Entry] = {}
+    for file in sorted(set(where.values())):
+        entries |= read_header(folder / file)
     for name, file in where.items():
         if name not in entries or entries[name].file.name != file:
             raise ValueError(f"{folder / INDEX} says that {name!r:.200} lies in {file}, but it does not")
@@ -69,14 +72,15 @@ def read_contents(folder: str | Path, verify: bool = False) -> Contents:
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     layout = layout_of(set(entries), folder)
     if layout == "original" and config.num_experts > len(entries):  # before there is a list of all their names
-        raise ValueError(f"{folder / CONFIG} says {config.num_experts} experts, but there are {len(entries)} tensors in all")
+        raise ValueError(f"{folder / CONFIG} says {config.num_experts} experts, "
+                         f"but there are {len(entries)} tensors in all")
     parts = {name: pieces(name, shape, config, layout) for name, shape in shapes.items()}
-    check_names(folder, set(entries), {piece.name for of_one in parts.values() for piece in of_one}, config.tie_word_embeddings)
-    for name, of_one in parts.items():
-        for piece in of_one:
-            got, wanted = entries[piece.name].shape, tuple(piece.of(state[name]).shape)
-            if got != wanted:
-                raise ValueError(f"{entries[piece.name].file}: {piece.name!r} is of shape {got}, the model wants {wanted}")
+    wanted = {piece.name: tuple(piece.of(state[name]).shape) for name, of_one in parts.items() for piece in of_one}
+    check_names(folder, set(entries), set(wanted), config.tie_word_embeddings)
+    for name, shape in wanted.items():
+        entry = entries[name]
+        if entry.shape != shape:
+            raise ValueError(f"{entry.file}: {name!r} is of shape {entry.shape}, the model wants {shape}")
     check_types(entries)
     return Contents(config, layout, model, sums, shapes, parts, entries)
 
@@ -87,7 +91,8 @@ def empty_model(folder: Path, config: ZayaConfig, tensors: int) -> Zaya:
     Raises ValueError when the config asks for more layers than there are tensors, or for sizes that torch cannot count.
     """
     if config.num_hidden_layers > tensors:
-        raise ValueError(f"{folder / CONFIG} says {config.num_hidden_layers} layers, but there are {tensors} tensors in all")
+        raise ValueError(f"{folder / CONFIG} says {config.num_hidden_layers} layers, "
+                         f"but there are {tensors} tensors in all")
     try:
         with torch.device("meta"):
             return Zaya(config)
@@ -96,16 +101,16 @@ def empty_model(folder: Path, config: ZayaConfig, tensors: int) -> Zaya:
 
 
 def check_names(folder: Path, found: set[str], wanted: set[str], tied: bool) -> None:
-    """Raises ValueError naming the first tensor that is missing or unknown. tied: the head may be there, and is not read."""
+    """Raises ValueError naming the first tensor missing or unknown. tied: the head may be there, and is not read."""
     odd = sorted((found - ({"lm_head.weight", "head.weight"} if tied else set())) ^ wanted)
     if odd:
-        missing = odd[0] in wanted
-        raise ValueError(f"{folder}: {len(odd)} tensors are {'missing or ' if missing else ''}not of this model; the first is "
-                         f"{odd[0]!r:.200}, which is {'missing' if missing else 'unknown'}")
+        wrong, what = ("missing or not", "missing") if odd[0] in wanted else ("not", "unknown")
+        raise ValueError(f"{folder}: {len(odd)} tensors are {wrong} of this model; "
+                         f"the first is {odd[0]!r:.200}, which is {what}")
 
 
 def check_types(entries: dict[str, Entry]) -> None:
-    """Raises ValueError naming the first tensor of an odd type. A folder holds one type, and float32 where that is too narrow.
+    """Raises ValueError naming the first tensor of an odd type. A folder has one, and float32 where that is too narrow.
 
     trap: bfloat16 and float16 are of one size. A tensor that bears the other one's name loads, as other numbers.
     """
@@ -113,12 +118,13 @@ def check_types(entries: dict[str, Entry]) -> None:
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
         name = min(name for name, entry in entries.items() if entry.dtype not in (usual, torch.float32))
-        raise ValueError(f"{entries[name].file}: {name!r:.200} is of type {TYPES[entries[name].dtype]}, the model wants {TYPES[usual]}, "
+        odd = entries[name]
+        raise ValueError(f"{odd.file}: {name!r:.200} is of type {TYPES[odd.dtype]}, the model wants {TYPES[usual]}, "
                          f"like {counts[usual]} others, or F32")
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """What lies where in a safetensors file. Raises FileNotFoundError, or ValueError when it is damaged or something else."""
+    """What lies where in a safetensors file. Raises FileNotFoundError, or ValueError when it is damaged or no such."""
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
@@ -135,10 +141,11 @@ def read_header(path: Path) -> dict[str, Entry]:
         header = json.loads(file.read(first - 8))
     header.pop("__metadata__", None)
     for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{path}: {name!r:.200} is of type {entry['dtype']}, the model wants one of {sorted(DTYPES)}")
-    return {name: Entry(path, DTYPES[entry["dtype"]], tuple(entry["shape"]), *(first + offset for offset in entry["data_offsets"]))
-            for name, entry in header.items()}
+        kind, (start, end) = entry["dtype"], entry["data_offsets"]
+        if kind not in DTYPES:
+            raise ValueError(f"{path}: {name!r:.200} is of type {kind}, the model wants one of {sorted(DTYPES)}")
+        header[name] = Entry(path, DTYPES[kind], tuple(entry["shape"]), first + start, first + end)
+    return header
 
 
 def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -155,7 +162,8 @@ def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     sums = metadata.get("sha256", {}) if isinstance(metadata, dict) else None
     if not where or not all(isinstance(table, dict) and all(isinstance(text, str) for text in table.values())
                             for table in (where, sums)):
-        raise ValueError(f"{path} must hold a table of texts, weight_map; metadata, if any, is a table, and so is its sha256")
+        raise ValueError(f"{path} must hold a table of texts, weight_map; "
+                         "metadata, if any, is a table, and so is its sha256")
     for file in (*where.values(), *sums):
         if file != Path(file).name or len(file.encode()) > LONGEST_NAME:
             raise ValueError(f"{path} may only name files of the same folder, got {file!r:.200}")

@@ -1,14 +1,15 @@
-"""Is this folder the released model, read rightly? `python -m minizaya doctor --weights DIR` runs eleven tokens through it.
+"""Is this folder the released model, read rightly? `python -m minizaya doctor --weights DIR` asks it eleven tokens.
 
 A wrong byte, a transposed matrix, a forgotten bias: each changes the eleven likeliest next tokens, or the logits. The
-values to compare with were published with the port in `transformers`, computed in bfloat16, and so is ours. They belong to
-the released weights and to no others.
+values to compare with were published with the port in `transformers`, computed in bfloat16, and so is ours. They belong
+to the released weights and to no others.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..config import ZayaConfig
 from .paging import PagedZaya
@@ -20,8 +21,8 @@ SLIDING = ("sliding_window", "rope_theta_sliding")  # nor on these, where no lay
 
 @dataclass(frozen=True)
 class Golden:
-    """What a model must say. tokens: the text. argmax: its likeliest next token at each. logits: rows of the last tokens,
-    of the last entries of the vocabulary. config: the model's."""
+    """What a model must say. tokens: the text. argmax: its likeliest next token at each. logits: rows of the last
+    tokens, of the last entries of the vocabulary. config: the model's."""
 
     config: ZayaConfig
     tokens: list[int]
@@ -39,13 +40,14 @@ RELEASED = Golden(
 
 
 @torch.inference_mode()
-def record(model, tokens: list[int], corner: int = 3) -> Golden:
+def record(model: nn.Module, tokens: list[int], corner: int = 3) -> Golden:
     """The golden values of a model, to judge a copy of it by."""
     logits = model(torch.tensor([tokens])).logits[0].float()
     return Golden(model.config, tokens, logits.argmax(-1).tolist(), logits[-corner:, -corner:].tolist())
 
 
-def examine(folder: str | Path, golden: Golden = RELEASED, dtype: torch.dtype = torch.bfloat16, sums: bool = True) -> dict:
+def examine(folder: str | Path, golden: Golden = RELEASED, dtype: torch.dtype = torch.bfloat16,
+            sums: bool = True) -> dict:
     """What the folder says, beside what it must say, as plain JSON values; "ok" when both agree.
 
     sums: first check each shard's SHA-256, where the index has them (reads everything). Raises FileNotFoundError, or
@@ -65,7 +67,8 @@ def examine(folder: str | Path, golden: Golden = RELEASED, dtype: torch.dtype = 
     near = bool((off <= TOLERANCE * (1 + wanted.abs())).all())  # False for NaN
     return {"ok": same and near, "folder": str(folder), "layout": model.mapped.layout, "sums_checked": len(checked),
             "tokens": golden.tokens, "argmax": said.argmax, "argmax_wanted": golden.argmax, "argmax_ok": same,
-            "logits": said.logits, "logits_wanted": golden.logits, "logits_ok": near, "largest_difference": float(off.max())}
+            "logits": said.logits, "logits_wanted": golden.logits, "logits_ok": near,
+            "largest_difference": float(off.max())}
 
 
 def report(facts: dict) -> str:
@@ -73,13 +76,15 @@ def report(facts: dict) -> str:
     def mark(right: bool) -> str:
         return "✔" if right else "✘"
 
-    sums = f"{facts['sums_checked']} files have their SHA-256" if facts["sums_checked"] else "no sums beside the weights"
+    checked = facts["sums_checked"]
+    sums = f"{checked} files have their SHA-256" if checked else "no sums beside the weights"
     lines = [f"{facts['folder']}, layout {facts['layout']}; {sums}",
              f"  {mark(facts['argmax_ok'])} likeliest next tokens {facts['argmax']}"]
     if not facts["argmax_ok"]:
         lines.append(f"    wanted                {facts['argmax_wanted']}")
     lines.append(f"  {mark(facts['logits_ok'])} logits, largest difference {facts['largest_difference']:.2g}")
     if facts["argmax_ok"] and not facts["logits_ok"]:
-        lines.append("    the tokens are right: rounding in another order can do this; wrong weights would move the tokens too")
-    lines.append("these are the released weights, read rightly" if facts["ok"] else "these are not the released weights, or not all of them")
-    return "\n".join(lines)
+        lines.append("    the tokens are right: rounding in another order can do this; "
+                     "wrong weights would move the tokens too")
+    end = "the released weights, read rightly" if facts["ok"] else "not the released weights, or not all of them"
+    return "\n".join([*lines, f"these are {end}"])

@@ -30,7 +30,7 @@ class Page:
         self.whole.madvise(mmap.MADV_WILLNEED, start, self.first + self.view.nbytes - start)
 
     def leave(self) -> None:
-        """Gives its pages back: they stay in the system's cache as long as there is room, but are not this process' any more."""
+        """Gives its pages back: the system keeps them while there is room, but they are not this process' any more."""
         start = -(-self.first // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (self.first + self.view.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start:
@@ -41,22 +41,18 @@ class Mapped:
     """The tensors of a folder in any of the three layouts, under our names, as views of the files.
 
     Attributes: config; layout; shapes, by name; bytes, of all tensors together.
-    Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, a tensor missing, unknown, or of another
-    shape or type. Sums are not checked: that would read everything (`verify` does).
+    Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, a tensor missing, unknown, or of
+    another shape or type. Sums are not checked: that would read everything (`verify` does).
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         found = read_contents(self.folder)
-        self.config, self.layout, self.sums, self.shapes, self.parts = (
-            found.config, found.layout, found.sums, found.shapes, found.parts)
-        self.views: dict[str, Tensor] = {}
-        self.spans: dict[str, tuple[mmap.mmap, int, int]] = {}  # name -> map, first byte, end
-        maps = {file: map_file(file) for file in {entry.file for entry in found.entries.values()}}
-        for name, entry in found.entries.items():
-            self.views[name] = view_of(maps[entry.file], entry)
-            self.spans[name] = (maps[entry.file], entry.start, entry.end)
-        self.bytes = sum(end - start for _, start, end in self.spans.values())
+        self.config, self.layout, self.sums = found.config, found.layout, found.sums
+        self.shapes, self.parts, self.entries = found.shapes, found.parts, found.entries
+        self.maps = {file: map_file(file) for file in {entry.file for entry in self.entries.values()}}
+        self.views = {name: view_of(self.maps[entry.file], entry) for name, entry in self.entries.items()}
+        self.bytes = sum(entry.end - entry.start for entry in self.entries.values())
 
     def rows(self, name: str) -> list[tuple[int, int, Tensor]]:
         """(first row, end, view) of each piece of one of our tensors."""
@@ -69,15 +65,13 @@ class Mapped:
             piece.of(out).copy_(self.views[piece.name])
         return out
 
-    def expert(self, name: str, expert: int) -> "Page":
+    def expert(self, name: str, expert: int) -> Page:
         """One expert's matrix in a stack."""
         piece = self.parts[name][expert if len(self.parts[name]) > 1 else 0]
-        whole, first, _ = self.spans[piece.name]
-        view = self.views[piece.name]
-        if not piece.expert:
-            view = view[expert]
-            first += expert * view.nbytes
-        return Page(view, whole, first)
+        entry, view = self.entries[piece.name], self.views[piece.name]
+        if piece.expert:
+            return Page(view, self.maps[entry.file], entry.start)
+        return Page(view[expert], self.maps[entry.file], entry.start + expert * view[expert].nbytes)
 
     def dtype(self, name: str) -> torch.dtype:
         return self.views[self.parts[name][0].name].dtype

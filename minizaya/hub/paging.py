@@ -1,13 +1,14 @@
 """A model larger than memory, run from its checkpoint folder: `PagedZaya(folder)` answers like `shards.load(folder)`.
 
-Of each layer's sixteen experts a token visits one, so fifteen sixteenths of the weights need not be in memory for it. Here
-no large matrix is loaded at all: each stays in its file, mapped, and is read when it is multiplied with. The system keeps
-what it can in memory. Small tensors are loaded and converted.
+Of each layer's sixteen experts a token visits one, so fifteen sixteenths of the weights need not be in memory for it.
+Here no large matrix is loaded at all: each stays in its file, mapped, and is read when it is multiplied with. The
+system keeps what it can in memory. Small tensors are loaded and converted.
 
     kept in memory    norms, convolutions, scales, biases; the KV cache; with int8=True the experts visited so far
-    mapped            embedding and head, projections, routers, experts: as they are on disk, dropped when memory is short
+    mapped            embedding and head, projections, routers, experts: as on disk, dropped when memory is short
 
 A prefill is grouped by expert, layer by layer: each expert that any of the tokens visits is read once for all of them.
+(`accelerate` offloads to disk by module: it would read all sixteen experts of a layer for every token.)
 
 Equal to `Zaya` within rounding, whatever the layout on disk (`test_paged_equals_loaded`): weights are converted, not
 rounded, and sums are made in float32 at least. It answers; it does not train.
@@ -19,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arch.model import Zaya, check_inputs
+from ..arch.cache import Cache
+from ..arch.model import Zaya, ZayaOutput, check_inputs
 from ..arch.residual import ResidualScaling
 from ..native.matmul import matmul, quantise
 from ..native.step import Step
@@ -28,7 +30,8 @@ from .shards import bias_type
 
 LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
           "router.mlp.out_proj", "router.out_proj")  # in a layer; the last one is that of the ablation router="linear"
-MAPPED = ("embed.weight", "head.weight", "experts.gate_up_proj", "experts.down_proj", *(f"{name}.weight" for name in LINEAR))
+MAPPED = ("embed.weight", "head.weight", "experts.gate_up_proj", "experts.down_proj",
+          *(f"{name}.weight" for name in LINEAR))
 ACTIVATIONS = (torch.float32, torch.bfloat16, torch.float64)
 
 
@@ -72,8 +75,9 @@ class PagedExperts(nn.Module):
 
     def __init__(self, mapped: Mapped, layer: int, int8: bool):
         super().__init__()
-        stem, count = f"layers.{layer}.experts", mapped.config.num_experts
-        self.pages = [[mapped.expert(f"{stem}.{part}", e) for part in ("gate_up_proj", "down_proj")] for e in range(count)]
+        count = mapped.config.num_experts
+        names = [f"layers.{layer}.experts.{part}" for part in ("gate_up_proj", "down_proj")]
+        self.pages = [[mapped.expert(name, expert) for name in names] for expert in range(count)]
         self.int8, self.kept, self.visited = int8, {}, [0] * count
 
     def announce(self, expert: int) -> None:
@@ -111,7 +115,7 @@ class PagedExperts(nn.Module):
 
 
 class PagedMerge(ResidualScaling):
-    """The same sum, bit for bit, in the memory of the layer's output: to be given fresh pages costs more than to add."""
+    """The same sum, bit for bit, in the memory of the layer's output: fresh pages cost more than the addition."""
 
     def forward(self, output: Tensor, residual: Tensor) -> Tensor:
         output.add_(self.output_bias).mul_(self.output_scale)
@@ -122,8 +126,8 @@ class PagedZaya(Zaya):
     """The model of a checkpoint folder, its large matrices left in the files.
 
     Args:
-        folder: any of the three layouts of `shards`. dtype: of activations, small tensors and cache: float32, bfloat16, or
-            float64 (to compare). int8: experts in int8, see `matmul.quantise` for the error.
+        folder: any of the three layouts of `shards`. dtype: of activations, small tensors and cache: float32, bfloat16,
+            or float64 (to compare). int8: experts in int8, see `matmul.quantise` for the error.
     Raises:
         FileNotFoundError, or ValueError, as `Mapped`; ValueError for another dtype.
     """
@@ -152,7 +156,8 @@ class PagedZaya(Zaya):
             block.experts = PagedExperts(mapped, layer, int8)
             if config.residual_scaling:
                 with torch.device("meta"):
-                    block.attention_merge, block.moe_merge = PagedMerge(config.hidden_size), PagedMerge(config.hidden_size)
+                    block.attention_merge = PagedMerge(config.hidden_size)
+                    block.moe_merge = PagedMerge(config.hidden_size)
         for name, weight in small.items():  # the order in memory that `step.cpp` reads, without a second copy
             if "conv_" in name and weight.dim() == 3:
                 order = (2, 1, 0) if "depthwise" in name else (0, 2, 1)
@@ -162,8 +167,9 @@ class PagedZaya(Zaya):
         self.eval()
         self.step = Step(self) if Step.fits(self) else None
 
-    def forward(self, tokens: Tensor, cache=None, routes=None, doc_ids=None, mask=None, last_only: bool = False):
-        """As `Zaya.forward`. One more token of each of a few sequences goes through `step.cpp`, where that is possible."""
+    def forward(self, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
+                doc_ids: Tensor | None = None, mask: Tensor | None = None, last_only: bool = False) -> ZayaOutput:
+        """As `Zaya.forward`. One more token of each of a few sequences goes through `step.cpp`, where that can be."""
         if self.step is not None and self.step.takes(tokens, cache, routes, mask):
             check_inputs(self.config, tokens, cache, routes, doc_ids, mask)
             return self.step(tokens, cache)
@@ -171,11 +177,14 @@ class PagedZaya(Zaya):
 
     def resident_bytes(self) -> int:
         """Bytes of weights held in memory of its own, int8 experts included; what is mapped is not counted."""
-        kept = [tensor for block in self.layers for pair in block.experts.kept.values() for part in pair for tensor in part]
-        biases = [module.bias for module in self.modules() if isinstance(module, PagedLinear) and module.bias is not None]
+        kept = [tensor for block in self.layers for pair in block.experts.kept.values()
+                for part in pair for tensor in part]
+        linear = [module for module in self.modules() if isinstance(module, PagedLinear)]
+        biases = [module.bias for module in linear if module.bias is not None]
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers(), *kept, *biases))
 
     def touched_bytes(self) -> int:
         """Bytes of the file's experts that some token has visited."""
-        return sum(page.view.nbytes for block in self.layers for pages, visits in zip(block.experts.pages, block.experts.visited)
-                   if visits for page in pages)
+        experts = [block.experts for block in self.layers]
+        return sum(page.view.nbytes for own in experts for pages, visits in zip(own.pages, own.visited) if visits
+                   for page in pages)

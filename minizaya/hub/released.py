@@ -1,24 +1,29 @@
 """`transformers`' ZAYA as ours and back, bit for bit. `transformers` itself is needed for `to_transformers` alone."""
 
+from typing import TYPE_CHECKING
+
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from . import config_json
 from .names import rename, unrename
 
+if TYPE_CHECKING:
+    import transformers
 
-def config_from_transformers(theirs) -> ZayaConfig:
+
+def config_from_transformers(theirs: "transformers.ZayaConfig") -> ZayaConfig:
     """A `transformers.ZayaConfig` as ours. Raises ValueError for a feature that no released ZAYA uses."""
     return config_json.from_transformers(theirs.to_dict())
 
 
-def config_to_transformers(config: ZayaConfig):
+def config_to_transformers(config: ZayaConfig) -> "transformers.ZayaConfig":
     """Our config as a `transformers.ZayaConfig`. Raises ValueError for an ablation, which the released model lacks."""
     from transformers import ZayaConfig as Theirs
 
     return Theirs(**config_json.to_transformers(config))
 
 
-def from_transformers(theirs) -> Zaya:
+def from_transformers(theirs: "transformers.ZayaForCausalLM") -> Zaya:
     """A `transformers.ZayaForCausalLM` -> `Zaya` with the same weights (copied), type and device."""
     weight = next(theirs.parameters())
     model = Zaya(config_from_transformers(theirs.config)).to(weight.device, weight.dtype)
@@ -26,7 +31,7 @@ def from_transformers(theirs) -> Zaya:
     return model.train(theirs.training)
 
 
-def to_transformers(model: Zaya):
+def to_transformers(model: Zaya) -> "transformers.ZayaForCausalLM":
     """`Zaya` -> a `transformers.ZayaForCausalLM` with the same weights, bit for bit. Needs `transformers`."""
     from transformers import ZayaForCausalLM
 

@@ -10,8 +10,8 @@
 Layouts differ in the names of the tensors and in how ours are cut (`names`), and in config.json (`config_json`).
 
 Memory: a tensor is read, converted and written before the next one, so the peak lies about one tensor above the model.
-Only safetensors are ever read: a pickle can run code. What does not fit is an error that names the tensor; a flipped bit
-shows in the file's SHA-256, where the folder has one (ours do, downloads may not).
+Only safetensors are ever read: a pickle can run code. What does not fit is an error that names the tensor; a flipped
+bit shows in the file's SHA-256, where the folder has one (ours do, downloads may not).
 """
 
 import hashlib
@@ -43,10 +43,10 @@ def save(model: Zaya, folder: str | Path, layout: str = "minizaya", dtype: torch
     layout: "minizaya", "transformers" or "original". dtype: of the file; None: the model's own. Balancing biases stay
     float32 at least. shard_bytes: largest shard, unless one tensor is larger.
 
-    Raises ValueError for a folder that holds something, an unknown layout or type, or an ablation, which only "minizaya"
-    has words for: before anything is written. ValueError for a number that `dtype` cannot hold, OSError when the disk
-    does not take it: nothing is left behind then. A process that is killed leaves a folder with ".writing-" in its name,
-    and none with the final name that could be read.
+    Raises ValueError for a folder that holds something, an unknown layout or type, or an ablation, which only
+    "minizaya" has words for: before anything is written. ValueError for a number that `dtype` cannot hold, OSError when
+    the disk does not take it: nothing is left behind then. A process that is killed leaves a folder with ".writing-" in
+    its name, and none with the final name that could be read.
     """
     state = model_state(model)
     kinds = {name: (tuple(tensor.shape), tensor.dtype if dtype is None else dtype) for name, tensor in state.items()}
@@ -56,7 +56,7 @@ def save(model: Zaya, folder: str | Path, layout: str = "minizaya", dtype: torch
 def write_folder(folder: str | Path, config: ZayaConfig, kinds: dict[str, tuple], make: Callable[[str], Tensor],
                  layout: str = "minizaya", dtype: torch.dtype | None = None, shard_bytes: int = 2 * 2**30,
                  progress: Callable[[int], object] = lambda count: None) -> Path:
-    """`save` for tensors that need not exist yet: `make(name)` is asked for each when it is written, and dropped after it.
+    """`save` for tensors that need not exist yet: `make(name)` is asked for each when it is written, then dropped.
 
     kinds: name -> (shape, type in the file). progress: told the bytes written, piece by piece. Raises as `save` does.
     """
@@ -119,8 +119,8 @@ def write_folder(folder: str | Path, config: ZayaConfig, kinds: dict[str, tuple]
 def write_shard(path: Path, entries: list) -> str:
     """One safetensors file, tensor by tensor: the library's own writer wants all of them at once. Returns its SHA-256.
 
-    entries: (piece, a function that gives its tensor, type, shape). The format: eight bytes with the header's length, the
-    header as JSON, the numbers.
+    entries: (piece, a function that gives its tensor, type, shape). The format: eight bytes with the header's length,
+    the header as JSON, the numbers.
     """
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for piece, _, dtype, shape in entries:
@@ -152,8 +152,8 @@ def write_shard(path: Path, entries: list) -> str:
 def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = True) -> Zaya:
     """The model in a checkpoint folder of any of the three layouts.
 
-    dtype: of the model; None: that of the folder's embedding. verify: check each file's SHA-256 where the index has them
-    (reads everything once more; a config.json changed by hand is another file, too).
+    dtype: of the model; None: that of the folder's embedding. verify: check each file's SHA-256 where the index has
+    them (reads everything once more; a config.json changed by hand is another file, too).
 
     Raises FileNotFoundError, or ValueError naming what is wrong: a damaged file, tensors missing, too many, of another
     shape or type, a dtype that is none of `TYPES`, a number that `dtype` cannot hold.
@@ -176,7 +176,7 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
 
 
 def read_into(target: Tensor, entry: Entry) -> None:
-    """Fills `target` from a file. trap: a mapped file would be shorter, but its pages stay with the process until the end."""
+    """Fills `target` from a file. trap: a mapped file would be shorter, but its pages stay with the process."""
     source = target if target.dtype == entry.dtype else torch.empty(entry.shape, dtype=entry.dtype)
     with open(entry.file, "rb") as file:
         file.seek(entry.start)

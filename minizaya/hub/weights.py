@@ -8,6 +8,7 @@ cannot read as its number, so that everything can be tried.
 
 import argparse
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -27,19 +28,16 @@ class StandIn(ByteTokenizer):
     def __init__(self, vocab_size: int):
         super().__init__()
         if vocab_size < self.vocab_size:
-            raise ValueError(f"vocab_size must be at least {self.vocab_size} to read bytes, got {vocab_size}: put the model's "
-                             "own tokenizer.json beside the weights, or take a preset with more ids, such as micro")
+            raise ValueError(f"vocab_size must be at least {self.vocab_size} to read bytes, got {vocab_size}: put the "
+                             "model's own tokenizer.json beside the weights, or take a preset with more ids, "
+                             "such as micro")
         self.known, self.vocab_size = self.vocab_size, vocab_size
 
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
-        pieces, run = [], []
-        for token in [*map(int, ids), None]:
-            if token is None or not 0 <= token < self.known:
-                pieces.append(super().decode(run, keep_special) if run else "")
-                pieces.append("" if token is None else f"[{token}]")
-                run = []
-            else:
-                run.append(token)
+        pieces = []
+        for known, run in groupby(map(int, ids), lambda token: 0 <= token < self.known):
+            run = list(run)
+            pieces.append(super().decode(run, keep_special) if known else "".join(f"[{token}]" for token in run))
         return "".join(pieces)
 
 
@@ -48,11 +46,12 @@ def home(preset: str) -> Path:
     return compiler.home() / preset
 
 
-def open_weights(folder: str | Path, dtype: str = "float32", int8: bool = False):
+def open_weights(folder: str | Path, dtype: str = "float32",
+                 int8: bool = False) -> tuple[PagedZaya, HFTokenizer | StandIn]:
     """(PagedZaya, tokenizer) of a checkpoint folder in any layout.
 
-    dtype: "float32" or "bfloat16", of activations and cache. Raises FileNotFoundError, or ValueError saying what is wrong, also
-    when the tokenizer has ids that the model has not.
+    dtype: "float32" or "bfloat16", of activations and cache. Raises FileNotFoundError, or ValueError saying what is
+    wrong, also when the tokenizer has ids that the model has not.
     """
     folder = Path(folder)
     if not folder.is_dir():

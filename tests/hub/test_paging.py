@@ -329,8 +329,8 @@ def test_golden_values_tell_right_weights_from_wrong(tmp_path, capsys, monkeypat
         mapped = Mapped(folder)
         file = next(path for path in folder.glob("*.safetensors") if name.encode() in path.read_bytes())
         content = bytearray(file.read_bytes())
-        start = mapped.spans[name][1]
-        for place in range(start + 1, mapped.spans[name][2], 2):
+        entry = mapped.entries[name]
+        for place in range(entry.start + 1, entry.end, 2):
             content[place] ^= 0x80                                       # the sign of each number of one tensor
         damaged = tmp_path / name
         damaged.mkdir()
