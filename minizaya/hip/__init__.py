@@ -1,8 +1,9 @@
 """How the model runs on a GPU: the Python half of the HIP kernels in `kernels/`.
 
-In reading order: `build` (one source, four targets), `launch` (the same call on a CPU, an MI300X and an H100), `trace` (what a
-launch does to memory, access by access), `report` (what the machine code says of its cost), `ops` (the kernels as operators of
-torch, with gradients), `layers` (`Zaya(backend="hip")`), `ladder` and `tile` (lesson 14's steps, and one matrix instruction by hand).
+In reading order: `build` (one source, four targets), `launch` (the same call on a CPU, an MI300X and an H100), `trace`
+(what a launch does to memory, access by access), `report` (what the machine code says of its cost), `ops` (the kernels
+as operators of torch, with gradients), `layers` (`Zaya(backend="hip")`), `ladder` and `tile` (lesson 14's steps, and
+one matrix instruction by hand).
 """
 
 import importlib.util
@@ -37,4 +38,5 @@ def launcher(target: str | None = None, wave: int | None = None, source: str | N
     return Launcher(target or this_target(), wave, source)
 
 
-__all__ = ["KERNELS", "KernelError", "Launcher", "NoCompiler", "build", "kernel", "launcher", "names", "order", "recorded"]
+__all__ = ["KERNELS", "KernelError", "Launcher", "NoCompiler", "build", "kernel", "launcher", "names", "order",
+           "recorded"]

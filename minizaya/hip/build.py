@@ -10,6 +10,7 @@ What was built is kept: see `native.compiler`.
 """
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,50 +76,44 @@ def build(source: str | Path, target: str, wave: int | None = None) -> Path:
     """
     if wave not in (None, 32, 64) or (wave == 32 and target == "gfx942"):
         raise ValueError(f"wave must be 64, or 32 on other targets than gfx942, got {wave!r}")
-    command = compiler(target)
-    name, text = read_source(source)
+    command, path = compiler(target), source_path(source)
+    name, text = ("text", str(source)) if path is None else (path.stem, path.read_text())
     flags = FLAGS[target] + ([f"-DMZ_WAVE={wave or 64}"] if target in ("cpu", "trace") else [])
     headers = "".join(path.read_text() for path in sorted(KERNELS.glob("*.[hc]*")))
-    suffix = {"gfx942": "hsaco", "sm_90": "cubin"}.get(target, "so")
+    others = {"gfx942": ("hsaco", build_gfx942), "sm_90": ("cubin", build_sm_90)}
+    suffix, build_one = others.get(target, ("so", build_cpu))
     ingredients = [text, headers, *flags, *command, compilers.version(command) or ""]
 
     def make(aside: Path) -> Path:
-        path = source_file(source, name, text, aside)
-        return {"gfx942": build_gfx942, "sm_90": build_sm_90}.get(target, build_cpu)(path, aside, command, flags, target)
+        if path is None:
+            (aside / "text.hip").write_text(text)
+        return build_one(path or aside / "text.hip", aside, command, flags)     # its own file: messages name it
 
+    beside = (".s",) if target == "gfx942" else ()
     try:
-        return kept(f"kernels/{name}-{target}-{wave or 64}.{suffix}", ingredients, make, (".s",) if target == "gfx942" else ())
+        return kept(f"kernels/{name}-{target}-{wave or 64}.{suffix}", ingredients, make, beside)
     except CompilerError as error:
         raise KernelError(str(error)) from None
 
 
-def read_source(source: str | Path) -> tuple[str, str]:
+def source_path(source: str | Path) -> Path | None:
+    """The file of a kernel, or None where `source` is a text. Raises KernelError when it is not there."""
     if "\n" in str(source):
-        return "text", str(source)
+        return None
     path = Path(source) if str(source).endswith(".hip") else KERNELS / source / f"{source}.hip"
     if not path.is_file():
         there = f"there are {', '.join(names())}" if names() else AWAY
         raise KernelError(f"no kernel {source!r}: {path} is not there; {there}")
-    return path.stem, path.read_text()
-
-
-def source_file(source, name: str, text: str, aside: Path) -> Path:
-    """The file to compile: the kernel's own, so that messages name it, or the text written down."""
-    if "\n" not in str(source):
-        return Path(source) if str(source).endswith(".hip") else KERNELS / source / f"{source}.hip"
-    path = aside / f"{name}.hip"
-    path.write_text(text)
     return path
 
 
-def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str], target: str) -> Path:
-    traced = target == "trace"
-    objects = [aside / "kernel.o"]
+def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str]) -> Path:
+    traced = "-DMZ_TRACE" in flags
     # only the kernel's own code calls the tracer, and we link without the flag, so the calls arrive at trace.cpp
-    run([*command, *flags, *(["-fsanitize=thread"] if traced else []), "-I", KERNELS, "-x", "c++", "-c", path, "-o", objects[0]])
-    for part in ("fibers", "trace")[: 2 if traced else 1]:
-        objects.append(runtime(part, command, flags))
-    run([*command, "-shared", "-pthread", *objects, "-o", aside / "kernel.so"])
+    watched = [*flags, "-fsanitize=thread"] if traced else flags
+    run([*command, *watched, "-I", KERNELS, "-x", "c++", "-c", path, "-o", aside / "kernel.o"])
+    parts = [runtime(part, command, flags) for part in (("fibers", "trace") if traced else ("fibers",))]
+    run([*command, "-shared", "-pthread", aside / "kernel.o", *parts, "-o", aside / "kernel.so"])
     return aside / "kernel.so"
 
 
@@ -134,7 +129,7 @@ def runtime(part: str, command: list[str], flags: list[str]) -> Path:
     return kept(f"kernels/{part}.o", [*texts, *flags, *command, compilers.version(command) or ""], make)
 
 
-def build_gfx942(path: Path, aside: Path, command: list[str], flags: list[str], target: str) -> Path:
+def build_gfx942(path: Path, aside: Path, command: list[str], flags: list[str]) -> Path:
     """Source to listing, listing to object, object to code object: the listing is what students read."""
     run([*command, *flags, "-I", KERNELS, "-S", path, "-o", aside / "kernel.s"])
     run([*command, *ASSEMBLE, aside / "kernel.s", "-o", aside / "kernel.o"])
@@ -142,17 +137,13 @@ def build_gfx942(path: Path, aside: Path, command: list[str], flags: list[str], 
     return aside / "kernel.hsaco"
 
 
-def build_sm_90(path: Path, aside: Path, command: list[str], flags: list[str], target: str) -> Path:
+def build_sm_90(path: Path, aside: Path, command: list[str], flags: list[str]) -> Path:
     run([*command, *flags, "-I", KERNELS, path, "-o", aside / "kernel.cubin"])
     return aside / "kernel.cubin"
 
 
-def build_all(targets=("cpu", "gfx942"), workers: int | None = None) -> dict[tuple[str, str], Path]:
+def build_all(targets: Iterable[str]) -> dict[tuple[str, str], Path]:
     """Builds every kernel for the targets, as many at a time as there are cores. Returns (name, target) -> file."""
     jobs = [(name, target) for target in targets for name in names()]
-    for target in targets:
-        compiler(target)
-        if target in ("cpu", "trace") and jobs:
-            build(jobs[0][0], target)     # makes the shared runtime once, before the others ask for it together
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(jobs, pool.map(lambda job: build(*job), jobs)))

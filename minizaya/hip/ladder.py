@@ -5,16 +5,19 @@
     ladder.rms_norm_from(text)            a kernel, written as a string, as a function of tensors
 """
 
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..native import compiler
 from . import kernel, launcher
-from .build import KERNELS, NoCompiler, build, compiler
+from .build import KERNELS, build
 from .launch import Launcher
 from .report import BANDWIDTH, metadata
-from .trace import Tracer, traced
+from .trace import Trace, Tracer, traced
 
 TENSORS = ("output", "residual", "s1", "b1", "s2", "b2", "weight", "stream", "normed")   # of every step, in its order
 STEPS = ("v0", "v1", "v2", "v3", "v4")
@@ -28,15 +31,15 @@ def source(step: str) -> str:
     return path(step).read_text()
 
 
-def path(step: str):
+def path(step: str) -> Path:
     if step not in STEPS:
         raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
     return KERNELS / ("residual_norm/residual_norm.hip" if step == "v4" else f"ladder/{step}.hip")
 
 
-def run(step: str, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight, eps: float,
-        on: Launcher | None = None) -> tuple[Tensor, Tensor]:
-    """stream and normed of `residual_norm`, float32 (rows, n), by one step. on: the launcher, this machine's by default.
+def run(step: str, output: Tensor, residual: Tensor, s1: Tensor, b1: Tensor, s2: Tensor, b2: Tensor, weight: Tensor,
+        eps: float, on: Launcher | None = None) -> tuple[Tensor, Tensor]:
+    """stream and normed of `residual_norm`, float32 (rows, n), by one step. on: the launcher, the CPU's by default.
 
     v3 wants n to be a multiple of 4; v2 to v4 take at most 2048 channels.
     """
@@ -46,7 +49,8 @@ def run(step: str, output: Tensor, residual: Tensor, s1, b1, s2, b2, weight, eps
     rows, width = output.shape
     stream, normed = torch.empty_like(residual), torch.empty_like(output)
     grid = (-(-rows // THREADS),) if step == "v0" else (rows,)
-    on(str(path(step)), step, grid, THREADS, [output, residual, s1, b1, s2, b2, weight, stream, normed, rows, width, float(eps)])
+    on(str(path(step)), step, grid, THREADS,
+       [output, residual, s1, b1, s2, b2, weight, stream, normed, rows, width, float(eps)])
     return stream, normed
 
 
@@ -58,7 +62,7 @@ def arguments(rows: int = ROWS, width: int = WIDTH, seed: int = 0) -> tuple:
 
 
 @cache
-def trace(step: str, rows: int = ROWS, width: int = WIDTH):
+def trace(step: str, rows: int = ROWS, width: int = WIDTH) -> Trace:
     """The `Trace` of one run."""
     with traced() as found:
         run(step, *arguments(rows, width), on=found.launcher)
@@ -69,18 +73,16 @@ def trace(step: str, rows: int = ROWS, width: int = WIDTH):
 def measure(step: str) -> dict:
     """What a step costs.
 
-    Returns a dict: moved (bytes, counted at 128 rows of 512), least (each tensor once), ratio, instructions (of waves, on global memory),
-    us (microseconds on MI300X at ZAYA1-8B's size if every moved byte came from memory, no cache helping), and vgpr, lds,
-    barriers from the machine code of gfx942, None without a compiler for it.
+    Returns a dict: moved (bytes, counted at 128 rows of 512), least (each tensor once), ratio, instructions (of waves,
+    on global memory), us (microseconds on MI300X at ZAYA1-8B's size if every moved byte came from memory, no cache
+    helping), and vgpr, lds, barriers from the machine code of gfx942, None without a compiler for it.
     """
     found = trace(step)
     least = 4 * (4 * ROWS * WIDTH + 5 * WIDTH)     # output, residual, stream, normed, and the five vectors
     row = dict(step=step, moved=found.moved, least=least, ratio=found.moved / least,
                instructions=int(found.globals.instructions().unique().numel()),
                us=1e6 * found.moved * FULL / (ROWS * WIDTH) / BANDWIDTH, vgpr=None, lds=None, barriers=None)
-    try:
-        compiler("gfx942")
-    except NoCompiler:
+    if compiler.gfx942() is None:
         return row
     listing = build(path(step), "gfx942").with_suffix(".s").read_text()
     name = "residual_norm_f32" if step == "v4" else step
@@ -94,7 +96,7 @@ def code(listing: str, name: str) -> str:
     body = listing[listing.index(f"\n{name}:") + 1:]
     body = body[: body.index("s_endpgm") + len("s_endpgm")]
     lines = [line.split(";")[0].rstrip() for line in body.splitlines()]
-    return "\n".join(line.expandtabs(4) for line in lines if line.strip() and not line.lstrip().startswith((".p2align", ";")))
+    return "\n".join(line.expandtabs(4) for line in lines if line.strip() and not line.lstrip().startswith(".p2align"))
 
 
 def rms_norm_text() -> str:
@@ -102,12 +104,12 @@ def rms_norm_text() -> str:
     return (KERNELS / "ladder/rms_norm.hip").read_text()
 
 
-def rms_norm_from(text: str, wave: int = 64):
+def rms_norm_from(text: str, wave: int = 64) -> Callable[[Tensor, Tensor, float], Tensor]:
     """The kernel `rms_norm` in `text` as fn(x, weight, eps): x float32 (rows, n), weight (n,) -> (rows, n).
 
     It is launched with one block of 256 threads a row:
-    rms_norm(const float* x, const float* weight, float* y, int width, float eps). Every access is checked on the way; what
-    the compiler or the tracer objects to is raised as KernelError.
+    rms_norm(const float* x, const float* weight, float* y, int width, float eps). Every access is checked on the way;
+    what the compiler or the tracer objects to is raised as KernelError.
     """
     text = text if '#include "gpu.h"' in text else f'#include "gpu.h"\n{text}'
     text = text if "LAUNCHABLE" in text else f"{text}\nLAUNCHABLE(rms_norm)\n"

@@ -4,13 +4,15 @@
     launch("residual_norm", "residual_norm_f32", grid=(8,), block=256, args=[x, y, rows, width, 1e-5])
 
 Tensors become pointers, int becomes int32, float becomes float32. GPUs take the prebuilt binary through the driver of
-the torch that is in use: `hipModuleLoadData`, `hipModuleGetFunction`, `hipModuleLaunchKernel`, or CUDA's calls of the same
-form. The ROCm side follows its documentation; no MI300X has been at hand to run it.
+the torch that is in use: `hipModuleLoadData`, `hipModuleGetFunction`, `hipModuleLaunchKernel`, or CUDA's calls of the
+same form. The ROCm side follows its documentation; no MI300X has been at hand to run it. Four calls of either driver by
+ctypes: `cuda-python` and `hip-python` would be two more packages, of other versions than torch's own library.
 """
 
 import ctypes
 import functools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ RECORDS: list[list[Launch]] = []
 
 
 @contextmanager
-def recorded():
+def recorded() -> Iterator[list[Launch]]:
     """`with recorded() as launches:` collects every `Launch` made inside, arguments included, after it ran.
 
     What a checker needs to run the same launch elsewhere, in an emulator of MI300 for instance.
@@ -72,7 +74,7 @@ class Launcher:
         self.wave = 32 if target == "sm_90" else wave or 64
         self.loaded: dict = {}
 
-    def __call__(self, source: str, kernel: str, grid, block: int, args, lds: int = 0) -> None:
+    def __call__(self, source: str, kernel: str, grid: Sequence[int], block: int, args: Sequence, lds: int = 0) -> None:
         """Runs `kernel` of `source`. grid: 1 to 3 block counts; block: threads along x; lds: dynamic LDS bytes.
 
         Raises KernelError: what the CPU runtime found (a divergent barrier, a deadlock, ...) or the driver's code.
@@ -85,21 +87,21 @@ class Launcher:
         for launches in RECORDS:
             launches.append(Launch(str(source), kernel, grid, block, tuple(args), lds))
 
-    def check(self, args) -> None:
+    def check(self, args: Sequence) -> None:
         wanted = "cpu" if self.target in ("cpu", "trace") else "cuda"
         for number, arg in enumerate(args):
             if isinstance(arg, Tensor) and (arg.device.type != wanted or not arg.is_contiguous()):
-                raise KernelError(f"argument {number} must be a contiguous tensor on {wanted}, got {tuple(arg.shape)} with "
-                                  f"strides {arg.stride()} on {arg.device}")
+                raise KernelError(f"argument {number} must be a contiguous tensor on {wanted}, "
+                                  f"got {tuple(arg.shape)} with strides {arg.stride()} on {arg.device}")
 
-    def function(self, source: str, kernel: str):
+    def function(self, source: str, kernel: str) -> Callable:
         if (source, kernel) not in self.loaded:
             path = build(self.source or source, self.target, self.wave_wanted)
             load = load_cpu if self.target in ("cpu", "trace") else load_gpu
             self.loaded[source, kernel] = load(path, kernel)
         return self.loaded[source, kernel]
 
-    def run(self, source: str, kernel: str, grid, block: int, args, lds: int) -> None:
+    def run(self, source: str, kernel: str, grid: Sequence[int], block: int, args: Sequence, lds: int) -> None:
         function = self.function(source, kernel)
         values, pointers = packed(args)
         if self.target in ("cpu", "trace"):
@@ -114,9 +116,9 @@ class Launcher:
         accept(calls["launch"](function, *grid, block, 1, 1, lds, stream, pointers, None), kernel)
 
 
-def packed(args):
+def packed(args: Sequence) -> tuple[list, ctypes.Array]:
     """The arguments as ctypes values, and the array of pointers to them that every launch interface takes."""
-    def value(arg):
+    def value(arg: Tensor | int | float | None) -> ctypes._SimpleCData:
         if arg is None:
             return ctypes.c_void_p(0)
         if isinstance(arg, Tensor):
@@ -128,7 +130,7 @@ def packed(args):
 
 
 @functools.cache
-def load_cpu(path: Path, kernel: str):
+def load_cpu(path: Path, kernel: str) -> Callable:
     library = ctypes.CDLL(str(path))
     try:
         function = getattr(library, f"mz_{kernel}")
@@ -142,14 +144,12 @@ def load_cpu(path: Path, kernel: str):
 def driver() -> dict:
     """The four driver calls, from the library that torch itself has loaded."""
     torch.zeros(1, device="cuda")         # makes the context
-    if torch.version.hip:
-        library, prefix, attribute = ctypes.CDLL("libamdhip64.so"), "hipModule", "hipFuncSetAttribute"
-        launch, get = "hipModuleLaunchKernel", "hipModuleGetFunction"
-    else:
-        library, prefix, attribute = ctypes.CDLL("libcuda.so.1"), "cuModule", "cuFuncSetAttribute"
-        launch, get = "cuLaunchKernel", "cuModuleGetFunction"
-    return dict(load=getattr(library, f"{prefix}LoadData"), get=getattr(library, get), launch=getattr(library, launch),
-                attribute=getattr(library, attribute))
+    hip, cuda = torch.version.hip, ("libcuda.so.1", "cu", "cuLaunchKernel")
+    file, prefix, launch = ("libamdhip64.so", "hip", "hipModuleLaunchKernel") if hip else cuda
+    library = ctypes.CDLL(file)
+    names = dict(load=f"{prefix}ModuleLoadData", get=f"{prefix}ModuleGetFunction", launch=launch,
+                 attribute=f"{prefix}FuncSetAttribute")
+    return {what: getattr(library, name) for what, name in names.items()}
 
 
 def accept(code: int, kernel: str) -> None:
@@ -158,7 +158,7 @@ def accept(code: int, kernel: str) -> None:
 
 
 @functools.cache
-def load_gpu(path: Path, kernel: str):
+def load_gpu(path: Path, kernel: str) -> ctypes.c_void_p:
     calls, module, function = driver(), ctypes.c_void_p(), ctypes.c_void_p()
     accept(calls["load"](ctypes.byref(module), path.read_bytes()), kernel)
     accept(calls["get"](ctypes.byref(function), module, kernel.encode()), kernel)
@@ -166,7 +166,7 @@ def load_gpu(path: Path, kernel: str):
 
 
 @contextmanager
-def order(name: str | int):
+def order(name: str | int) -> Iterator[None]:
     """Runs the threads of each block "forward", "reverse", or shuffled by a number, while inside. For the CPU."""
     before = os.environ.get("MZ_ORDER")
     os.environ["MZ_ORDER"] = str(name)

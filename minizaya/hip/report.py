@@ -1,23 +1,27 @@
 """What a kernel costs on MI300X, read off its machine code.
 
-Registers, LDS, scratch and spills come from the metadata that the compiler writes beside the code. Occupancy follows from
-them. The predicted time is the roofline's: the slower of moving the fewest possible bytes at 4.33 TB/s (measured by others;
-the sheet says 5.3) and computing at the sheet's peak, both at ZAYA1-8B's size with 16384 tokens. A lower bound, without the
-cost of a launch. No MI300X has been at hand to compare.
+Registers, LDS, scratch and spills come from the metadata that the compiler writes beside the code. Occupancy follows
+from them. The predicted time is the roofline's: the slower of moving the fewest possible bytes at 4.33 TB/s (measured
+by others; the sheet says 5.3) and computing at the sheet's peak, both at ZAYA1-8B's size with 16384 tokens. A lower
+bound, without the cost of a launch. No MI300X has been at hand to compare. The metadata are YAML; nine numbers need no
+package to be found.
 """
 
 import re
 
+from ..native import compiler
 from . import kernel, names
-from .build import KERNELS, NoCompiler, build, compiler
+from .build import KERNELS, build
 
 BANDWIDTH = 4.33e12                       # bytes/s of HBM in practice
 PEAK = {"bf16": 1307e12, "f32": 163e12}   # FLOP/s of the matrix cores; float32 vectors have the same 163
 UNITS, SIMDS, REGISTERS, LDS, MOST_WAVES = 304, 4, 512, 65536, 8
 TOKENS = 16384
+COLUMNS = ("name", "source", "vgpr", "sgpr", "lds", "scratch", "spills", "occupancy", "mfma", "bytes", "flops",
+           "intensity", "predicted_us", "hsaco")
 
-METADATA = ("vgpr_count", "agpr_count", "sgpr_count", "vgpr_spill_count", "sgpr_spill_count", "group_segment_fixed_size",
-            "private_segment_fixed_size", "max_flat_workgroup_size", "kernarg_segment_size")
+METADATA = ("vgpr_count", "agpr_count", "sgpr_count", "vgpr_spill_count", "sgpr_spill_count",
+            "group_segment_fixed_size", "private_segment_fixed_size", "max_flat_workgroup_size", "kernarg_segment_size")
 
 
 def metadata(listing: str) -> dict[str, dict]:
@@ -59,12 +63,7 @@ def predicted_us(moved: int, flops: int, name: str, mfma: int) -> float:
 
 def rows(only: str | None = None) -> list[dict]:
     """One row for each kernel function. Without a compiler for gfx942 the numbers of the machine code are None."""
-    try:
-        compiler("gfx942")
-        able = True
-    except NoCompiler:
-        able = False
-    found = []
+    able, found = compiler.gfx942() is not None, []
     for source in [only] if only else names():
         module = kernel(source)
         functions = declared(source)
@@ -73,13 +72,14 @@ def rows(only: str | None = None) -> list[dict]:
             listing = metadata(path.with_suffix(".s").read_text())
         for name in functions:
             bytes_, flops = module.work(name, TOKENS)
-            row = dict(name=name, source=source, vgpr=None, sgpr=None, lds=None, scratch=None, spills=None, occupancy=None,
-                       mfma=None, bytes=bytes_, flops=flops, intensity=round(flops / bytes_, 2), predicted_us=None, hsaco=None)
+            row = dict.fromkeys(COLUMNS) | dict(name=name, source=source, bytes=bytes_, flops=flops,
+                                                intensity=round(flops / bytes_, 2))
             if able:
                 n = listing[name]
                 dynamic = module.dynamic_lds(name) if hasattr(module, "dynamic_lds") else 0
                 row |= dict(vgpr=n["vgpr_count"], sgpr=n["sgpr_count"], lds=n["group_segment_fixed_size"] + dynamic,
-                            scratch=n["private_segment_fixed_size"], spills=n["vgpr_spill_count"] + n["sgpr_spill_count"],
+                            scratch=n["private_segment_fixed_size"],
+                            spills=n["vgpr_spill_count"] + n["sgpr_spill_count"],
                             occupancy=occupancy(n, dynamic), mfma=n["mfma"],
                             predicted_us=round(predicted_us(bytes_, flops, name, n["mfma"]), 3), hsaco=str(path))
             found.append(row)
@@ -87,8 +87,8 @@ def rows(only: str | None = None) -> list[dict]:
 
 
 def declared(source: str) -> list[str]:
-    """The kernel functions of a source, in its order: what LAUNCHABLE names, its macros' parameters filled in. No compiler
-    is asked, so that the list can be had anywhere."""
+    """The kernel functions of a source, in its order: what LAUNCHABLE names, its macros' parameters filled in. No
+    compiler is asked, so that the list can be had anywhere."""
     text = (KERNELS / source / f"{source}.hip").read_text().replace("\\\n", " ")
     macros = {name: (re.split(r",\s*", parameters), re.findall(r"LAUNCHABLE\(([^)]*)\)", body))
               for name, parameters, body in re.findall(r"^#define (\w+)\(([^)]*)\)(.*)$", text, re.M)}

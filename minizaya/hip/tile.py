@@ -1,4 +1,4 @@
-"""One matrix instruction of MI300 by hand: which of its 64 lanes holds what, for D = A B with A (32, 8) and B (8, 32), bfloat16.
+"""One matrix instruction of MI300 by hand: which of its 64 lanes holds what. D = A B, A (32, 8), B (8, 32), bfloat16.
 
 The tables of `kernels/mfma.h` in torch, for lesson 14; `tests/lessons/test_hip_lesson.py` holds both to each other.
 """
@@ -18,7 +18,7 @@ def columns_of(b: Tensor) -> Tensor:
 
 
 def collected(acc: Tensor) -> Tensor:
-    """acc (64, 16), what each lane holds afterwards -> D (32, 32): acc[l, r] is D[8 * (r // 4) + 4 * (l // 32) + r % 4, l % 32]."""
+    """acc (64, 16) by lane -> D (32, 32): acc[l, r] is D[8 * (r // 4) + 4 * (l // 32) + r % 4, l % 32]."""
     return rearrange(acc, "(half column) (block r) -> (block half r) column", half=2, r=4)
 
 

@@ -8,20 +8,24 @@
 Three measures of a launch on global memory, all in bytes:
 
     asked    what its lanes asked for
-    moved    what travels: whole 64-byte pieces, for each wave instruction those that its lanes touch. No cache is assumed
-             between instructions, so reading a thing twice costs twice
+    moved    what travels: whole 64-byte pieces, for each wave instruction those that its lanes touch. No cache is
+             assumed between instructions, so reading a thing twice costs twice
     least    what any kernel would have to move: every byte that was touched, once
 
-LDS has 32 banks of 4 bytes. A wave instruction runs over the lanes in groups (32 lanes for 4 bytes a lane, 16 for 8, 8 for
-16); a group takes as many cycles as the fullest bank has different words to serve.
+rocprof and compute-sanitizer count as much, on a GPU; this runs on a laptop.
+
+LDS has 32 banks of 4 bytes. A wave instruction runs over the lanes in groups (32 lanes for 4 bytes a lane, 16 for 8, 8
+for 16); a group takes as many cycles as the fullest bank has different words to serve.
 """
 
 import ctypes
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -38,9 +42,9 @@ READ, WRITE, ATOMIC = range(3)
 class Trace:
     """All accesses of the launches inside one `traced()`.
 
-    events: int64 (n, 10): launch, block, thread, epoch (barriers passed), tensor (or STATIC, DYNAMIC), offset, bytes, kind,
-    instruction, turn (how often this thread has run the instruction before). shapes: (launch, tensor) -> (dtype, shape).
-    lines: instruction -> "file:line" where the debugger's tool `addr2line` is there.
+    events: int64 (n, 10): launch, block, thread, epoch (barriers passed), tensor (or STATIC, DYNAMIC), offset, bytes,
+    kind, instruction, turn (how often this thread has run the instruction before). shapes: (launch, tensor) -> (dtype,
+    shape). lines: instruction -> "file:line" where the debugger's tool `addr2line` is there.
     """
 
     wave: int = 64
@@ -54,20 +58,24 @@ class Trace:
     def column(self, name: str) -> Tensor:
         return self.events[:, self.COLUMNS.index(name)]
 
-    def where(self, **wanted) -> "Trace":
+    def part(self, keep: Tensor) -> "Trace":
+        """The accesses where bool `keep` (n,) is True."""
+        return replace(self, events=self.events[keep])
+
+    def where(self, **wanted: int) -> "Trace":
         """The part whose columns have these values, e.g. `where(launch=0, tensor=1)`."""
         keep = torch.ones(len(self.events), dtype=torch.bool)
         for name, value in wanted.items():
             keep &= self.column(name) == value
-        return Trace(self.wave, self.events[keep], self.shapes, self.kernels, self.lines)
+        return self.part(keep)
 
     @property
     def globals(self) -> "Trace":
-        return Trace(self.wave, self.events[self.column("tensor") < DYNAMIC], self.shapes, self.kernels, self.lines)
+        return self.part(self.column("tensor") < DYNAMIC)
 
     @property
     def lds(self) -> "Trace":
-        return Trace(self.wave, self.events[self.column("tensor") >= DYNAMIC], self.shapes, self.kernels, self.lines)
+        return self.part(self.column("tensor") >= DYNAMIC)
 
     def instructions(self) -> Tensor:
         """int64 (n,): a number for each access, the same for all lanes of one wave instruction."""
@@ -102,18 +110,19 @@ class Trace:
         return total
 
     def conflicts(self) -> float:
-        """Cycles that LDS takes for the accesses, over the cycles without bank conflicts. 1.0: no conflicts, or no LDS."""
+        """Cycles that LDS takes, over the cycles without bank conflicts. 1.0: no conflicts, or no LDS."""
         found = self.lds
         if not len(found.events):
             return 1.0
         size, offset, lane = found.column("bytes"), found.column("offset"), found.column("thread") % found.wave
         lanes = torch.where(size <= 4, 32, torch.where(size == 8, 16, 8))        # how many lanes are served at a time
-        number = torch.unique(together(found.instructions(), found.column("tensor"), lane // lanes), return_inverse=True)[1]
+        group = together(found.instructions(), found.column("tensor"), lane // lanes)
+        number = torch.unique(group, return_inverse=True)[1]
         words = []
         for k in range(4):                                                       # the 4-byte words of each access
             has = size > 4 * k
             words.append(number[has] * LDS_WORDS + offset[has] // 4 + k)
-        words = torch.unique(torch.cat(words))                                    # one word for several lanes is one read
+        words = torch.unique(torch.cat(words))                         # one word for several lanes is one read
         served, counts = torch.unique(words // LDS_WORDS * BANKS + words % BANKS, return_counts=True)
         worst = torch.zeros(int(number.max()) + 1, dtype=torch.int64).scatter_reduce(0, served // BANKS, counts, "amax")
         return float(worst.sum()) / len(worst)
@@ -139,8 +148,8 @@ def together(*columns: Tensor) -> Tensor:
 
 
 def pieces(addresses: Tensor, size: int) -> int:
-    """How many 64-byte pieces one wave instruction moves. addresses: int64 (lanes,), the first byte of each lane; size: bytes
-    a lane."""
+    """How many 64-byte pieces one wave instruction moves. addresses: int64 (lanes,), the first byte of each lane; size:
+    bytes a lane."""
     ends = torch.stack([addresses // PIECE, (addresses + size - 1) // PIECE])     # at most 16 bytes: two pieces at most
     return int(ends.unique().numel())
 
@@ -158,15 +167,15 @@ def touched(offset: Tensor, size: Tensor) -> int:
 class Tracer(launch.Launcher):
     """A `Launcher` that checks every access and, given a `Trace`, writes it down there.
 
-    Raises KernelError for the first access that is out of bounds or misaligned, that races with another, or that reads LDS
-    before anyone wrote it; the message names file and line.
+    Raises KernelError for the first access that is out of bounds or misaligned, that races with another, or that reads
+    LDS before anyone wrote it; the message names file and line.
     """
 
     def __init__(self, trace: Trace | None, source: str | None = None, wave: int | None = None, most: int = 20_000_000):
         super().__init__("trace", trace.wave if trace else wave, source)
         self.trace, self.most = trace, most if trace else 0
 
-    def run(self, source, kernel, grid, block, args, lds) -> None:
+    def run(self, source: str, kernel: str, grid: Sequence[int], block: int, args: Sequence, lds: int) -> None:
         self.function(source, kernel)
         path = launch.build(self.source or source, "trace", self.wave_wanted)
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
@@ -194,8 +203,8 @@ class Tracer(launch.Launcher):
             raw = (ctypes.c_int64 * (4 * found)).from_address(first.value)
             self.keep(torch.frombuffer(bytearray(raw), dtype=torch.int64).view(found, 4), number, path)
 
-    def keep(self, raw: Tensor, number: int, path) -> None:
-        """Unpacks the 32-byte records of trace.cpp: offset, instruction, block | thread, epoch | range | bytes | kind."""
+    def keep(self, raw: Tensor, number: int, path: Path) -> None:
+        """Unpacks trace.cpp's 32-byte records: offset, instruction, block | thread, epoch | range | bytes | kind."""
         half = 0xFFFFFFFF
         thread, block = raw[:, 2] >> 32 & half, raw[:, 2] & half
         columns = [torch.full_like(block, number), block, thread, raw[:, 3] & half, raw[:, 3] >> 32 & 0xFFFF, raw[:, 0],
@@ -218,7 +227,7 @@ def repeats(keys: Tensor) -> Tensor:
     return turn
 
 
-def source_lines(path, instructions: list[int]) -> dict[int, str]:
+def source_lines(path: Path, instructions: list[int]) -> dict[int, str]:
     """instruction -> "file:line", by binutils' addr2line; {} where it is missing."""
     if not instructions or not shutil.which("addr2line"):
         return {}
@@ -227,7 +236,7 @@ def source_lines(path, instructions: list[int]) -> dict[int, str]:
     return dict(zip(instructions, lines))
 
 
-def located(message: str, path) -> str:
+def located(message: str, path: Path) -> str:
     """The message with `<hex>` turned into file and line."""
     places = [int(found, 16) for found in re.findall(r"<([0-9a-f]+)>", message)]
     lines = source_lines(path, places)
@@ -235,7 +244,7 @@ def located(message: str, path) -> str:
 
 
 @contextmanager
-def traced(wave: int = 64, source: str | None = None):
+def traced(wave: int = 64, source: str | None = None) -> Iterator[Trace]:
     """`with traced() as trace:` gives a `Trace` whose `.launcher` writes down every launch made with it."""
     trace = Trace(wave)
     trace.launcher = Tracer(trace, source)
