@@ -45,8 +45,10 @@ def gfx942() -> tuple[list[str], list[str]] | None:
     if importlib.util.find_spec("ziglang"):
         zig = [sys.executable, "-m", "ziglang"]
         found.append(([*zig, "clang"], [*zig, "ld.lld"]))
-    return next(((compiler, linker) for compiler, linker in found if version(linker)
-                 and "gfx942" in said(*compiler, "--target=amdgcn-amd-amdhsa", "--print-supported-cpus")), None)
+    # trap: without -nogpulib clang first looks for ROCm's library, and tells nothing where there is none
+    asked = ["--target=amdgcn-amd-amdhsa", "-nogpulib", "--print-supported-cpus"]
+    return next(((compiler, linker) for compiler, linker in found
+                 if version(linker) and "gfx942" in said(*compiler, *asked)), None)
 
 
 def nvcc() -> list[str] | None:

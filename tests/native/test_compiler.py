@@ -25,7 +25,7 @@ def test_the_compiler_that_knows_mi300(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     for suffix, targets in (("", "gfx908"), ("-20", "gfx908 gfx942")):
         stand_in(tmp_path, f"clang++{suffix}",
-                 f'case "$*" in *supported*) echo {targets};; *) echo clang{suffix} 1.0;; esac')
+                 f'case "$*" in *-nogpulib*supported*) echo {targets};; *) echo clang{suffix} 1.0;; esac')
         stand_in(tmp_path, f"ld.lld{suffix}", "echo lld")
     assert compiler.gfx942() == (["clang++-20"], ["ld.lld-20"])
     assert doctor.examine(tmp_path)["tools"]["gfx942"] == "clang++-20: clang-20 1.0"
