@@ -59,7 +59,8 @@ def compiler(target: str) -> list[str]:
     else:
         found, wanted = compilers.cpp(), "`apt-get install g++`"
     if found is None:
-        raise NoCompiler(f"no compiler for {target}: {wanted}")
+        what = f"compiler for {target}" if target in ("gfx942", "sm_90") else "C++ compiler"
+        raise NoCompiler(f"no {what}: {wanted}")
     return found
 
 
