@@ -2,7 +2,8 @@
 
 In reading order: `build` (one source, four targets), `launch` (the same call on a CPU, an MI300X and an H100), `trace`
 (what a launch does to memory, access by access), `report` (what the machine code says of its cost), `ops` (the kernels
-as operators of torch, with gradients), `layers` (`Zaya(backend="hip")`).
+as operators of torch, with gradients), `layers` (`Zaya(backend="hip")`), `ladder` and `tile` (lesson 14's steps, and
+one matrix instruction by hand).
 """
 
 import importlib.util

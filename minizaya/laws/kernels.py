@@ -3,8 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from ..hip import KernelError, order, trace
-from ..studies import ladder, tile
+from ..hip import KernelError, ladder, order, tile, trace
 from . import strategies as draw_a
 from .core import Broken, NotAttempted, expect, law, require
 

@@ -5,8 +5,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..hip import ladder
 from ..hip.trace import BANKS, PIECE, Trace
-from ..studies import ladder
 from .style import BLUE, GREEN, GREY, ORANGE, WIDTH, styled
 
 BARS = {"asked": BLUE, "moved": ORANGE, "least": GREEN}

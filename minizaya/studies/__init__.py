@@ -11,9 +11,6 @@ A study is a module of this package with three names:
 
 The record holds the setting and, for each run, its arguments and its results. It is written after every run, so a study
 that was stopped goes on where it was; more seeds in `runs()` only add runs.
-
-Beside them stand what lessons experiment with: `ladder` and `tile` (lesson 14's kernels in five steps, and one matrix
-instruction by hand).
 """
 
 import json

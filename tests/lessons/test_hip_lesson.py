@@ -6,7 +6,7 @@ import torch
 
 from kernel_tools import assert_close, needs_compiler
 from minizaya import hip
-from minizaya.studies import ladder, tile
+from minizaya.hip import ladder, tile
 
 pytestmark = needs_compiler
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..native import compiler
-from ..hip import kernel, launcher
-from ..hip.build import KERNELS, build
-from ..hip.launch import Launcher
-from ..hip.report import BANDWIDTH, metadata
-from ..hip.trace import Trace, Tracer, traced
+from . import kernel, launcher
+from .build import KERNELS, build
+from .launch import Launcher
+from .report import BANDWIDTH, metadata
+from .trace import Trace, Tracer, traced
 
 TENSORS = ("output", "residual", "s1", "b1", "s2", "b2", "weight", "stream", "normed")   # of every step, in its order
 STEPS = ("v0", "v1", "v2", "v3", "v4")
