@@ -274,7 +274,10 @@ def test_low_precision_copies_and_leaves_the_model_alone(model):
 
 def test_replay_and_float32_operations_cure_the_mismatch():
     """The shipped reasoner, its generator in bfloat16: routing differs; with both cures it does not,
-    and k3 falls five-fold."""
+    and k3 falls.
+
+    By how much depends on the last bits of a CPU's sums, which decide the answers: seven-fold on an AMD EPYC, 4.7-fold
+    on an Intel Xeon."""
     model, tokenizer = zoo.load("nano-reasoner")
     prompts = [tokenizer.encode(p.prompt)
                for name, level in (("countdown", 3), ("falsify", 3), ("sorting", 9), ("program", 8))
@@ -290,7 +293,7 @@ def test_replay_and_float32_operations_cure_the_mismatch():
     bare = found[False, False]
     assert bare["routed"] > 0 and found[False, True]["routed"] == found[True, True]["routed"] == 0
     assert found[False, True]["k3"] < bare["k3"]
-    assert found[True, True]["k3"] < bare["k3"] / 5
+    assert found[True, True]["k3"] < bare["k3"] / 3
 
 
 def answered_by(model, prompts, stop):
