@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..arch import balance
 from ..arch.model import Zaya
 from ..train.checkpoint import latest
-from ..train.loop import Recipe, Trainer, interrupts, must_match, open_log
+from ..train.loop import Recipe, Trainer, interrupts, must_match, read_log
 from ..train.optim import decays, learning_rate
 from ..train.sources import IGNORE, Batch
 from . import sharded_state
@@ -139,13 +139,13 @@ class ParallelTrainer(Trainer):
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]
         if self.grid.rank == 0:
-            self.log_file, self.records = open_log(folder, length)
+            self.log_file, self.records = read_log(folder, length)
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, all ranks together, unless it is there or the run has no folder."""
         if self.run_folder is None or self.step == self.saved_step:
             return
         info = {"recipe": asdict(self.recipe), "tokens": self.tokens, **self.keep,
-                "log_bytes": self.log_file.tell() if self.log_file else 0, "layout": str(self.grid.layout)}
+                "log_bytes": self.log_file.stat().st_size if self.log_file else 0, "layout": str(self.grid.layout)}
         sharded_state.save(self.run_folder, self.step, self.model, self.optimizer, self.balancer, info, self.grid)
         self.saved_step = self.step

@@ -14,7 +14,6 @@ the same chances, so nothing is lost and nothing is trained on twice.
 Sources: PipelineRL (arXiv 2509.19128); ZAYA1-8B report, section IV-B.
 """
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from ..arch.model import Zaya
 from ..data.tokenizer import Tokenizer
 from ..train import checkpoint
-from ..train.loop import interrupts, open_log
+from ..train.loop import append, interrupts, read_log
 from .buffer import Shelf
 from .learner import Learner
 from .processes import GeneratorProcess, GeneratorSide, Job
@@ -49,7 +48,7 @@ class TrainerSide:
             info = checkpoint.load(newest, model, self.learner.optimizer, None)
             self.updates, self.done, length = info["step"], set(info["done"]), info["log_bytes"]
             self.learner.best_rate = info["best_rate"]
-        self.log_file, self.records = open_log(self.folder, length)
+        self.log_file, self.records = read_log(self.folder, length)
         shelf.untake(self.done)
         shelf.publish(self.updates, checkpoint.model_state(model))
 
@@ -83,12 +82,12 @@ class TrainerSide:
 
     def log(self, record: dict) -> None:
         self.records.append(record)
-        self.log_file.write(json.dumps(record).encode() + b"\n")
-        self.log_file.flush()
+        append(self.log_file, record)
 
     def save(self) -> None:
         """Checkpoint first, then the weights: the generator never sees weights that a restart would take back."""
-        info = {"done": sorted(self.done), "log_bytes": self.log_file.tell(), "best_rate": self.learner.best_rate}
+        info = {"done": sorted(self.done), "log_bytes": self.log_file.stat().st_size,
+                "best_rate": self.learner.best_rate}
         checkpoint.save(self.folder, self.updates, self.model, self.learner.optimizer, None, info | self.keep)
         self.shelf.publish(self.updates, checkpoint.model_state(self.model))
         self.shelf.forget(self.done)
@@ -115,7 +114,6 @@ def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: d
         if not shelf.lock("trainer"):
             raise ValueError(f"folder: another process trains in {folder}; wait for it, or choose another folder")
         trainer = TrainerSide(job, model, shelf, folder / "trainer", keep or {})
-        ends.callback(trainer.log_file.close)
         if processes == 1:
             while not shelf.lock("generator"):  # one that has lost its trainer is still finishing its batch
                 time.sleep(0.05)

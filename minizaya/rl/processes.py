@@ -141,6 +141,7 @@ def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder
             side.make(in_flight=True)
         else:
             time.sleep(0.02)
+    shelf.unlock()
 
 
 class GeneratorProcess:

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
@@ -181,20 +180,20 @@ class Trainer:
             checkpoint.load(newest, self.model, self.optimizer, self.balancer)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]
-        self.log_file, self.records = open_log(folder, length)
+        self.log_file, self.records = read_log(folder, length)
 
     def log(self, record: dict) -> None:
         """Keeps the record, and appends it to the log as one line of JSON."""
         self.records.append(record)
         if self.log_file is not None:
-            self.log_file.write(json.dumps(record).encode() + b"\n")
-            self.log_file.flush()
+            append(self.log_file, record)
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, unless it is there already or the run has no folder."""
         if self.run_folder is None or self.step == self.saved_step:
             return
-        info = {"recipe": asdict(self.recipe), "tokens": self.tokens, "log_bytes": self.log_file.tell(), **self.keep}
+        info = {"recipe": asdict(self.recipe), "tokens": self.tokens, "log_bytes": self.log_file.stat().st_size,
+                **self.keep}
         checkpoint.save(self.run_folder, self.step, self.model, self.optimizer, self.balancer, info)
         self.saved_step = self.step
 
@@ -209,8 +208,8 @@ def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
             raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
 
 
-def open_log(folder: Path, length: int) -> tuple[BinaryIO, list[dict]]:
-    """The log of a run, to append to, and the records in it; folder and file are made if they are not there.
+def read_log(folder: Path, length: int) -> tuple[Path, list[dict]]:
+    """The log of a run, to `append` to, and the records in it; folder and file are made if they are not there.
 
     length: bytes of it when the checkpoint was written. Lines after them belong to steps that will be done again, and
     go. Raises OSError when the folder cannot be written, ValueError when lines are missing.
@@ -218,14 +217,20 @@ def open_log(folder: Path, length: int) -> tuple[BinaryIO, list[dict]]:
     path = folder / "log.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")
+        with open(path, "ab") as file:
+            if file.tell() < length:
+                raise ValueError(f"{path} is shorter than when the newest checkpoint was written: "
+                                 f"it had {length} bytes")
+            file.truncate(length)
     except OSError as error:
         raise OSError(error.errno, f"cannot write into the run folder {folder} ({error.strerror})") from error
-    if path.stat().st_size < length:
-        raise ValueError(f"{path} is shorter than when the newest checkpoint was written: it had {length} bytes")
-    file.truncate(length)
-    file.seek(0, 2)
-    return file, [json.loads(line) for line in path.read_text().splitlines()]
+    return path, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def append(log: Path, record: dict) -> None:
+    """One line of JSON more. The file is open only for this moment, so nobody needs to close it."""
+    with open(log, "ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 @contextmanager
