@@ -5,45 +5,30 @@
 
 Reasoning is split as vLLM's `qwen3` reasoning parser does (read at commit 00a4c6a): the opening tag is often part of
 the prompt, so it may be missing; without a closing tag the output was cut off, and all of it is reasoning; when
-thinking is switched off, all of it is answer. One difference: an opening tag that comes late is plain text here. vLLM
-drops what stands before it in a whole text, and not in a stream; here the two always agree.
+thinking is switched off, all of it is answer. Two differences. An opening tag that comes late is plain text here: vLLM
+drops what stands before it in a whole text, and not in a stream; here the two always agree. And a tool call that
+begins before the closing tag is reasoning here, where vLLM takes it for the end of the reasoning.
 
-Tool calls are the released model's `zaya_xml`, one block a call, anywhere in the answer:
+Tool calls stand anywhere in the answer, one block a call, of the grammar that `calls` has. The rules:
 
-    <zyphra_tool_call>
-    <function=add>
-    <parameter=x>
-    17
-    </parameter>
-    </function>
-    </zyphra_tool_call>
+- Where no tools were offered there are no calls: all of the answer is text, tags too.
+- A block that is not exactly in the grammar is `malformed`, as written: not text, not a call, and not lost.
+- An opening tag that nothing like a call follows is one that the answer only mentions: the tag alone is malformed, and
+  the text behind it stays text. It comes when the block, another one, or the answer ends.
+- Where tools were offered, closing tags that close nothing are dropped: users report models that write them.
+- White space alone between blocks, or between a block and an end of the answer, is not text.
 
-A value that is JSON is taken as JSON, else as the string between the framing newlines. A block may also hold `{"name":
-..., "arguments": {...}}`. What is no call (a block that never ends, a nameless function) is kept in `malformed`: never
-shown as text, never executed, never an exception. Closing tags that close nothing are dropped, since users report
-models that write them. trap: a call that the token limit cut off may look complete but for its last argument.
-
-The parser is ours, since vLLM's comes with the whole of vLLM.
+trap: a call that the token limit cut off may look complete but for its last argument; without its closing tags it is
+malformed. The parser is ours, since vLLM's comes with the whole of vLLM. It never raises.
 """
 
-import json
-import math
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .calls import BLANK, CALL, ORPHANS, UNCALL, ToolCall, read_call, write_call
+
+__all__ = ["CALL", "UNCALL", "Reader", "Reply", "ToolCall", "parse", "write_call"]
 THINK, UNTHINK = "<think>", "</think>"
-CALL, UNCALL = "<zyphra_tool_call>", "</zyphra_tool_call>"
-RESPONSE, UNRESPONSE = "<zyphra_tool_response>", "</zyphra_tool_response>"  # around a tool's answer, in a prompt
-ORPHANS = (UNCALL, "</function>", "</parameter>")
-NEVER_BARE = (*ORPHANS, "<parameter=", CALL, THINK, UNTHINK)
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """One call: a function's name, and its arguments by name (JSON values)."""
-
-    name: str
-    arguments: dict
 
 
 @dataclass
@@ -66,9 +51,9 @@ class Reply:
         self.malformed += other.malformed
 
 
-def parse(text: str, thinking: bool = True) -> Reply:
-    """A whole output taken apart. Never raises for any string."""
-    reader = Reader(thinking)
+def parse(text: str, thinking: bool = True, tools: Sequence[dict] | None = None) -> Reply:
+    """A whole output taken apart. Never raises for any string. thinking, tools: see `Reader`."""
+    reader = Reader(thinking, tools)
     reply = reader.feed(text)
     reply.add(reader.finish())
     return reply
@@ -81,11 +66,15 @@ class Reader:
 
     Args:
         thinking: False when the prompt switched thinking off: then everything is answer.
+        tools: those that the request offered, in OpenAI's form, checked; empty: none, so there are no calls. None:
+            there is no request; any function may be called, and values are JSON where they can be.
     """
 
-    def __init__(self, thinking: bool = True):
+    def __init__(self, thinking: bool = True, tools: Sequence[dict] | None = None):
         self.part = "start" if thinking else "content"   # then "reasoning", "content", "call"
         self.held = ""
+        self.tools, self.offered = tools, tools is None or len(tools) > 0
+        self.blank, self.spoken, self.blocks = "", False, False  # of the text since the last block; any block yet?
 
     def feed(self, chunk: str) -> Reply:
         """What is certain after this chunk."""
@@ -97,10 +86,19 @@ class Reader:
 
     def finish(self) -> Reply:
         """What was still held back: the stream is over."""
+        new = Reply()
+        if self.part == "call" and is_prose(self.held):
+            self.only_mentioned(new)
+            new.add(self.feed(""))
         held, self.held = self.held, ""
         if self.part == "call":
-            return Reply(malformed=[CALL + held])
-        return Reply(content=held) if self.part == "content" else Reply(reasoning=held)
+            new.malformed.append(CALL + held)
+        elif self.part == "content":
+            self.say(held, new)
+            new.content += "" if self.blocks else self.blank
+        else:
+            new.reasoning += held
+        return new
 
     # ---- each reads from `held` into `new`; True: the part has changed or a tag was passed, read on ------------------
 
@@ -121,23 +119,45 @@ class Reader:
         return bool(tag)
 
     def read_content(self, new: Reply) -> bool:
-        before, tag = self.until((CALL, *ORPHANS))
-        new.content += before
+        before, tag = self.until((CALL, *ORPHANS) if self.offered else ())
+        self.say(before, new)
         if tag == CALL:
             self.part = "call"
         return bool(tag)
 
     def read_call(self, new: Reply) -> bool:
         body, close, rest = self.held.partition(UNCALL)
+        before, again, _ = body.partition(CALL)
+        if again and is_prose(before):
+            self.only_mentioned(new)
+            return True
         if not close:
             return False
-        call = read_call(body)
+        call = read_call(body, self.tools)
         if call is None:
             new.malformed.append(CALL + body + UNCALL)
         else:
             new.calls.append(call)
-        self.held, self.part = rest, "content"
+        self.held = rest
+        self.end_block()
         return True
+
+    # ---- what they share ---------------------------------------------------------------------------------------------
+
+    def only_mentioned(self, new: Reply) -> None:
+        """The opening tag just passed opens nothing."""
+        new.malformed.append(CALL)
+        self.end_block()
+
+    def end_block(self) -> None:
+        self.part, self.blank, self.spoken, self.blocks = "content", "", False, True
+
+    def say(self, text: str, new: Reply) -> None:
+        """Text of the answer. White space waits for other text beside it."""
+        self.blank += text
+        if self.spoken or self.blank.strip(BLANK):
+            new.content += self.blank
+            self.blank, self.spoken = "", True
 
     def until(self, tags: tuple[str, ...]) -> tuple[str, str]:
         """Takes the text before the first tag, and the tag; without a tag, the text that can belong to none, and ""."""
@@ -146,66 +166,13 @@ class Reader:
             place, tag = min(places)
             before, self.held = self.held[:place], self.held[place + len(tag):]
             return before, tag
-        longest = max(map(len, tags)) - 1
-        sure = next(place for place in range(max(0, len(self.held) - longest), len(self.held) + 1)
-                    if any(tag.startswith(self.held[place:]) for tag in tags))
+        longest = max(map(len, tags), default=1) - 1
+        sure = next((place for place in range(max(0, len(self.held) - longest), len(self.held))
+                     if any(tag.startswith(self.held[place:]) for tag in tags)), len(self.held))
         before, self.held = self.held[:sure], self.held[sure:]
         return before, ""
 
 
-def read_call(body: str) -> ToolCall | None:
-    """What stands between the tags of a block, as a call; None if it is none. Never raises."""
-    function = re.fullmatch(r"\s*<function=([^<>\n]+)>(.*)", body, flags=re.DOTALL)
-    if function is None:
-        given = json_or_none(body)
-        if isinstance(given, dict) and isinstance(given.get("name"), str) and isinstance(given.get("arguments"), dict):
-            return ToolCall(given["name"], given["arguments"])
-        return None
-    inside = function[2].rpartition("</function>")
-    # an argument that was never closed ends where the next one begins
-    pieces = re.split(r"<parameter=([^<>\n]+)>", inside[0] or inside[2])
-    values = (piece.partition("</parameter>")[0] for piece in pieces[2::2])
-    return ToolCall(function[1].strip(), {name.strip(): value_of(value) for name, value in zip(pieces[1::2], values)})
-
-
-def value_of(written: str) -> object:
-    """An argument: without its framing newlines; JSON if it is JSON, else the string."""
-    inner = written.removeprefix("\n").removesuffix("\n")
-    given = json_or_none(inner)
-    return inner if given is None and inner.strip() != "null" else given
-
-
-def write_call(call: ToolCall) -> str:
-    """A call as the model writes it: `parse` gives it back.
-
-    Where a name would break the form, the block holds JSON. A string is written as it is, unless it would be read as
-    JSON or holds a tag.
-    """
-    if not all(re.fullmatch(r"[^<>\n]+", name) and name == name.strip() for name in (call.name, *call.arguments)):
-        return f"{CALL}\n{without_tags({'name': call.name, 'arguments': call.arguments})}\n{UNCALL}"
-    written = f"{CALL}\n<function={call.name}>\n"
-    for name, value in call.arguments.items():
-        plain = isinstance(value, str) and value_of(value) == value and not any(tag in value for tag in NEVER_BARE)
-        written += f"<parameter={name}>\n{value if plain else without_tags(value)}\n</parameter>\n"
-    return f"{written}</function>\n{UNCALL}"
-
-
-def without_tags(value: object) -> str:
-    """JSON in which no tag can stand: "<" is written by its number."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
-
-
-def json_or_none(text: str) -> object:
-    """The JSON value in `text`; None if it is not JSON.
-
-    trap: Python's json reads NaN, Infinity and 1e999, and JSON lacks the first two and cannot write the third again.
-    """
-    def finite(written: str) -> float:
-        if not math.isfinite(float(written)):
-            raise ValueError(written)
-        return float(written)
-
-    try:
-        return json.loads(text, parse_constant=finite, parse_float=finite)
-    except (ValueError, RecursionError):
-        return None
+def is_prose(text: str) -> bool:
+    """Is what follows an opening tag no call, however it goes on?"""
+    return text.lstrip(BLANK)[:1] not in ("", "<", "{")
