@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--int8 and --dtype go with --weights: a run's checkpoint is loaded as it was trained")
         model, tokenizer = sharded_checkpoint.load_model(args.checkpoint)
     stop = {tokenizer.eos_id, *tokenizer.encode(args.stop)}
+    if args.weights:
+        stop |= set(template.end_tokens(args.weights, model.config.vocab_size))
     if args.weights and not args.raw:
         form = ChatFormat(tokenizer, template.beside(args.weights))
         prompt = form.prompt([{"role": "user", "content": args.prompt}])

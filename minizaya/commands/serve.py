@@ -63,11 +63,11 @@ def run(args: argparse.Namespace) -> int:
     if args.weights:
         args.model = Path(args.weights).resolve().name
         model, tokenizer = open_weights(args.weights, args.dtype, args.int8)
-        own = template.beside(args.weights)
+        own, ends = template.beside(args.weights), template.end_tokens(args.weights, model.config.vocab_size)
     else:
         model, tokenizer = zoo.open_model(args.model)
-        own = None
-    form = ChatFormat(tokenizer, own) if args.format == "chat" else TaskFormat(tokenizer)
+        own, ends = None, ()
+    form = ChatFormat(tokenizer, own, ends) if args.format == "chat" else TaskFormat(tokenizer)
     try:
         service = Service(model, tokenizer, args.slots, args.size)
     except MemoryError as error:

@@ -6,6 +6,7 @@ trap: the package turns "<bos>" in a text into the control token, whoever wrote 
 Here `encode` breaks such a text in two, so that it stays text.
 """
 
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -89,6 +90,21 @@ class HFTokenizer(Tokenizer):
         found = self.text_of.keys() & set(ids) - {self.unk_id}   # <unk> is how some files write a rare character
         if found:
             raise ValueError(f"text: the file reads a part of it as {self.text_of[min(found)]}, a control token")
+        return ids
+
+    def encode_written(self, text: str, tags: re.Pattern) -> list[int]:
+        """Ids of a text whose control tokens are those that `tags` finds in it, and no others.
+
+        Raises ValueError where the file makes others of it.
+        """
+        ids = self._ids(text)
+        meant = [self.inner.token_to_id(tag) for tag in tags.findall(text)]
+        controls = (self.text_of.keys() | set(meant)) - {self.unk_id, None}
+        found, meant = ([i for i in own if i in controls] for own in (ids, meant))
+        if found != meant:
+            odd = [self.inner.id_to_token(i) for i in found if found.count(i) > meant.count(i)]
+            raise ValueError(f"text: the file reads a part of it as {odd[0]}, a control token" if odd else
+                             "text: the file does not read its control tokens one by one")
         return ids
 
     def _decode_ordinary(self, ids: list[int]) -> str:

@@ -14,6 +14,8 @@ Gemma's would add <eos>, which ends the answer before it begins. So nothing is a
 
 As in `data.chat`, a control token that a message, a tool or an argument spells out stays plain text: a mark cuts it in
 two before the template sees it, and text is encoded from mark to mark. Only an assistant's think tags are left whole.
+The rule for what comes out: its control tokens are those that the template wrote, letter for letter, and no others. A
+tokenizer may make more of them, by normalising (NFKC turns other letters into <bos>): such a text is refused.
 `transformers` has `apply_chat_template`, which lets what a user types become a control token; so this is ours.
 """
 
@@ -25,7 +27,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .chat import CLOSE, OPEN
@@ -50,7 +55,7 @@ class Template:
                              f"pip install -U jinja2")
         # as in transformers: a line that holds only a block leaves no trace
         room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                             extensions=["jinja2.ext.loopcontrols"])
+                                             extensions=["jinja2.ext.loopcontrols", Generation])
         room.filters["tojson"] = tojson  # Jinja's own writes < as \u003c, for web pages
         room.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
         self.bos, self.eos = bos, eos
@@ -118,14 +123,34 @@ def beside(folder: str | Path) -> Template | None:
     return Template(text, bos, eos)
 
 
+def end_tokens(folder: str | Path, vocabulary: int) -> tuple[int, ...]:
+    """The ids that end an answer: all that config.json and generation_config.json name; () where they name none.
+
+    A file may give one id, a list, or null. An id beyond a vocabulary of this size is left out: no model of that size
+    writes it. Raises ValueError for a file that cannot be read, and for what is no id.
+    """
+    found = []
+    for file in (Path(folder) / "config.json", Path(folder) / "generation_config.json"):
+        try:
+            ends = json.loads(file.read_text("utf-8")).get("eos_token_id") if file.is_file() else None
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file} cannot be read: {said(error)}") from None
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        for end in ends:
+            if not isinstance(end, int) or isinstance(end, bool) or end < 0:
+                raise ValueError(f"{file}: eos_token_id must be an id, a list of ids, or null, got {end!r:.80}")
+        found += [end for end in ends if end < vocabulary]
+    return tuple(dict.fromkeys(found))
+
+
 # ---- from text to tokens ---------------------------------------------------------------------------------------------
 
 
 def control_tokens(tokenizer: Tokenizer) -> re.Pattern:
-    """Matches whatever the tokenizer would read as a control token, the longest first."""
+    """Matches whatever the tokenizer would read as a control token, by our name or its own, the longest first."""
     names = {*tokenizer.special_ids, *TOOL_TAGS}
     if isinstance(tokenizer, HFTokenizer):
-        names |= {token.content for token in tokenizer.inner.get_added_tokens_decoder().values() if token.special}
+        names |= {tokenizer.inner.id_to_token(i) for i in tokenizer.text_of}
     return any_of(names)
 
 
@@ -147,15 +172,22 @@ def marked_messages(messages: Sequence[dict], tags: re.Pattern) -> list[dict]:
 def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
     """Tokens of a rendered text; its control tokens are tokens, those with a mark are not."""
     if isinstance(tokenizer, HFTokenizer):  # its `encode` knows our special tokens only, and not the tool tags
-        try:
-            return [i for piece in text.split(MARK)
-                    for i in tokenizer.inner.encode(piece, add_special_tokens=False).ids]
-        except (TypeError, UnicodeEncodeError):
-            raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
+        tags = control_tokens(tokenizer)
+        return [i for piece in text.split(MARK) for i in tokenizer.encode_written(piece, tags)]
     return [i for piece in text.split(MARK) for i in tokenizer.encode(piece, allow_special=True)]
 
 
 # ---- what a template may call ----------------------------------------------------------------------------------------
+
+
+class Generation(Extension):
+    """{% generation %} ... {% endgeneration %}: what an assistant wrote, marked for training. Here: what it holds."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration", ), drop_needle=True), lineno=line)
 
 
 def raise_exception(message: str) -> None:

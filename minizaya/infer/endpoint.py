@@ -12,7 +12,9 @@ The budget goes out as `max_tokens` and covers thinking and answer together. A s
 sends it as `reasoning_content` (or `reasoning`); the trace is put together again as <think>reasoning</think>answer, and
 a trace that was cut off while thinking stays open.
 
-Servers fail: requests are repeated with growing pauses, a trace that still fails is None, and the others go on. Ours,
+Servers fail: requests are repeated with growing pauses, a trace that still fails is None, and the others go on. So it
+is with whatever comes back: an answer of another form is tried again, an error document counts as one whatever the
+status, and a text that the tokenizer cannot read fails alone. Only a server that refuses key or name ends a call. Ours,
 and not the `openai` client: its pauses end at 8 s, it gives up where a server asks for more than two minutes, and it
 takes a page that is not JSON for an answer; under tries of our own it would save three lines.
 """
@@ -21,15 +23,24 @@ import hashlib
 import json
 import os
 import random
+import reprlib
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..data.tokenizer_base import Tokenizer
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 WRONG_REQUEST = (401, 403, 404)  # key, right or name are wrong: so they are for every other request, too
 WORTH_ANOTHER_TRY = (408, 409, 425, 429)
@@ -83,19 +94,27 @@ class Endpoint:
             requests.append(self.request(text, max_new_tokens, self.copies[text]))
             self.copies[text] += 1
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self.answer, request) for request in requests]
+            futures = [pool.submit(self.trace, request) for request in requests]
             try:
-                texts = [future.result() for future in futures]
+                traces = [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return [None if text is None else self.tokenizer.encode(text)[-max_new_tokens:] for text in texts]
+        return [None if trace is None else trace[-max_new_tokens:] for trace in traces]
 
     def request(self, text: str, max_new_tokens: int, copy: int) -> dict:
         """What is sent. Its seed tells copies apart, so the request as a whole is the key of the run file."""
         digest = hashlib.sha256(f"{self.seed}/{copy}/{text}".encode()).digest()
         return {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": max_new_tokens,
                 "temperature": self.temperature, "top_p": self.top_p, "seed": int.from_bytes(digest[:4], "big") >> 1}
+
+    def trace(self, request: dict) -> list[int] | None:
+        """One request's trace; None where the request failed for good, or says what our tokenizer cannot read."""
+        text = self.answer(request)
+        try:
+            return None if text is None else self.tokenizer.encode(text)
+        except ValueError as error:
+            return self.give_up(f"the tokenizer cannot read the answer: {error}")
 
     def answer(self, request: dict) -> str | None:
         """One request's trace as text: from the run file, or from the server in as many tries as allowed."""
@@ -104,21 +123,20 @@ class Endpoint:
             self.count("reused")
             return self.run_file.texts[key]
         self.count("sent")
+        words = ""
         for attempt in range(self.retries + 1):
             wait = min(60.0, self.pause * 2**attempt) * random.uniform(0.5, 1.5)
             try:
                 text = self.post(request)
-            except urllib.error.HTTPError as error:
-                with error:
-                    said = error.read(2000).decode("utf-8", "replace").strip() or error.reason
-                words = f"HTTP {error.code}: {said}"
-                if error.code in WRONG_REQUEST:
-                    kind = LookupError if error.code == 404 else PermissionError
+            except Refused as error:
+                words = str(error)
+                if error.status in WRONG_REQUEST:
+                    kind = LookupError if error.status == 404 else PermissionError
                     raise kind(f"{self.url} answered {words}") from None
-                if error.code < 500 and error.code not in WORTH_ANOTHER_TRY:
+                if error.status < 500 and error.status not in WORTH_ANOTHER_TRY:
                     break
-                wait = retry_after(error.headers.get("Retry-After"), wait)
-            except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
+                wait = retry_after(error.wait, wait)
+            except (OSError, ValueError) as error:
                 words = f"{type(error).__name__}: {error}"   # no connection, a broken one, or an answer that is none
             else:
                 if self.run_file is not None:
@@ -127,67 +145,133 @@ class Endpoint:
             if attempt < self.retries:
                 self.count("repeated")
                 time.sleep(wait)
+        return self.give_up(words)
+
+    def give_up(self, words: str) -> None:
         self.count("failed")
         with self.lock:
             self.errors.append(words)
-        return None
 
     def post(self, request: dict) -> str:
-        """Sends one request, returns the trace as text. Raises what urllib raises, or on an answer of another form."""
+        """Sends one request, returns the trace as text.
+
+        Raises `Refused`, OSError for a connection that fails, ValueError for an answer of another form.
+        """
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         message = urllib.request.Request(self.url, json.dumps(request).encode(), headers)
         try:
             with urllib.request.urlopen(message, timeout=self.timeout) as response:
-                choice = json.loads(response.read())["choices"][0]
-        except urllib.error.HTTPError:
-            raise
+                document = json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                said = read_some(error) or error.reason
+            raise Refused(error.code, f"HTTP {error.code}: {said}", error.headers.get("Retry-After")) from None
         except Exception as error:  # http.client has a dozen kinds of broken connection
             raise OSError(f"{type(error).__name__}: {error}") from error
-        reply = choice["message"]
-        content = reply.get("content") or ""
-        reasoning = reply.get("reasoning_content") or reply.get("reasoning") or ""
-        if not isinstance(content, str) or not isinstance(reasoning, str):
-            raise TypeError("content and reasoning must be text")
-        if not reasoning:
-            return content
-        done = content or choice.get("finish_reason") == "stop"
-        return f"<think>{reasoning}</think>{content}" if done else f"<think>{reasoning}"
+        return trace_of(document)
 
     def count(self, name: str) -> None:
         with self.lock:
             setattr(self, name, getattr(self, name) + 1)
 
 
+class Refused(Exception):
+    """The server's own word that it will not answer. status: HTTP's, or the like; wait: what Retry-After says."""
+
+    def __init__(self, status: int, words: str, wait: str | None = None):
+        super().__init__(words)
+        self.status, self.wait = status, wait
+
+
+def read_some(error: urllib.error.HTTPError) -> str:
+    """The beginning of what an error says; "" where the connection breaks meanwhile."""
+    try:
+        return error.read(2000).decode("utf-8", "replace").strip()
+    except Exception:  # as in `post`
+        return ""
+
+
+def trace_of(document: object) -> str:
+    """The trace in an answer's document: reasoning and content put together again.
+
+    Raises `Refused` for an error document, which some servers send with status 200: its code counts as the status, and
+    without one it is not tried again. ValueError naming what is not of the form.
+    """
+    if isinstance(document, dict) and document.get("error"):
+        error = document["error"]
+        code = error.get("code") if isinstance(error, dict) else None
+        known = isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600
+        raise Refused(code if known else 400, f"an error: {str(error)[:2000]}")
+    choices = document.get("choices") if isinstance(document, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise ValueError(f"an answer must hold choices[0].message, an object, got {reprlib.repr(document)}")
+    content = text_of(message.get("content"))
+    reasoning = text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
+    if not reasoning:
+        return content
+    done = content or choice.get("finish_reason") == "stop"
+    return f"<think>{reasoning}</think>{content}" if done else f"<think>{reasoning}"
+
+
+def text_of(said: object) -> str:
+    """A text, which servers also send as null or as a list of text parts. Raises ValueError for anything else."""
+    if said is None:
+        return ""
+    parts = said if isinstance(said, list) else [{"type": "text", "text": said}]
+    if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+               for part in parts):
+        raise ValueError(f"content and reasoning must be text, null, or a list of text parts, got {reprlib.repr(said)}")
+    return "".join(part["text"] for part in parts)
+
+
 class RunFile:
     """Finished requests on disk: a line {"key", "text"} each, synced before it counts as done.
 
-    A torn last line, from a run that was killed, is cut off. Raises ValueError for any other damage.
+    It is open only while it is read or written, and locked meanwhile (not on Windows), so several processes may share
+    one: each learns at its own `append` what the others have finished. A torn last line, from a run that was killed, is
+    cut off. Raises ValueError for any other damage.
     """
 
     def __init__(self, path: Path):
         self.path, self.lock, self.texts = path, threading.Lock(), {}
+        self.read = self.lines = 0  # bytes and lines of the file that have been taken in
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as file:
-            file.seek(0)
+        with self.opened():
+            pass
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The file, locked, with all of it taken in: it ends with a whole line."""
+        with open(self.path, "ab+") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+            file.seek(self.read)
             content = file.read()
             whole = content[: content.rfind(b"\n") + 1]
-            for number, line in enumerate(whole.splitlines(), start=1):
+            for line in whole.splitlines():
+                self.lines += 1
                 try:
                     entry = json.loads(line)
                     self.texts[str(entry["key"])] = str(entry["text"])
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"run_file {path} is damaged in line {number}: {error}") from error
-            file.truncate(len(whole))
+                    raise ValueError(f"run_file {self.path} is damaged in line {self.lines}: {error}") from error
+            self.read += len(whole)
+            if len(whole) < len(content):
+                file.truncate(self.read)
+            yield file
 
     def append(self, key: str, text: str) -> None:
         """Keeps one finished request; waits until the disk has it."""
-        with self.lock, open(self.path, "ab") as file:
-            file.write(json.dumps({"key": key, "text": text}).encode() + b"\n")
+        with self.lock, self.opened() as file:
+            line = json.dumps({"key": key, "text": text}).encode() + b"\n"
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-            self.texts[key] = text
+            self.texts[key], self.read, self.lines = text, self.read + len(line), self.lines + 1
 
 
 def retry_after(header: str | None, otherwise: float) -> float:

@@ -12,6 +12,9 @@ answer ("continuous batching"). Decoding one sequence reads all weights for one 
 
 A request's tokens depend on its prompt, settings and seed, not on its company (up to rounding): it has a stream of
 random numbers of its own. `generate_reference` is the definition, and the engine equals it token for token.
+
+One request's trouble ends that request: where the model gives it no finite logits, its finish is "error", its slot is
+wiped and freed, and the others go on. An exception out of `step` is trouble of the whole engine.
 """
 
 from collections import deque
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from ..arch.model import Zaya
 from .generate import answering, check_request, left_pad
-from .sample import choose, keep_mask, streams
+from .sample import choose, keep_mask, streams, tempered
 from .slots import SlotCache
 
 
@@ -32,7 +35,8 @@ from .slots import SlotCache
 class Completion:
     """What became of a request.
 
-    tokens: the new ones; the stop token is the last, if there was one. finish: "stop", "length" or "cancelled".
+    tokens: the new ones; the stop token is the last, if there was one. finish: "stop", "length", "cancelled", or
+    "error" where the next token's logits held NaN, +inf, or nothing finite.
     logprobs: float per new token, the log-probability with which it was drawn, in float64: log softmax(logits /
     temperature) over what top-p and min-p kept (at temperature 0: over all, of the logits themselves); or None. kept:
     bool (new tokens, vocab), what top-p and min-p kept, or None without a filter. routes: int16 (prompt + new tokens,
@@ -57,6 +61,7 @@ class Request:
     stop: frozenset[int]
     stream: Random
     record: bool
+    broken: bool = False
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routes: list[Tensor] = field(default_factory=list)
@@ -130,15 +135,22 @@ class Engine:
         return self.done.pop(number)
 
     def step(self) -> list[tuple[int, int]]:
-        """One token of every sequence at work. Returns (request number, token) pairs, in the order of the slots."""
+        """One token of every sequence at work. Returns (request number, token) pairs, in the order of the slots.
+
+        A request that ends with "error" has no pair; it is in `done`.
+        """
         with answering(self.model):
-            written = self.join()
-            old = len(self.active) - len(written)  # what has just joined has had its token
+            old = len(self.active)
+            written = self.join()  # what has just joined has had its token
             if old:
                 written = self.decode(old) + written
         for slot in range(len(self.active) - 1, -1, -1):  # from the end: `free` moves the last one
             request = self.active[slot]
-            if request.tokens[-1] in request.stop or len(request.tokens) == request.room:
+            if request.broken:
+                self.cache.wipe(slot)
+                self.finish(request, "error")
+                self.free(slot)
+            elif request.tokens[-1] in request.stop or len(request.tokens) == request.room:
                 self.finish(request, "stop" if request.tokens[-1] in request.stop else "length")
                 self.free(slot)
         return written
@@ -177,9 +189,11 @@ class Engine:
         return self.choose(requests, out.logits[:, 0])
 
     def choose(self, requests: list[Request], logits: Tensor) -> list[tuple[int, int]]:
-        """The next token of each request, those with the same settings together."""
-        for settings in {request.settings: None for request in requests}:
-            rows = [i for i, request in enumerate(requests) if request.settings == settings]
+        """The next token of each request that has one, those with the same settings together."""
+        for request, finite in zip(requests, logits.amax(-1).isfinite().tolist()):
+            request.broken = not finite
+        for settings in {request.settings: None for request in requests if not request.broken}:
+            rows = [i for i, request in enumerate(requests) if request.settings == settings and not request.broken]
             own = logits if len(rows) == len(requests) else logits[rows]
             uniforms = None
             if settings[0] > 0:
@@ -189,14 +203,14 @@ class Engine:
             for i, token in zip(rows, chosen.tolist()):
                 requests[i].tokens.append(token)
             self.note([requests[i] for i in rows], own, *settings)
-        return [(request.number, request.tokens[-1]) for request in requests]
+        return [(request.number, request.tokens[-1]) for request in requests if not request.broken]
 
     def note(self, requests: list[Request], logits: Tensor, temperature: float, top_p: float, min_p: float) -> None:
         """Records the log-probability of each request's newest token, and what else was kept, where it is wanted."""
         rows = [i for i, request in enumerate(requests) if request.record]
         if not rows:
             return
-        logits, filters = logits[rows].double() / (temperature or 1.0), temperature > 0 and (top_p < 1 or min_p > 0)
+        logits, filters = tempered(logits[rows], temperature or 1.0), temperature > 0 and (top_p < 1 or min_p > 0)
         if filters:
             kept = keep_mask(logits.softmax(-1), top_p, min_p)
             logits = logits.masked_fill(~kept, float("-inf"))
@@ -226,10 +240,18 @@ class Engine:
 
 def engine_generate(engine: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
                     top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0) -> list[list[int]]:
-    """`generate`, run by an engine: the same tokens. Raises ValueError as `generate` and `Engine.submit` do."""
+    """`generate`, run by an engine: the same tokens. Raises ValueError as `generate` and `Engine.submit` do.
+
+    Unlike `generate` it writes every other answer to its end before it raises for one without finite logits.
+    """
     prompts, stop = check_request(engine.model, prompts, max_new_tokens, temperature, top_p, min_p, stop, seed)
     numbers = [engine.queue(prompt, max_new_tokens, (temperature, top_p, min_p), stop, stream)
                for prompt, stream in zip(prompts, streams(prompts, seed))]
     while not all(number in engine.done for number in numbers):
         engine.step()
-    return [engine.take(number).tokens for number in numbers]
+    done = [engine.take(number) for number in numbers]
+    for i, completion in enumerate(done):
+        if completion.finish == "error":
+            raise ValueError(f"prompts[{i}]: logits must hold no NaN and no +inf, and a finite value; "
+                             f"they did not after {len(completion.tokens)} new tokens")
+    return [completion.tokens for completion in done]

@@ -13,6 +13,7 @@ and draw from one stream of random numbers for the whole batch.
 
 import hashlib
 import random
+import sys
 from collections import Counter
 
 import torch
@@ -23,10 +24,10 @@ from torch import Tensor
 def check_sampling(temperature: float, top_p: float, min_p: float) -> None:
     """Raises ValueError unless 0 <= temperature < inf, 0 < top_p <= 1 and 0 <= min_p <= 1."""
     for name, value in (("temperature", temperature), ("top_p", top_p), ("min_p", min_p)):
-        if not isinstance(value, (int, float)):
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ValueError(f"{name} must be a number, got {value!r}")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be finite and >= 0 (0 is greedy), got {temperature!r}")
+    if not 0 <= temperature <= sys.float_info.max:  # trap: a Python integer may be finite, and no float
+        raise ValueError(f"temperature must be finite and >= 0 (0 is greedy), got {temperature!r:.80}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1] (1 keeps every token), got {top_p!r}")
     if not 0 <= min_p <= 1:
@@ -34,12 +35,17 @@ def check_sampling(temperature: float, top_p: float, min_p: float) -> None:
 
 
 def probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / temperature): (n, v), any float type -> (n, v) float64. temperature > 0.
+    """softmax(logits / temperature): (n, v), any float type -> (n, v) float64. temperature > 0."""
+    return tempered(logits, temperature).softmax(-1)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature, shifted so that the largest of each row is 0: (n, v), any float type -> (n, v) float64.
 
     trap: subtract the maximum before dividing. A tiny temperature would otherwise make inf - inf.
     """
     logits = logits.double()
-    return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
 def top_p_mask(probs: Tensor, top_p: float) -> Tensor:

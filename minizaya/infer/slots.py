@@ -108,6 +108,13 @@ class SlotCache(Cache):
         self.batch -= 1
         self.measure()
 
+    def wipe(self, slot: int) -> None:
+        """Zeros in a slot that held NaN or infinity: the next sequence there would multiply them by its zeros."""
+        for layer, room in enumerate(self.kv):
+            room[:, slot] = 0
+            self.all_columns[layer][slot] = 0
+            self.all_delayed[layer][slot] = 0
+
     def step(self) -> None:
         """One token a sequence has been taken in."""
         self.stored[: self.batch] += 1

@@ -32,7 +32,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0, kep
         (...,). Minus infinity where a token was not kept.
     """
     wide = logits.double() if logits.dtype == torch.float64 else logits.float()
-    wide = wide / temperature
+    least = torch.finfo(wide.dtype).tiny  # trap: a smaller temperature is zero in float32, and 0 / 0 is NaN
+    wide = (wide - wide.amax(-1, keepdim=True).detach()) / max(temperature, least)  # the other way round: inf - inf
     if kept is not None:
         wide = wide.masked_fill(~kept, float("-inf"))
     return wide.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)

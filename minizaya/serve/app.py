@@ -171,20 +171,27 @@ class Chat(Handler):
         with self.asking([request.prompt] * request.n, request.room, request) as answers:
             for i, answer in enumerate(answers):
                 telling = Telling(answer, self.server.form, request, self.watch)
-                reply = read_text(self.server.form, "".join(telling), request.thinking)
+                reply = read_text(self.server.form, "".join(telling), request.thinking, request.tools)
                 choices.append(protocol.choice_of(i, reply, telling.finish))
                 written += telling.count
         return protocol.completion(self.server.name, choices, protocol.usage_of(len(request.prompt), written))
 
     def rsa(self, request: protocol.Request) -> dict:
         """Markovian RSA: every round's traces are decoded together with everybody else's."""
-        def ask(prompts: list[list[int]], room: int) -> list[list[int]]:
+        def ask(prompts: list[list[int]], room: int) -> list[list[int] | None]:
             with self.asking(prompts, room, request) as answers:
-                return [list(answer.read(self.watch)) for answer in answers]
+                return [self.trace(answer) for answer in answers]
 
         reply, finish, written = protocol.answer_by_rsa(request, self.server.form, ask)
         usage = protocol.usage_of(len(request.prompt), written)
         return protocol.completion(self.server.name, [protocol.choice_of(0, reply, finish)], usage)
+
+    def trace(self, answer: Answer) -> list[int] | None:
+        """All of an answer; None for one that broke: the others go on."""
+        try:
+            return list(answer.read(self.watch))
+        except RuntimeError:
+            return None
 
     def stream(self, request: protocol.Request) -> None:
         """Server-sent events, a piece as soon as it is certain. One choice after the other where there are several."""
@@ -195,13 +202,13 @@ class Chat(Handler):
             self.request.connection.stream.set_nodelay(True)  # trap: else pieces wait for the client's word
             try:
                 for i, answer in enumerate(answers):
-                    reader, calls = self.server.form.reader(request.thinking), 0
+                    reader, calls = self.server.form.reader(request.thinking, request.tools), 0
                     telling = Telling(answer, self.server.form, request, self.watch)
                     self.event(chunk(i, {"role": "assistant", "content": ""}))
                     for piece in telling:
                         calls = self.pieces(chunk, i, reader.feed(piece), calls)
                     calls = self.pieces(chunk, i, reader.finish(), calls)
-                    self.event(chunk(i, {}, "tool_calls" if calls else telling.finish))
+                    self.event(chunk(i, {}, protocol.reason(telling.finish, calls > 0)))
                     written += telling.count
                 if request.usage:
                     self.event(chunk(usage=protocol.usage_of(len(request.prompt), written)))
@@ -217,13 +224,15 @@ class Chat(Handler):
         asyncio.run_coroutine_threadsafe(self.send(f"data: {data}\n\n".encode()), self.loop).result()
 
     def pieces(self, chunk: Callable[..., dict], i: int, reply: Reply, calls: int) -> int:
-        """Sends what is new of choice i; returns how many of its calls have been sent."""
+        """Sends what is new of choice i, malformed blocks too; returns how many of its calls have been sent."""
         for key, text in (("reasoning_content", reply.reasoning), ("content", reply.content)):
             if text:
                 self.event(chunk(i, {key: text}))
         for call in reply.calls:
             self.event(chunk(i, {"tool_calls": [protocol.call_of(calls, call)]}))
             calls += 1
+        if reply.malformed:
+            self.event(chunk(i, {"malformed_tool_calls": reply.malformed}))
         return calls
 
     @contextmanager

@@ -10,28 +10,30 @@ from collections.abc import Sequence
 from ..data import chat, tasks
 from ..data.template import Template
 from ..data.tokenizer import Tokenizer
-from ..infer.parse import CALL, RESPONSE, UNCALL, UNRESPONSE, Reader, Reply, write_call
+from ..infer.calls import CALL, UNCALL, write_call
+from ..infer.parse import Reader, Reply
 from ..infer.rsa import Aggregate, delimited, in_words, last_tokens
 from .checks import Wrong, brief
 from .messages import calls_of
 
+RESPONSE, UNRESPONSE = "<zyphra_tool_response>", "</zyphra_tool_response>"  # around a tool's answer
 HOW_TO_CALL = f"To call one, write {CALL}\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n{UNCALL}"
 
 
 class ChatFormat:
     """Turns with think tags and `zaya_xml` tool calls: what ZAYA1-8B writes, and vLLM serves.
 
-    template: the checkpoint's own, from `data.template.beside`. Without one it is the ChatML of `data.chat`: tools are
-    told in a system message, calls stand in the assistant's turn as it wrote them, a tool's answer between response
-    tags, and the reasoning of earlier turns is left out. Think tags in an assistant's content are a block where they
-    pair up, and plain text where they do not. trap: there the tool tags are plain text, also where a tokenizer has
-    tokens for them.
+    ends: further token ids that end an answer, from `data.template.end_tokens`. template: the checkpoint's own, from
+    `data.template.beside`. Without one it is the ChatML of `data.chat`: tools are told in a system message, calls stand
+    in the assistant's turn as it wrote them, a tool's answer between response tags, and the reasoning of earlier turns
+    is left out. Think tags in an assistant's content are a block where they pair up, and plain text where they do not.
+    trap: there the tool tags are plain text, also where a tokenizer has tokens for them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: Template | None = None):
+    def __init__(self, tokenizer: Tokenizer, template: Template | None = None, ends: Sequence[int] = ()):
         _, _, im_end, _, self.unthink = chat.template_ids(tokenizer)
         self.tokenizer, self.template = tokenizer, template
-        self.stop = tuple({im_end: None, tokenizer.eos_id: None})
+        self.stop = tuple(dict.fromkeys((im_end, tokenizer.eos_id, *ends)))
 
     def prompt(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
         """The conversation as tokens, with an opened reply. options: chat_template_kwargs.
@@ -45,19 +47,29 @@ class ChatFormat:
 
     def check(self, options: dict) -> None:
         """trap: an option that no template reads would change nothing, and nobody would know."""
+        if not isinstance(options.get("enable_thinking", True), bool):  # a template would take 0 or "no" its own way
+            raise Wrong(f"enable_thinking must be true or false, got {brief(options['enable_thinking'])}",
+                        "chat_template_kwargs")
         for name, value in options.items():
             known = self.template is not None and name in self.template.options
             if not known and (name, value) != ("enable_thinking", True):
                 raise Wrong(f"the chat template knows no {brief(name)} = {brief(value)}", "chat_template_kwargs")
 
     def thinks(self, prompt: list[int], options: dict) -> bool:
-        """False when thinking is switched off: by an option, or a template that has closed the reply's think block."""
-        im_start = self.tokenizer.special_ids["<|im_start|>"]
-        start = max((i for i, token in enumerate(prompt) if token == im_start), default=0)
-        return options.get("enable_thinking", True) is not False and self.unthink not in prompt[start:]
+        """False when thinking is switched off: by an option, or a template that has closed the reply's think block.
 
-    def reader(self, thinking: bool = True) -> Reader:
-        return Reader(thinking)
+        The last closing tag belongs to the reply where only white space follows it, or where the reply's turn has begun
+        before it. trap: a template may mark turns in another way, and an earlier turn's block says nothing.
+        """
+        if not options.get("enable_thinking", True) or self.unthink not in prompt:
+            return bool(options.get("enable_thinking", True))
+        after = prompt[len(prompt) - prompt[::-1].index(self.unthink):]
+        im_start = self.tokenizer.special_ids["<|im_start|>"]
+        in_reply = im_start in prompt and im_start not in after
+        return not in_reply and bool(self.tokenizer.decode(after).strip())
+
+    def reader(self, thinking: bool = True, tools: Sequence[dict] = ()) -> Reader:
+        return Reader(thinking, tools)
 
     def reduce(self, trace: list[int], tau: int) -> list[int]:
         """The last tau tokens of what a trace says, as plain text: its end would end the user's turn."""
@@ -96,10 +108,12 @@ def plain_messages(messages: list[dict], tools: Sequence[dict]) -> list[dict]:
     """Checked messages as `data.chat` takes them: role and content only."""
     found = []
     if tools:
-        told = "\n".join(json.dumps(tool) for tool in tools)
+        told = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
         found.append({"role": "system", "content": f"You may call these functions:\n{told}\n{HOW_TO_CALL}"})
     for message in messages:
-        content = "\n".join(part for part in (message["content"], *map(write_call, calls_of(message))) if part)
+        calls = [write_call(call, tools or None) for call in calls_of(message)]
+        said = message["content"].rstrip() if calls else message["content"]  # a call's line break is ours
+        content = "\n".join(part for part in (said, *calls) if part)
         if message["role"] == "tool":
             content = f"{RESPONSE}\n{message['content']}\n{UNRESPONSE}"
         found.append({"role": message["role"], "content": content})
@@ -107,7 +121,10 @@ def plain_messages(messages: list[dict], tools: Sequence[dict]) -> list[dict]:
 
 
 class TaskFormat:
-    """The shipped reasoners' own notation: the last message is the problem, "#" ends the reasoning, "$" the answer."""
+    """The shipped reasoners' own notation: "#" ends the reasoning, "$" the answer.
+
+    The last message's content is the problem. They know no conversations: earlier messages have no effect.
+    """
 
     reduce = staticmethod(last_tokens)
 
@@ -127,7 +144,7 @@ class TaskFormat:
     def thinks(self, prompt: list[int], options: dict) -> bool:
         return True
 
-    def reader(self, thinking: bool = True) -> "TaskReader":
+    def reader(self, thinking: bool = True, tools: Sequence[dict] = ()) -> "TaskReader":
         return TaskReader()
 
     def aggregator(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> Aggregate:
@@ -164,9 +181,9 @@ def text_of(form: ChatFormat | TaskFormat, tokens: list[int]) -> str:
     return tokenizer.decode([token if token < tokenizer.vocab_size else tokenizer.unk_id for token in tokens])
 
 
-def read_text(form: ChatFormat | TaskFormat, text: str, thinking: bool = True) -> Reply:
-    """A whole answer taken apart."""
-    reader = form.reader(thinking)
+def read_text(form: ChatFormat | TaskFormat, text: str, thinking: bool = True, tools: Sequence[dict] = ()) -> Reply:
+    """A whole answer taken apart. tools: those that the request offered."""
+    reader = form.reader(thinking, tools)
     reply = reader.feed(text)
     reply.add(reader.finish())
     return reply

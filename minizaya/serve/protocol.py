@@ -3,10 +3,15 @@
 Beside the standard fields a request may hold `min_p`, `chat_template_kwargs` (what the model's chat template reads),
 and `rsa`: {"N", "C", "T", "beta", "tau"}, which lets Markovian RSA answer it: the reply is a trace of the last round,
 its vote's choice where there is one. Reasoning comes back as `reasoning_content`, as vLLM's `qwen3` parser splits it,
-and tool calls in their own field.
+and tool calls in their own field, typed as the request's tools say. A block that is no exact call comes back in
+`malformed_tool_calls`, as the model wrote it.
 
-A field that is null counts as absent. Some fields have no effect on an answer and are ignored: `IGNORED`. Some would
-have one, and we lack it: they may only say what happens anyway, `NEUTRAL`. All others are refused.
+The rule: a field is used, refused, or without effect, and nothing else; `messages` has the same for parts of a message.
+A field that is null counts as absent. Some have no effect on an answer: `IGNORED`. Some would have one, and we lack it:
+they may only say what happens anyway, `NEUTRAL`. All others are refused.
+
+An answer that the limit cut off ends with "length", also where calls were complete before: more may have been on its
+way. Only an answer that ended by itself ends with "tool_calls".
 """
 
 import json
@@ -45,6 +50,7 @@ class Request:
     seed: int = 0
     stop: tuple[str, ...] = ()
     thinking: bool = True                          # may the reply begin with reasoning?
+    tools: list[dict] = field(default_factory=list)
     rsa: RSAConfig | None = None
     aggregate: Aggregate | None = None             # with rsa: how tails become a prompt
 
@@ -100,7 +106,7 @@ def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Re
     settings = {name: number(given, name, *limits) for name, limits in LIMITS.items()}
     request = Request(prompt, min(room, limit), whole(given, "n", 1, 16, 1), typed(given, "stream", bool, False),
                       usage_wanted(given), settings, whole(given, "seed", -2**63, 2**63 - 1, secrets.randbelow(2**53)),
-                      stops(given), form.thinks(prompt, options))
+                      stops(given), form.thinks(prompt, options), tools)
     if "rsa" in given:
         request.rsa = rsa_config(typed(given, "rsa", dict, {}))
         request.aggregate = form.aggregator(messages, tools, options)
@@ -123,10 +129,10 @@ def check_rsa(given: dict, request: Request, size: int) -> None:
 
 
 def usage_wanted(given: dict) -> bool:
-    """Does a stream end with the count of its tokens?"""
+    """Does a stream end with the count of its tokens? include_obfuscation has no effect: there is no padding."""
     options = present(typed(given, "stream_options", dict, {}))
     unknown = set(options) - {"include_usage", "include_obfuscation"}
-    if unknown or not isinstance(options.get("include_usage", False), bool):
+    if unknown or not all(isinstance(value, bool) for value in options.values()):
         raise Wrong(f"stream_options may hold include_usage, true or false, got {brief(options)}", "stream_options")
     return options.get("include_usage", False)
 
@@ -163,6 +169,8 @@ def message_of(reply: Reply) -> dict:
     message = {"role": "assistant", "content": reply.content or None if reply.calls else reply.content}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
+    if reply.malformed:
+        message["malformed_tool_calls"] = reply.malformed
     if reply.calls:
         message["tool_calls"] = [call_of(i, call) for i, call in enumerate(reply.calls)]
     return message
@@ -170,13 +178,18 @@ def message_of(reply: Reply) -> dict:
 
 def call_of(i: int, call: ToolCall) -> dict:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "index": i,
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}}
 
 
 def choice_of(i: int, reply: Reply, finish: str) -> dict:
     """Choice i of a whole answer."""
     return {"index": i, "message": message_of(reply), "logprobs": None,
-            "finish_reason": "tool_calls" if reply.calls else finish}
+            "finish_reason": reason(finish, bool(reply.calls))}
+
+
+def reason(finish: str, calls: bool) -> str:
+    """Why an answer ends, as a client hears it. finish: "stop" or "length"."""
+    return "tool_calls" if calls and finish == "stop" else finish
 
 
 def completion(name: str, choices: list[dict], usage: dict) -> dict:
@@ -210,7 +223,7 @@ def answer_by_rsa(request: Request, form: ChatFormat | TaskFormat, ask: Generato
     The reply is a trace of the last round with the most frequent answer, or its first where none got to an answer.
     """
     result = markovian_rsa(ask, request.prompt, request.rsa, request.aggregate, request.seed, form.reduce)
-    replies = [read_text(form, text_of(form, trace), request.thinking) for trace in result.rounds[-1]]
+    replies = [read_text(form, text_of(form, trace), request.thinking, request.tools) for trace in result.rounds[-1]]
     ended = [bool(trace) and trace[-1] in form.stop for trace in result.rounds[-1]]
     votes = [(reply.content, reply.calls) if done and (reply.content or reply.calls) else None
              for reply, done in zip(replies, ended)]

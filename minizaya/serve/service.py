@@ -28,7 +28,10 @@ class Busy(RuntimeError):
 
 
 class Answer:
-    """One request's tokens, to be read once. finish: "stop", "length", "cancelled", or "error": the engine broke."""
+    """One request's tokens, to be read once.
+
+    finish: "stop", "length", "cancelled", or "error": the model gave it no finite logits, or the engine broke.
+    """
 
     def __init__(self, service: "Service", number: int):
         self.service, self.number, self.finish = service, number, None
@@ -168,5 +171,5 @@ class Service:
                 return
             for number, token in written:
                 self.answers[number].tokens.put(token)
-            for number in [number for number, _ in written if number in self.engine.done]:
+            for number in [number for number in self.answers if number in self.engine.done]:
                 self.end(self.answers[number], self.engine.take(number).finish)

@@ -4,28 +4,33 @@ The engine's place is taken by `Scripted`, which writes what a test says, so tha
 """
 
 import json
+import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chat_tools import CHATML, events, post, texts
 from minizaya.data import chat as chats
-from minizaya.data.template import Template
+from minizaya.data.template import Template, end_tokens
 from minizaya.data.tokenizer import ByteTokenizer
 from minizaya.hub.weights import StandIn
-from minizaya.infer.parse import parse
-from minizaya.serve.formats import ChatFormat
+from minizaya.infer.parse import CALL, UNCALL, parse
+from minizaya.infer.rsa import RSAConfig
+from minizaya.serve.checks import Wrong
+from minizaya.serve.formats import ChatFormat, text_of
 from minizaya.serve.messages import read_messages
-from minizaya.serve.protocol import message_of
+from minizaya.serve.protocol import Request, answer_by_rsa, message_of, read_request
 from minizaya.serve.server import Server
+from minizaya.serve.telling import Telling
 
 openai = pytest.importorskip("openai")
 
 TOKENIZER = ByteTokenizer()
 BOS, IM_END = TOKENIZER.bos_id, TOKENIZER.special_ids["<|im_end|>"]
-USER = [{"role": "user", "content": "17 + abc"}]
-TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+USER, PART = [{"role": "user", "content": "17 + abc"}], {"type": "text"}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {
+    "type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": "string"}}}}}]
 WRITTEN = ("<think>sum them</think>Calling.\n<zyphra_tool_call>\n<function=add>\n<parameter=x>\n17\n</parameter>\n"
            "<parameter=y>\nabc\n</parameter>\n</function>\n</zyphra_tool_call>")
 
@@ -147,7 +152,7 @@ def test_a_conversation_with_tools(template):
         assert "Calling.\n<zyphra_tool_call>addx=17y=abc</zyphra_tool_call><|im_end|>" in second
         assert "<zyphra_tool_response>no number</zyphra_tool_response>" in second
     else:
-        assert WRITTEN.partition("</think>")[2].replace(".\n", ".\n\n") + "<|im_end|>" in second
+        assert WRITTEN.partition("</think>")[2] + "<|im_end|>" in second  # to the letter
         assert "<|im_start|>tool\n<zyphra_tool_response>\nno number\n</zyphra_tool_response><|im_end|>" in second
 
 
@@ -254,8 +259,232 @@ def test_rsa_prompts_are_bounded(template):
     assert form.reduce([IM_END], 20) == []
 
 
+@pytest.mark.parametrize("traces, answer, finish", [
+    (["A", "B-", "B-"], "A", "stop"),            # unfinished traces do not vote, however many agree
+    (["B-", "A", "B-", "A"], "A", "stop"), (["B-", "A", "C", "C"], "C", "stop"), (["B-", "C-", "C-"], "B", "length"),
+    (["", "A", ""], "A", "stop"),                # nor do those that say nothing
+    (["A", "C", "C", "A"], "A", "stop"),         # a tie: the first
+])
+def test_who_votes(traces, answer, finish):
+    """"-": cut off by the limit."""
+    ends = [[*TOKENIZER.encode("<think></think>" + text.removesuffix("-"), allow_special=True),
+             *[IM_END] * (not text.endswith("-"))] for text in traces]
+    request = Request(TOKENIZER.encode("?"), 99, rsa=RSAConfig(N=len(traces), C=1, T=0, beta=99, tau=9))
+    reply, why, _ = answer_by_rsa(request, ChatFormat(TOKENIZER), lambda prompts, room: ends)
+    assert (reply.content, why) == (answer, finish)
+
+
 def test_rsa_needs_a_user():
     with serving(Scripted("x")) as server:
         status, document = post(server, json.dumps({"messages": [{"role": "system", "content": "x"}],
                                                     "rsa": {"N": 2, "C": 1, "beta": 9, "tau": 3}}))
     assert status == 400 and "needs a user message" in document["error"]["message"]
+
+
+# ---- nothing of a reply is hidden ------------------------------------------------------------------------------------
+
+
+def told(server, **fields):
+    """A whole answer's message and reason, and the same put together from a stream."""
+    whole = chat(server, **fields)
+    *chunks, _ = events(server, json.dumps({"messages": USER, "stream": True} | fields))
+    streamed = {"content": "", "tool_calls": [], "malformed_tool_calls": []}
+    for chunk in chunks:
+        for key, piece in chunk["choices"][0]["delta"].items():
+            if key in streamed:
+                streamed[key] += piece
+    message = whole["message"] | {"content": whole["message"]["content"] or ""}
+    for key, value in streamed.items():
+        shown = message.get(key, [])
+        assert value == shown if key != "tool_calls" else [call["function"] for call in value] == [
+            call["function"] for call in shown], key
+    assert chunks[-1]["choices"][0]["finish_reason"] == whole["finish_reason"]
+    return message, whole["finish_reason"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}], ids=str)
+@pytest.mark.parametrize("answer", [WRITTEN.partition("</think>")[2], "x</parameter>", "The tag <zyphra_tool_call> is"])
+def test_without_tools_an_answer_is_text(fields, answer):
+    with serving(Scripted("<think></think>" + answer)) as server:
+        message, finish = told(server, **fields)
+    assert message["content"] == answer and finish == "stop"
+    assert not {"tool_calls", "malformed_tool_calls"} & message.keys()
+
+
+CUT = "\n<zyphra_tool_call>\n<function=add>\n<parameter=x>\n1"
+
+
+@pytest.mark.parametrize("answer, ended, calls, malformed, finish", [
+    (WRITTEN + CUT, False, 1, [CUT[1:]], "length"), (WRITTEN, False, 1, [], "length"),
+    (WRITTEN, True, 1, [], "tool_calls"), (WRITTEN + CUT, True, 1, [CUT[1:]], "tool_calls"),
+    ("</think>" + CUT, True, 0, [CUT[1:]], "stop"), ("</think>" + CUT, False, 0, [CUT[1:]], "length"),
+    (f"</think>\n\n{CALL}add(1){UNCALL}", True, 0, [f"{CALL}add(1){UNCALL}"], "stop")])
+def test_the_limit_and_malformed_calls_are_told(answer, ended, calls, malformed, finish):
+    with serving(Scripted(answer, ended=ended)) as server:
+        message, why = told(server, tools=TOOLS)
+        rsa = chat(server, tools=TOOLS, rsa={"N": 2, "C": 1, "T": 1, "beta": 300, "tau": 20})
+    assert len(message.get("tool_calls", [])) == calls and message.get("malformed_tool_calls", []) == malformed
+    assert why == finish == rsa["finish_reason"] and message["content"] == "Calling.\n" * (answer[:3] == "<th")
+    assert rsa["message"].get("malformed_tool_calls", []) == malformed
+
+
+def test_arguments_have_the_types_that_the_request_says():
+    """A string that looks like a number, a boolean or null is a string; what no schema names is one, too."""
+    kinds = {"zip": "string", "price": "string", "yes": "boolean", "count": "integer", "list": "array"}
+    values = {"zip": "94110", "price": "1.10", "yes": "True", "count": "7", "list": "[1, null]", "other": "null"}
+    written = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "properties": {name: {"type": kind} for name, kind in kinds.items()}}}}]
+    service = Scripted(f"</think><zyphra_tool_call>\n<function=f>\n{written}</function>\n</zyphra_tool_call>")
+    with serving(service) as server:
+        message, _ = told(server, tools=tools)
+        call, = message["tool_calls"]
+        again = [*USER, message, {"role": "tool", "content": "ok", "tool_call_id": call["id"]}]
+        chat(server, messages=again, tools=tools)
+    assert json.loads(call["function"]["arguments"]) == values | {"yes": True, "count": 7, "list": [1, None]}
+    assert "\n94110\n" in service.prompts[-1] and "\n1.10\n" in service.prompts[-1]  # as it wrote them
+
+
+# ---- nothing of a request is lost ------------------------------------------------------------------------------------
+
+
+SEEN = Template("{% for m in messages %}{{ m.role }}:{{ m.name }}:{{ m.reasoning_content }}:{{ m.content }};"
+                "{% endfor %}")
+
+
+def shown(*messages, **fields):
+    """What a template is given."""
+    given = {"messages": [*messages, *USER]} | fields
+    return TOKENIZER.decode(read_request(given, ChatFormat(TOKENIZER, SEEN), 4000).prompt)
+
+
+@pytest.mark.parametrize("said", [
+    {"reasoning": "hm"}, {"reasoning_content": "hm"}, {"reasoning": [PART | {"text": "hm"}]},
+    {"reasoning": "hm", "reasoning_content": "hm"}, {"reasoning": "hm", "tool_calls": []}], ids=str)
+def test_reasoning_by_either_name(said):
+    assert shown({"role": "assistant", "content": "ok"} | said).startswith("assistant::hm:ok;")
+
+
+@pytest.mark.parametrize("message, says", [
+    ({"role": "assistant", "reasoning": "a", "reasoning_content": "b"}, "two names of one thing"),
+    ({"role": "user", "content": "x", "reasoning": "a"}, "'reasoning' is not supported"),
+    ({"role": "user", "content": "x", "tool_calls": []}, "'tool_calls' is not supported"),
+    ({"role": "user", "content": "x", "tool_call_id": "a"}, "'tool_call_id' is not supported"),
+    ({"role": "assistant", "content": "x", "refusal": "no"}, "'refusal' is not supported, got 'no'"),
+    ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "'audio' is not supported"),
+    ({"role": "user", "content": "x", "weight": 0}, "'weight' is not supported, got 0"),
+    ({"role": "user", "content": [PART | {"text": "x", "image": "y"}]}, "'image' is not supported"),
+    ({"role": "user", "content": "x", "name": 3}, "must be text, got int"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 0}}]}, "must be a JSON object"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": []}}]}, "must be a JSON object"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}]},
+     "must be a JSON object"),
+    ({"role": "assistant", "tool_calls": [{"type": "custom", "function": {"name": "f"}}]}, "must be an object"),
+    ({"role": "assistant", "tool_calls": [{"custom": 1, "function": {"name": "f"}}]}, "'custom' is not supported"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "result": 1}}]}, "'result' is not supported"),
+])
+def test_what_of_a_message_would_be_lost_is_refused(message, says):
+    with pytest.raises(Wrong, match=re.escape(says)) as error:
+        shown(message)
+    assert error.value.param == "messages"
+
+
+def test_what_of_a_message_has_no_effect_is_accepted():
+    """The names that the docstring lists, and null; a name is the template's to show."""
+    plain = shown({"role": "assistant", "content": "ok"})
+    nothing = {"refusal": None, "audio": None, "function_call": None, "annotations": [], "malformed_tool_calls": ["x"]}
+    assert shown({"role": "assistant", "content": "ok"} | nothing) == plain
+    assert shown({"role": "assistant", "content": [PART | {"text": "ok", "cache_control": {"type": "x"}}]}) == plain
+    assert shown({"role": "system", "content": "ok", "name": "Ada"}).startswith("system:Ada::ok;")
+
+
+@pytest.mark.parametrize("fields, says", [
+    ({"tools": [TOOLS[0] | {"function": {"name": "f", "strict": True}}]}, "strict: arguments cannot be held"),
+    ({"tools": [TOOLS[0] | {"server": "x"}]}, "'server' is not supported"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls must be a bool"),
+    ({"parallel_tool_calls": False, "tools": TOOLS}, "cannot be enforced"),
+    ({"stream_options": {"include_obfuscation": "yes"}}, "true or false"),
+    ({"chat_template_kwargs": {"enable_thinking": 0}}, "enable_thinking must be true or false, got 0"),
+    ({"chat_template_kwargs": {"enable_thinking": "false"}}, "enable_thinking must be true or false"),
+])
+def test_what_of_a_request_would_be_lost_is_refused(fields, says):
+    with pytest.raises(Wrong, match=re.escape(says)):
+        shown(**fields)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20))
+@example("查询天气 ñ é < & \\")
+def test_a_tools_words_reach_the_model_as_they_are(words):
+    tools = [{"type": "function", "function": {"name": "f", "description": words}}]
+    told = TOKENIZER.decode(ChatFormat(TOKENIZER).prompt(USER, tools))
+    assert json.dumps(words, ensure_ascii=False) in told
+
+
+def test_every_end_token_ends_an_answer(tmp_path):
+    """Of config.json, one or a list, and of generation_config.json; those beyond the vocabulary none."""
+    assert end_tokens(tmp_path, 300) == ()
+    for config, generation, ends in (({"eos_token_id": 7}, None, (7,)), ({"eos_token_id": [7, 8]}, None, (7, 8)),
+                                     ({"eos_token_id": None}, {"eos_token_id": [0, 9]}, (0, 9)), ({}, {}, ()),
+                                     ({"eos_token_id": [7, 8]}, {"eos_token_id": 8}, (7, 8)),
+                                     ({"eos_token_id": 299}, {"eos_token_id": 300}, (299,))):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "generation_config.json").unlink(missing_ok=True)
+        if generation is not None:
+            (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+        assert end_tokens(tmp_path, 300) == ends
+        assert ChatFormat(TOKENIZER, None, ends).stop == tuple(dict.fromkeys((IM_END, TOKENIZER.eos_id, *ends)))
+    for bad in ('{"eos_token_id": "7"}', '{"eos_token_id": [true]}', '{"eos_token_id": -1}', "[]", "{"):
+        (tmp_path / "generation_config.json").write_text(bad)
+        with pytest.raises(ValueError, match=r"generation_config.json"):
+            end_tokens(tmp_path, 300)
+    form, tokens = ChatFormat(TOKENIZER, None, (7,)), TOKENIZER.encode("ok")
+    assert text_of(form, [*tokens, 7]) == "ok" and text_of(form, [7, *tokens]) == "\x07ok"
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 1000])
+def test_an_id_beyond_the_vocabulary_is_unknown(beyond):
+    """The first of them is the vocabulary's size itself."""
+    form, last = ChatFormat(TOKENIZER), TOKENIZER.vocab_size - 1
+    assert text_of(form, [65, TOKENIZER.vocab_size + beyond, 66]) == "A<unk>B"
+    assert text_of(form, [65, last, 66]) == "A" + TOKENIZER.decode([last]) + "B"
+
+
+# ---- telling ---------------------------------------------------------------------------------------------------------
+
+
+def telling_of(tokens, stop=(), stream=False, finish="length"):
+    """(pieces, reason, tokens read)."""
+    form = ChatFormat(TOKENIZER)
+    telling = Telling(ScriptedAnswer(tokens, finish), form, Request([], 9, stop=tuple(stop), stream=stream))
+    return list(telling), telling.finish, telling.count
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stop, text", [
+    (["b", "xab"], "--"), (["xab", "b"], "--"), (["ab", "xab", "b"], "--"), (["b"], "--xa"), (["zz", "bc"], "--xa"),
+    (["c", "d"], "--xab"), (["d", "c"], "--xab"), (["no"], "--xabcd"), (["--xabcd"], ""), (["-"], ""), (["-x"], "-")])
+def test_the_first_stop_text_cuts(stop, text, stream):
+    """Where two end at once, the one that begins first; whichever is named first."""
+    pieces, finish, count = telling_of(TOKENIZER.encode("--xabcd"), stop, stream)
+    assert "".join(pieces) == text and finish == ("length" if text == "--xabcd" else "stop")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 255) | st.sampled_from([*"é漢😀".encode(), 255, BOS, TOKENIZER.vocab_size]), max_size=60),
+       st.booleans(), st.sampled_from([IM_END, None]))
+@example([0xFF] * 60, True, None)
+@example([*[0xFF] * 20, *"😀".encode()[:2]], True, IM_END)
+@example([*[0xF0] * 25, *"😀".encode()], True, None)
+def test_a_stream_is_the_text_of_all_tokens(tokens, stream, end):
+    tokens = [*tokens, *[end] * (end is not None)]
+    pieces, *_ = telling_of(tokens, (), stream)
+    assert "".join(pieces) == text_of(ChatFormat(TOKENIZER), tokens)
+
+
+@pytest.mark.parametrize("token", [65, 0xFF, 0xF0, BOS, TOKENIZER.vocab_size])
+def test_a_token_costs_the_same_however_long_the_answer_is(monkeypatch, token):
+    decoded, decode = [], ByteTokenizer.decode
+    monkeypatch.setattr(ByteTokenizer, "decode", lambda self, ids: decoded.append(len(ids)) or decode(self, ids))
+    telling_of([token] * 2000, ["no such text"], True)
+    assert sum(decoded) < 2000 * 40
