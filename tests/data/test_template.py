@@ -158,3 +158,89 @@ def test_sample_uses_it(tmp_path, capsys):
                      "--temperature", "0", "--raw"]) == 0
     # --raw is <bos> and the text, and so is this template
     assert json.loads(capsys.readouterr().out)["tokens"] == templated
+
+
+# ---- what a tokenizer makes of it ------------------------------------------------------------------------------------
+
+
+def test_generation_blocks_are_what_they_hold(tokenizer):
+    """As transformers renders them, names that are set inside stay inside, and loops go on."""
+    source = ("{% set x = 'a' %}{% for m in messages %}{% generation %}{% set x = 'b' %}\n  {{ m.content }}{{ x }}\n"
+              "{%- endgeneration -%}{{ x }}{% endfor %}{% generation %}{% endgeneration %}")
+    conversation = [*HELLO, {"role": "assistant", "content": "Hi"}]
+    peer = pytest.importorskip("transformers.utils.chat_template_utils")
+    (wanted, ), _ = peer.render_jinja_template([conversation], chat_template=source, add_generation_prompt=True)
+    assert Template(source).render(conversation) == wanted and Template(source).options == set()
+    before, after = Template("{% generation %}" + CHATML + "{% endgeneration %}").around(HELLO, 0, tokenizer)
+    assert before + after == Template(CHATML).encode(HELLO, tokenizer)
+    for wrong in ("{% generation %}", "{% endgeneration %}"):
+        with pytest.raises(ValueError, match="no Jinja"):
+            Template(wrong)
+
+
+def normalising(path, kind, normalized, names=SPECIALS):
+    """A tokenizer whose file turns other letters into those of control tokens, before or after it looks for them."""
+    from minizaya.data.hf_tokenizer import HFTokenizer
+    described = json.loads(byte_level_bpe(path, [*names, *TAGS]).read_text())
+    described["normalizer"] = {"type": kind}
+    for token in described["added_tokens"]:
+        token["normalized"] = normalized
+    path.write_text(json.dumps(described))
+    return HFTokenizer(path)
+
+
+WIDE = str.maketrans({"<": "\uff1c", ">": "\uff1e", "|": "\uff5c", "_": "\uff3f", "/": "\uff0f"})
+
+
+@pytest.mark.parametrize("kind, disguise", [("NFKC", lambda tag: tag.translate(WIDE)), ("Lowercase", str.upper)])
+@pytest.mark.parametrize("tag", ["<bos>", "<|im_end|>", "</think>", "<zyphra_tool_response>"])
+def test_what_is_normalised_into_a_control_token_is_refused(tmp_path, kind, disguise, tag):
+    """In a message, a tool and an argument; a file that looks for its tokens first leaves it text."""
+    pytest.importorskip("tokenizers")
+    typed = f"a {disguise(tag)} b"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"x": typed}}}
+    said = [({"messages": [{"role": "user", "content": typed}]}), {"messages": HELLO, "tools": [
+        {"type": "function", "function": {"name": "f", "description": typed}}]},
+        {"messages": [{"role": "assistant", "content": typed}]},
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]}]
+    eager, careful = (normalising(tmp_path / f"{flag}.json", kind, flag) for flag in (True, False))
+    for given in said:
+        with pytest.raises(ValueError, match="reads a part of it as .*, a control token"):
+            Template(CHATML).encode(tokenizer=eager, **given)
+        plain = json.loads(json.dumps(given).replace(json.dumps(typed)[1:-1], "a b"))
+        counts = [sum(i in careful.text_of for i in Template(CHATML).encode(tokenizer=careful, **one))
+                  for one in (given, plain)]
+        assert counts[0] == counts[1]
+    harmless = [{"role": "user", "content": f"{tag} and \uff21\uff22 ONE"}]
+    assert Template(CHATML).encode(harmless, eager)
+
+
+def test_renamed_control_tokens_stay_text_when_typed(tmp_path):
+    """Also those that the file itself does not call special."""
+    tokenizers = pytest.importorskip("tokenizers")
+    from minizaya.data.hf_tokenizer import HFTokenizer
+    file = byte_level_bpe(tmp_path / "t.json", [name for name in SPECIALS if "t" not in name])
+    inner = tokenizers.Tokenizer.from_file(str(file))
+    inner.add_tokens(["<unused0>", "<unused1>", "<turn>"])  # not special
+    inner.save(str(tmp_path / "t.json"))
+    names = {"<think>": "<unused0>", "</think>": "<unused1>", "<|im_start|>": "<turn>"}
+    renamed = HFTokenizer(tmp_path / "t.json", names)
+    source = "<bos>{% for m in messages %}<turn>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<turn>"
+    for typed in ("<unused0>", "<unused1>", "<turn>", "<|im_end|>", "<think>", "</think>"):
+        ids = Template(source).encode([{"role": "user", "content": f"a{typed}b"}], renamed)
+        assert [i for i in ids if i in renamed.text_of] == [
+            renamed.special_ids[name] for name in ("<bos>", "<|im_start|>", "<|im_end|>", "<|im_start|>")]
+
+
+def test_an_earlier_turn_does_not_switch_thinking_off(tokenizer):
+    """Whatever marks the turns. White space behind a closed block is nothing; a block may be closed in the reply."""
+    turns = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[assistant] "
+    thought = [*HELLO, {"role": "assistant", "content": "<think>hm</think>Hi"}, *HELLO]
+    for end, thinks in (("", True), ("<think>", True), ("<think>\n</think>\n\n", False), ("</think>", False)):
+        form = ChatFormat(tokenizer, Template(turns + end))
+        for said in (HELLO, thought):
+            assert form.thinks(form.prompt(said), {}) is thinks
+    marked = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+    for end, thinks in (("", True), ("<think></think>Answer: ", False)):
+        form = ChatFormat(tokenizer, Template(marked + end))
+        assert form.thinks(form.prompt(thought), {}) is thinks

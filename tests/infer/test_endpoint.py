@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from minizaya.data.tokenizer import ByteTokenizer
+from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
 from minizaya.infer.endpoint import Endpoint, RunFile, retry_after
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 
@@ -71,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
         if trouble == "garbage":
             body = b"<html>"
+        if isinstance(trouble, dict | list):
+            body = json.dumps(trouble).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -228,3 +230,106 @@ def test_settings_and_files_are_checked(tmp_path):
         RunFile(tmp_path / "bad")
     assert retry_after("3", 1.0) == 3.0 and retry_after(None, 1.0) == 1.0 and retry_after("Wed, 21 Oct", 1.0) == 1.0
     assert retry_after("-5", 1.0) == 0.0 and retry_after("1e9", 1.0) == 600.0
+
+
+# ---- one prompt's trouble is its own ---------------------------------------------------------------------------------
+
+
+def second(trouble):
+    """A server that answers the prompt "bad" with this document, and every other one as ever."""
+    server = Server()
+    server.trouble = lambda n: trouble if server.requests[n][2]["messages"][0]["content"] == "bad" else None
+    return server
+
+
+@pytest.mark.parametrize("document, tries, says", [
+    ({"choices": [{"message": None}]}, 2, "choices[0].message"), ({"choices": [{}]}, 2, "choices[0].message"),
+    ({"choices": []}, 2, "choices[0].message"), ({"choices": None}, 2, "choices[0].message"),
+    ({}, 2, "choices[0].message"), ([], 2, "choices[0].message"), ({"choices": {"0": 1}}, 2, "choices[0].message"),
+    ({"choices": ["x"]}, 2, "choices[0]"), ({"choices": [{"message": "x"}]}, 2, "choices[0].message"),
+    ({"choices": [{"message": {"content": 3}}]}, 2, "must be text"),
+    ({"choices": [{"message": {"content": [{"type": "image_url"}]}}]}, 2, "must be text"),
+    ({"choices": [{"message": {"content": [{"type": "text", "text": None}]}}]}, 2, "must be text"),
+    ({"choices": [{"message": {"content": "x", "reasoning": {}}}]}, 2, "must be text"),
+    ({"choices": [{"message": {"content": "\ud800"}}]}, 1, "lone surrogate"),
+    ({"error": {"message": "no such luck"}}, 1, "no such luck"), ({"error": "no such luck"}, 1, "no such luck"),
+    ({"error": {"message": "no luck", "code": 400}}, 1, "no luck"),
+    ({"error": {"message": "no luck", "code": "x"}}, 1, "no luck"),
+    ({"error": {"message": "busy", "code": 429}}, 2, "busy"), ({"error": {"message": "oh", "code": 502}}, 2, "oh"),
+    ({"error": {"message": "oh", "code": 200}}, 1, "oh"), ({"error": {"code": True}, "choices": []}, 1, "code"),
+], ids=lambda value: json.dumps(value)[:50])
+def test_an_answer_of_another_form_is_one_prompts_trouble(document, tries, says):
+    server = second(document)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    endpoint = client(server, retries=1, concurrency=1)
+    first, bad, last = ask(endpoint, "a", "bad", "b")
+    server.shutdown()
+    server.server_close()
+    assert bad is None and first.startswith("a:") and last.startswith("b:")
+    assert len(server.requests) == 2 + tries and endpoint.failed == len(endpoint.errors) == 1
+    assert says in endpoint.errors[0] and "KeyError" not in endpoint.errors[0]
+
+
+@pytest.mark.parametrize("code, error", [(401, PermissionError), (403, PermissionError), (404, LookupError)])
+def test_a_refusal_is_one_whatever_the_status(code, error):
+    with (serving(lambda n: {"error": {"message": "no key", "code": code}}) as server,
+          pytest.raises(error, match="no key")):
+        ask(client(server), "x")
+
+
+@pytest.mark.parametrize("message, text", [
+    ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42"), ({"content": []}, ""),
+    ({"role": "assistant"}, ""),
+    ({"content": "4", "reasoning_content": None, "reasoning": "2+2"}, "<think>2+2</think>4"),
+    ({"content": "4", "reasoning_content": "", "reasoning": [{"type": "text", "text": "2"}]}, "<think>2</think>4")])
+def test_texts_come_in_parts_and_by_two_names(message, text):
+    with serving(reply=message) as server:
+        assert ask(client(server), "x") == [text]
+
+
+def test_what_the_tokenizer_cannot_read_fails_alone(tmp_path):
+    """An alphabet that lacks a letter of one answer; the run file has the answer all the same."""
+    letters = CharTokenizer("abx:0123456789")
+    with serving() as server:
+        server.reply = {"content": "ab"}
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", letters, run_file=tmp_path / "run")
+        assert endpoint([letters.encode("a")], 9) == [letters.encode("ab")]
+        server.reply = {"content": "Z"}
+        assert endpoint([letters.encode("b"), letters.encode("a")], 9) == [None, None]
+    assert endpoint.failed == 2 and "'Z'" in endpoint.errors[0]
+    assert len((tmp_path / "run").read_bytes().splitlines()) == 3
+
+
+# ---- a run file that several share -----------------------------------------------------------------------------------
+
+
+def test_a_run_file_may_be_shared(tmp_path):
+    """Each learns what the others finished, nobody's line is torn by another, and it is open only while it is used."""
+    path = tmp_path / "run"
+    one, two = RunFile(path), RunFile(path)
+    one.append("a", "1")
+    two.append("b", "2\n")
+    assert two.texts == {"a": "1", "b": "2\n"} and one.texts == {"a": "1"}
+    with open(path, "ab") as file:
+        file.write(b'{"key": "torn')  # a third one was killed
+    one.append("c", "3")
+    assert one.texts == RunFile(path).texts == {"a": "1", "b": "2\n", "c": "3"}
+    assert [json.loads(line)["key"] for line in path.read_bytes().splitlines()] == ["a", "b", "c"]
+    with open(path, "ab") as file:
+        file.write(b"nonsense\n")
+    with pytest.raises(ValueError, match="damaged in line 4"):
+        two.append("d", "4")
+    assert b'"d"' not in path.read_bytes()
+
+
+def test_writers_at_once_lose_nothing(tmp_path):
+    files = [RunFile(tmp_path / "run") for _ in range(4)]
+    threads = [threading.Thread(target=lambda i=i: [files[i % 4].append(f"{i}/{j}", "x" * 500) for j in range(5)])
+               for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(RunFile(tmp_path / "run").texts) == {f"{i}/{j}" for i in range(8) for j in range(5)}
+    assert len((tmp_path / "run").read_bytes().splitlines()) == 40

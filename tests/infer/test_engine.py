@@ -1,5 +1,6 @@
 """The engine equals the reference loop, whatever the company, the order of arrival, and who leaves when."""
 
+import math
 import random
 
 import pytest
@@ -228,3 +229,67 @@ def test_planted_bugs_change_tokens(model, name, monkeypatch):
     except IndexError:  # a slot that believes it is full: noticed, too
         return
     assert found != wanted
+
+
+# ---- one request's trouble -------------------------------------------------------------------------------------------
+
+
+def poisoned(model, token, value):
+    """The model, in whose stream this token is NaN or infinite."""
+    def spoil(module, args, out):
+        return out.masked_fill((args[0] == token)[..., None], value)
+
+    return model.embed.register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize("value, slots, record", [(math.nan, 1, True), (math.inf, 2, False)])
+def test_one_requests_trouble_ends_that_request(value, slots, record):
+    """At its prompt or in the middle of its answer; its slot's next tenant, too, writes what it would alone."""
+    model = tiny(5)
+    prompts = [[1, 2, 9, 3], [1], [4, 5], [9], [7, 6, 5, 4, 3, 2, 1]]
+    wanted = [generate(model, [prompt], 6, seed=i)[0] for i, prompt in enumerate(prompts)]
+    assert any(9 in tokens[:-1] for tokens, prompt in zip(wanted, prompts) if 9 not in prompt)
+    hook = poisoned(model, 9, value)
+    engine = Engine(model, slots=slots, size=16, joining=3)
+    numbers = [engine.submit(prompt, 6, seed=i, record=record) for i, prompt in enumerate(prompts)]
+    streamed = {number: [] for number in numbers}
+    while engine.busy:
+        for number, token in engine.step():
+            streamed[number].append(token)
+    hook.remove()
+    for number, prompt, tokens in zip(numbers, prompts, wanted):
+        done = engine.take(number)
+        spoilt = 9 in prompt or 9 in tokens[:-1]
+        tokens = [] if 9 in prompt else tokens[: tokens.index(9) + 1] if spoilt else tokens
+        assert done.finish == ("error" if spoilt else "length") and done.tokens == tokens == streamed[number]
+        assert not record or (len(done.logprobs) == len(tokens) and len(done.routes) == len(prompt) + len(tokens))
+    assert all(bool(part.isfinite().all()) for part in [*engine.cache.kv, *engine.cache.all_columns])
+    with pytest.raises(ValueError, match=r"prompts\[1\]: logits must hold no NaN"):
+        hook = poisoned(model, 9, value)
+        engine_generate(engine, [[1], [9]], 1)
+    hook.remove()
+
+
+@pytest.mark.parametrize("temperature", [1e-308, 5e-324, 1e-30, 1e308])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_temperatures_at_the_edge_are_recorded(model, temperature, filters):
+    engine = Engine(model, slots=2, size=16)
+    cold = temperature < 1
+    number = engine.submit([1, 2], 3, temperature=temperature, record=True, **filters)
+    while engine.busy:
+        engine.step()
+    done = engine.take(number)
+    assert not cold or done.tokens == generate(model, [[1, 2]], 3, temperature=0)[0]
+    hot = -math.log(done.kept[0].sum() if filters else 11)
+    assert done.logprobs == pytest.approx([0.0 if cold else hot] * 3, abs=0.11)
+    if filters and cold:
+        assert [row.nonzero().flatten().tolist() for row in done.kept] == [[token] for token in done.tokens]
+
+
+@pytest.mark.parametrize("wrong", [10**400, True, float("nan"), float("inf"), -1e-308, "1", None])
+def test_temperatures_beyond_the_edge_are_refused(model, wrong):
+    """Before they can trouble a step."""
+    engine = Engine(model, slots=1, size=9)
+    with pytest.raises(ValueError, match="temperature must be"):
+        engine.submit([1], 1, temperature=wrong)
+    assert not engine.busy

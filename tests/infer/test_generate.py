@@ -11,7 +11,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minizaya as mz
@@ -197,6 +197,25 @@ def test_a_row_does_not_see_the_other_rows(batch, temperature, top_p, min_p):
     together = choose(f64([row for row, _ in batch]), temperature, top_p, min_p, f64([u for _, u in batch]))
     alone = [choose(f64([row]), temperature, top_p, min_p, f64([u])).item() for row, u in batch]
     assert together.tolist() == alone
+
+
+scales = st.sampled_from([0.0, 1e-12, 1.0, -1.0, 1e6, 1e18, 1e300])
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.lists(st.floats(-5, 5), min_size=6, max_size=6), scales, scales, uniform_numbers),
+                min_size=2, max_size=5), temperatures | st.sampled_from([1e-308, 1e-30, 1e30, 1e308]), top_ps, min_ps)
+@example([([0, 5, 0, 0, 0, 0], 1.0, 0.0, 0.5), ([1, 0, 0, 0, 0, 0], 1e18, 0.0, 0.5)], 1.0, 1.0, 0.0)
+@example([([0, 5, 0, 0, 0, 0], 1.0, 0.0, 0.5), ([1, 0, 0, 0, 0, 0], 1.0, 1e18, 0.5)], 1.0, 1.0, 0.0)
+def test_a_row_does_not_see_far_larger_rows(batch, temperature, top_p, min_p):
+    """Rows of any size and at any height, side by side: weights and tokens to the bit as alone."""
+    rows = f64([[logit * scale + shift for logit in row] for row, scale, shift, _ in batch])
+    uniforms = f64([u for *_, u in batch])
+    weights = filtered(rows, temperature, top_p, min_p)
+    for i, row in enumerate(rows):
+        assert torch.equal(weights[i], filtered(row[None], temperature, top_p, min_p)[0]) and weights[i].sum() > 0
+    assert choose(rows, temperature, top_p, min_p, uniforms).tolist() == [
+        choose(row[None], temperature, top_p, min_p, uniforms[i: i + 1]).item() for i, row in enumerate(rows)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

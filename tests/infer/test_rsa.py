@@ -225,3 +225,28 @@ def test_our_own_generator_drives_it():
     assert result.generated_tokens == 40 and len({tuple(trace) for trace in result.rounds[0]}) == 4
     assert text.ALPHABET  # the alphabet has the marks of the layout
     assert "|" in text.ALPHABET and "~" in text.ALPHABET
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_questions_draw_for_themselves(seed):
+    """Subsets come from the seed and the question: other questions, and other seeds, read other tails."""
+    config = RSAConfig(N=8, C=4, T=1, beta=1, tau=1)
+
+    def generator(prompts, room):
+        return [[100 + i % 8] for i in range(len(prompts))]
+
+    def drawn(questions, seed):
+        found = markovian_rsa_many(generator, questions, config, lambda question, tails: sum(tails, []), seed=seed)
+        return [tuple(map(tuple, result.prompts[1])) for result in found]
+
+    questions = [[i] for i in range(12)] + [[0, 1], [1, 0], [seed]]
+    assert len(set(drawn(questions[:-1], seed))) == len(questions) - 1
+    assert len({drawn([[5]], s)[0] for s in range(12)}) == 12
+    assert drawn([[1]], 2) != drawn([[2]], 1) and drawn([[3], [3]], seed) == drawn([[3]], seed) * 2
+
+
+@pytest.mark.parametrize("trace, tau, kept", [
+    ([1, 0, 2, 0, 3], 9, [3]), ([0, 0], 9, []), ([0], 1, []), ([1, 2], 1, [2]), ([1, 2], 2, [1, 2]), ([], 3, []),
+    ([0, 1, 2, 3], 2, [2, 3]), ([0, 1, 2], 2, [1, 2]), ([1, 0, 5, 6, 0, 2, 3, 4], 2, [3, 4]), ([1, 2, 0], 2, [])])
+def test_the_answer_stands_behind_the_last_end_of_thought(trace, tau, kept):
+    assert lib.conclusion_or_tail(0)(trace, tau) == kept

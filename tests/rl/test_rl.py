@@ -8,6 +8,7 @@ import torch
 
 import minizaya as mz
 from minizaya.data import tasks
+from minizaya.infer.sample import tempered
 from minizaya.rl import (
     canary,
     dppo_mask,
@@ -100,6 +101,18 @@ def test_kept_tokens_share_one():
     logits, left = torch.tensor([[0.0, 0.0, 5.0]]), torch.tensor([[True, True, False]])
     assert token_logprobs(logits, torch.tensor([0]), kept=left).exp().item() == pytest.approx(0.5)
     assert token_logprobs(logits, torch.tensor([2]), kept=left).item() == -math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1e-308, 1e-45, 1e-30, 1.0, 1e30])
+def test_log_probabilities_at_the_edge(dtype, temperature):
+    """As the generator records them: no temperature makes NaN of them, and a gradient stays finite."""
+    logits = torch.tensor([[2.0, -1.0, 40.0], [-1e4, 1e4, 0.0]], dtype=dtype, requires_grad=True)
+    found = token_logprobs(logits, torch.tensor([2, 1]), temperature)
+    wanted = tempered(logits.detach(), temperature).log_softmax(-1)[[0, 1], [2, 1]]
+    assert torch.allclose(found.double(), wanted, atol=1e-6)
+    found.sum().backward()
+    assert bool(logits.grad.isfinite().all())
 
 
 # ---- canaries --------------------------------------------------------------------------------------------------------
