@@ -246,7 +246,7 @@ def poisoned(model, token, value):
 def test_one_requests_trouble_ends_that_request(value, slots, record):
     """At its prompt or in the middle of its answer; its slot's next tenant, too, writes what it would alone."""
     model = tiny(5)
-    prompts = [[1, 2, 9, 3], [1], [4, 5], [9], [7, 6, 5, 4, 3, 2, 1]]
+    prompts = [[7, 6, 5, 4, 3, 2, 1], [1], [1, 2, 9, 3], [4, 5], [9]]  # the first is long: its mates' slots are read far
     wanted = [generate(model, [prompt], 6, seed=i)[0] for i, prompt in enumerate(prompts)]
     assert any(9 in tokens[:-1] for tokens, prompt in zip(wanted, prompts) if 9 not in prompt)
     hook = poisoned(model, 9, value)
@@ -263,11 +263,11 @@ def test_one_requests_trouble_ends_that_request(value, slots, record):
         tokens = [] if 9 in prompt else tokens[: tokens.index(9) + 1] if spoilt else tokens
         assert done.finish == ("error" if spoilt else "length") and done.tokens == tokens == streamed[number]
         assert not record or (len(done.logprobs) == len(tokens) and len(done.routes) == len(prompt) + len(tokens))
-    assert all(bool(part.isfinite().all()) for part in [*engine.cache.kv, *engine.cache.all_columns])
     with pytest.raises(ValueError, match=r"prompts\[1\]: logits must hold no NaN"):
         hook = poisoned(model, 9, value)
         engine_generate(engine, [[1], [9]], 1)
     hook.remove()
+    assert all(bool(part.isfinite().all()) for part in [*engine.cache.kv, *engine.cache.all_columns])
 
 
 @pytest.mark.parametrize("temperature", [1e-308, 5e-324, 1e-30, 1e308])
