@@ -333,3 +333,19 @@ def test_writers_at_once_lose_nothing(tmp_path):
         thread.join()
     assert set(RunFile(tmp_path / "run").texts) == {f"{i}/{j}" for i in range(8) for j in range(5)}
     assert len((tmp_path / "run").read_bytes().splitlines()) == 40
+
+
+def test_a_writer_waits_for_another(tmp_path):
+    """Or it would take the other's half line for a torn one, and cut it off."""
+    pytest.importorskip("fcntl")
+    one, two = RunFile(tmp_path / "run"), RunFile(tmp_path / "run")
+    thread = threading.Thread(target=two.append, args=("b", "2"))
+    with one.opened() as file:
+        file.write(b'{"key": "a", ')
+        file.flush()
+        thread.start()
+        time.sleep(0.1)
+        assert thread.is_alive()
+        file.write(b'"text": "1"}\n')
+    thread.join(10)
+    assert RunFile(tmp_path / "run").texts == two.texts == {"a": "1", "b": "2"}
