@@ -246,7 +246,7 @@ def poisoned(model, token, value):
 def test_one_requests_trouble_ends_that_request(value, slots, record):
     """At its prompt or in the middle of its answer; its slot's next tenant, too, writes what it would alone."""
     model = tiny(5)
-    prompts = [[7, 6, 5, 4, 3, 2, 1], [1], [1, 2, 9, 3], [4, 5], [9]]  # the first is long: its mates' slots are read far
+    prompts = [[7, 6, 5, 4, 3, 2, 1], [1], [1, 2, 9, 3], [4, 5], [9]]
     wanted = [generate(model, [prompt], 6, seed=i)[0] for i, prompt in enumerate(prompts)]
     assert any(9 in tokens[:-1] for tokens, prompt in zip(wanted, prompts) if 9 not in prompt)
     hook = poisoned(model, 9, value)
