@@ -34,7 +34,7 @@ class Balancer:
         if num_experts < 1:
             raise ValueError(f"num_experts must be at least 1, got {num_experts}")
         shape = (num_experts,) if num_layers is None else (num_layers, num_experts)
-        self.bias = torch.zeros(shape)
+        self.bias = torch.zeros(shape, dtype=torch.float32)
 
     def update(self, load: Tensor) -> Tensor:
         """load: (E,) or (layers, E), fraction of tokens per expert over the whole batch. Returns the new biases."""
@@ -136,19 +136,38 @@ def counts(routes: Tensor, num_experts: int, mask: Tensor | None = None) -> Tens
 
 def load(routes: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:
     """Fraction of tokens per expert, float32 (layers, E): what `update` wants. Skipped tokens count in the whole."""
-    tokens = counts(routes, num_experts, mask)
-    return tokens[:, :num_experts] / tokens.sum(-1, keepdim=True).clamp_min(1)
+    return fractions(counts(routes, num_experts, mask))
+
+
+def fractions(visits: Tensor) -> Tensor:
+    """Tokens per route, int64 (..., E + 1) as `counts` has them, to the load of the experts, float32 (..., E).
+
+    Skipped tokens count in the whole; no token at all is a load of zero. The float type is float32 whatever torch's
+    default is. Visits of several batches or ranks are added up before, not their loads: those are of different sizes.
+    """
+    return visits[..., :-1].float() / visits.sum(-1, keepdim=True).clamp_min(1).float()
 
 
 def entropy(load: Tensor) -> Tensor:
-    """H(load) / ln E over the last axis: 1 when every expert gets the same, 0 when one gets all (0 ln 0 = 0)."""
-    share = load / load.sum(-1, keepdim=True)
+    """H(load) / ln E over the last axis: 1 when every expert gets the same, 0 when one gets all (0 ln 0 = 0).
+
+    Also 1 where no expert gets any (all tokens skipped), or there is one expert: nothing is uneven.
+    """
+    total = load.sum(-1, keepdim=True)
+    share = load / total.masked_fill(total == 0, 1.0)
+    share = share.masked_fill(total == 0, 1 / load.shape[-1])
+    if load.shape[-1] == 1:
+        return share.sum(-1)
     return -torch.xlogy(share, share).sum(-1) / math.log(load.shape[-1])
 
 
 def max_violation(load: Tensor) -> Tensor:
-    """MaxVio = (largest load - mean load) / mean load over the last axis: 0 is perfect, E - 1 is collapse."""
-    return load.amax(-1) / load.mean(-1) - 1
+    """MaxVio = (largest load - mean load) / mean load over the last axis: 0 is perfect, E - 1 is collapse.
+
+    0 where no expert gets any token.
+    """
+    mean = load.mean(-1)
+    return torch.where(mean > 0, load.amax(-1) / mean.masked_fill(mean == 0, 1.0) - 1, 0.0)
 
 
 # ---- the balancer and the model --------------------------------------------------------------------------------------

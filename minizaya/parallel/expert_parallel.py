@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from ..arch import balance
 from ..arch.experts import Experts, Reorder, swiglu
 
 
@@ -44,8 +45,7 @@ def global_load(visits: Tensor) -> Tensor:
     visits: int64 (ranks, layers, E + 1), each rank's tokens by route, the skip route last (`balance.counts`).
     trap: the mean of the ranks' loads is another number where they hold different numbers of tokens.
     """
-    tokens = visits.sum(0)
-    return tokens[:, :-1] / tokens.sum(-1, keepdim=True)
+    return balance.fractions(visits.sum(0))
 
 
 class AllToAll(torch.autograd.Function):

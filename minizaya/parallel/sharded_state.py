@@ -120,10 +120,10 @@ def load(checkpoint: str | Path, model: Zaya, optimizer: Optimizer, balancer: Si
     given = parts.info["tensors"]
     if parts.info.get("config") != model.config.to_dict():
         raise ValueError(f"{checkpoint} was made with another model config")
-    if any(name.startswith("optimizer/") for name in given):
-        for p in model.parameters():
-            zero = torch.zeros_like
-            optimizer.state[p] = {"step": torch.zeros(()), "exp_avg": zero(p), "exp_avg_sq": zero(p)}
+    for name, p in model.named_parameters():
+        if f"optimizer/{name}/step" in given:   # else it has had no gradient yet, and has no memory again
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     cut, whole = sharded(model, optimizer), replicated(model, optimizer, balancer)
     wanted = described(cut, whole, grid.layout)
     if given.keys() != wanted.keys():

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..arch import balance
 from ..arch.model import Zaya
 from ..train.checkpoint import latest
-from ..train.loop import Recipe, Trainer, interrupts, must_match, read_log
+from ..train.loop import Recipe, Trainer, check_targets, interrupts, last_step, must_match, read_log
 from ..train.optim import decays, learning_rate
 from ..train.sources import IGNORE, Batch
 from . import sharded_state
@@ -69,6 +69,7 @@ class ParallelTrainer(Trainer):
         for part in parts if grid.cp_rank == 0 else ():
             targets[part.name] += int((part.targets != IGNORE).sum())
         scored = grid.sum(torch.tensor([targets[name] for name in names], dtype=torch.float64))
+        check_targets(self.step, float(scored.sum()))   # the same sum on all ranks: all refuse, or none
         tokens = 0
         model.train()
         for part in parts:
@@ -84,6 +85,7 @@ class ParallelTrainer(Trainer):
         sums = grid.sum(torch.tensor([*(losses[name] for name in names), tokens, stop], dtype=torch.float64)).cpu()
         loss = float(sums[:-2].sum() / scored.sum())
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
             raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
                              f"large, got {recipe.lr}")
         lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup, recipe.final_share)
@@ -98,18 +100,19 @@ class ParallelTrainer(Trainer):
 
         self.step, self.tokens, self.stop = self.step + 1, self.tokens + int(sums[-2]), bool(sums[-1])
         return {"step": self.step, "tokens": self.tokens, "loss": loss,
-                **{f"loss_{name}": float(sums[i] / scored[i]) for i, name in enumerate(names)},
+                **{f"loss_{name}": float(sums[i] / scored[i]) for i, name in enumerate(names) if scored[i]},
                 "lr": lr, "grad_norm": norm, "load_entropy": float(balance.entropy(load).mean()),
                 "max_violation": float(balance.max_violation(load).max()),
                 "tok_per_s": float(sums[-2]) / (time.perf_counter() - began)}
 
     def train(self, save_every: int = 0, until: int | None = None, bar: bool = True,
               watch: Callable[[dict], None] | None = None) -> bool:
-        """Trains to step `until` (None: the recipe's last), saving every `save_every` steps and at the end.
+        """Trains to step `until` (None: the recipe's last; 0: none), saving every `save_every` steps and at the end.
 
-        Ctrl-C on any rank stops all of them after the same step. Returns True when the recipe is done.
+        Ctrl-C on any rank stops all of them after the same step. Returns True when the recipe is done. Raises ValueError
+        when `until` or `save_every` is negative.
         """
-        last = min(self.recipe.steps, until or self.recipe.steps)
+        last = last_step(self.recipe, until, save_every=save_every)
         line = tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar or self.grid.rank > 0)
         with interrupts() as asked, line:
             while self.step < last and not self.stop:

@@ -6,7 +6,8 @@ A run folder holds
     checkpoint-00000500/           the newest checkpoint; the number is the steps done
         model.safetensors          weights and balancing biases
         optimizer.safetensors      moments, by parameter name; the balancer's memory
-        run.json                   the model's config, the step, the log's length, what the caller adds
+        run.json                   the model's config, the step, the log's length, what the caller adds;
+                                   "without_memory", the parameters that have had no gradient and so no moments
 
 A checkpoint is written into a folder with another name and renamed when it is whole. A rename is atomic: the folder
 is there with everything in it, or not there at all. Only then is the older one removed.
@@ -29,7 +30,7 @@ from ..arch.balance import Balancer
 from ..arch.model import Zaya
 from ..config import ZayaConfig
 from ..data import tokenizer as tokenizers
-from .optim import load_named_state, named_state
+from .optim import load_named_state, named_state, without_memory
 
 FORMAT, SHARDED = "minizaya-run-1", "minizaya-sharded-1"   # the latter: `parallel.sharded_checkpoint`'s
 WRITERS = {FORMAT: "train", SHARDED: "parallel"}           # format -> the command whose run it is
@@ -75,7 +76,8 @@ def save(run: str | Path, step: int, model: nn.Module, optimizer: torch.optim.Op
     # trap: safetensors refuses views that share memory, and a view may drag a far bigger tensor along; so `contiguous`
     memory = {f"optimizer/{k}": v.contiguous() for k, v in named_state(model, optimizer).items()}
     memory |= {f"balancer/{k}": v.contiguous() for k, v in (balancer.state_dict() if balancer else {}).items()}
-    document = {"format": FORMAT, "step": step, "config": model.config.to_dict(), **info}
+    document = {"format": FORMAT, "step": step, "config": model.config.to_dict(),
+                "without_memory": without_memory(model, optimizer), **info}
     try:
         shutil.rmtree(aside, ignore_errors=True)  # what a killed run may have left
         aside.mkdir(parents=True)
@@ -205,7 +207,7 @@ def load(checkpoint: str | Path, model: nn.Module, optimizer: torch.optim.Optimi
             raise ValueError(f"{checkpoint / 'optimizer.safetensors'} holds {full_name!r}, which is not ours")
         parts[part][name] = tensor.clone()  # into memory of torch's own alignment
     load_weights(checkpoint / "model.safetensors", model)
-    load_named_state(model, optimizer, parts["optimizer"])
+    load_named_state(model, optimizer, parts["optimizer"], info.get("without_memory"))
     if balancer:
         balancer.load_state_dict(parts["balancer"])
     return info

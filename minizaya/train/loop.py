@@ -5,7 +5,11 @@
 
 The data of step s is a function of (seed, s) alone, and nothing else in a step is random. So weights, moments, biases
 and the step number are the whole state, and a resumed run repeats the uninterrupted one bit for bit (on the same
-machine with the same number of threads: another order of additions rounds differently).
+machine with the same number of threads: another order of additions rounds differently). A step is computed where the
+model is: its batches are moved there.
+
+Micro-batches weigh by their targets. One without any moves no weight and has no loss in the log; a step without any is
+refused before anything has moved.
 """
 
 import json
@@ -52,11 +56,13 @@ class Recipe:
     def __post_init__(self):
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
+        if self.optimizer == "adamw" and self.momentum != Recipe.momentum:
+            raise ValueError(f"momentum is of Muon and would have no effect with 'adamw', got {self.momentum!r}")
         for name in ("steps", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         for name in ("warmup", "weight_decay", "balance_lr", "final_share"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
 
 
@@ -84,7 +90,7 @@ class Trainer:
         self.balancer.bias = balance.get_biases(model)
         self.step, self.tokens, self.saved_step = 0, 0, -1
         self.records: list[dict] = []
-        self.log_file = None
+        self.log_file: Path | None = None
         if self.run_folder is not None:
             self.open_run(resume)
 
@@ -93,13 +99,15 @@ class Trainer:
     def train_step(self) -> dict:
         """One optimizer step over all micro-batches. Returns the log record.
 
-        Raises ValueError, before any weight has moved, when loss or gradients are not finite.
+        Raises ValueError, before any weight has moved, when there is no target, or loss or gradients are not finite.
         """
-        start, tokens_before = time.perf_counter(), self.tokens
-        recipe, model, batches = self.recipe, self.model, self.batches(self.step)
+        start, tokens = time.perf_counter(), 0
+        recipe, model, device = self.recipe, self.model, self.model.embed.weight.device
+        batches = [batch.to(device) for batch in self.batches(self.step)]
         losses, targets, visits = Counter(), Counter(), 0   # by source: nats, scored tokens; tokens by layer and route
         for batch in batches:
             targets[batch.name] += int((batch.targets != IGNORE).sum())
+        check_targets(self.step, targets.total())
         model.train()
         for batch in batches:
             out = model(batch.inputs, doc_ids=batch.doc_ids)
@@ -108,11 +116,12 @@ class Trainer:
             (total / targets.total()).backward()  # gradients add up: micro-batches together weigh as one batch
             losses[batch.name] += total.item()
             visits = visits + balance.counts(out.routes, model.config.num_experts, batch.valid)
-            self.tokens += batch.inputs.numel() if batch.valid is None else int(batch.valid.sum())
+            tokens += batch.inputs.numel() if batch.valid is None else int(batch.valid.sum())
 
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
         loss = losses.total() / targets.total()
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
             raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
                              f"large, got {recipe.lr}")
         lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup, recipe.final_share)
@@ -123,30 +132,31 @@ class Trainer:
 
         # trap: balance on the load of the whole batch. One micro-batch is a small sample, often of one kind of text,
         # and a router that must be even on each of them cannot specialise
-        load = visits[:, :-1] / visits.sum(-1, keepdim=True)
+        load = balance.fractions(visits)
         balance.set_biases(model, self.balancer.update(load))
 
-        self.step += 1
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
         return {
             "step": self.step, "tokens": self.tokens, "loss": loss,
-            **{f"loss_{name}": losses[name] / targets[name] for name in losses},
+            **{f"loss_{name}": losses[name] / targets[name] for name in losses if targets[name]},
             "lr": lr, "grad_norm": norm,
             "load_entropy": float(balance.entropy(load).mean()),        # mean over layers
             "max_violation": float(balance.max_violation(load).max()),  # worst layer
-            "tok_per_s": (self.tokens - tokens_before) / (time.perf_counter() - start),
+            "tok_per_s": tokens / (time.perf_counter() - start),
         }
 
     # ---- many steps --------------------------------------------------------------------------------------------------
 
     def train(self, evaluate: Callable[[], dict] | None = None, eval_every: int = 0, save_every: int = 0,
               until: int | None = None, watch: Callable[[list[dict]], None] | None = None, bar: bool = True) -> bool:
-        """Trains to step `until` (None: the recipe's last). Returns True when the recipe is done.
+        """Trains to step `until` (None: the recipe's last; 0: none). Returns True when the recipe is done.
 
         evaluate() is called every `eval_every` steps and at the end; its figures join the log record under "eval".
         A checkpoint is written every `save_every` steps and at the end (0: at the end only), if the run has a folder.
         watch(records) is called after each evaluation. Ctrl-C finishes the step, saves, and returns False.
+        Raises ValueError when `until`, `eval_every` or `save_every` is negative.
         """
-        last = min(self.recipe.steps, until or self.recipe.steps)
+        last = last_step(self.recipe, until, eval_every=eval_every, save_every=save_every)
         with (interrupts() as stop,
               tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar) as line):
             while self.step < last and not stop:
@@ -206,6 +216,20 @@ def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
     for name, value in {"recipe": asdict(recipe), **keep}.items():
         if info.get(name) != value:
             raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
+
+
+def check_targets(step: int, targets: float) -> None:
+    """Raises ValueError unless a step has something to score: the mean over nothing has no gradient."""
+    if not targets:
+        raise ValueError(f"batches must hold at least one target a step, got none at step {step}")
+
+
+def last_step(recipe: Recipe, until: int | None, **every: int) -> int:
+    """Where `train` stops: `until`, but not after the recipe's end. Raises ValueError for a negative number."""
+    for name, value in {"until": 0 if until is None else until, **every}.items():
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value!r}")
+    return recipe.steps if until is None else min(recipe.steps, until)
 
 
 def read_log(folder: Path, length: int) -> tuple[Path, list[dict]]:

@@ -1,6 +1,7 @@
 """What moves the weights: AdamW or Muon, and which parameters get what; the schedule; the optimizer's state by name."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -97,14 +98,28 @@ def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
 
 
 def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's memory as flat tensors: "embed.weight/exp_avg", ... Empty before the first step."""
+    """The optimizer's memory as flat tensors: "embed.weight/exp_avg", ...
+
+    A parameter that has had no gradient yet (before the first step, or frozen so far) has none; see `without_memory`.
+    """
     names = parameter_names(model, optimizer)
     state = optimizer.state_dict()["state"]
     return {f"{names[i]}/{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
 
 
-def load_named_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The way back. Raises ValueError when a name is unknown or a moment has another shape than its parameter."""
+def without_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The parameters of which the optimizer remembers nothing: they have had no gradient yet. In its own order."""
+    state = optimizer.state_dict()["state"]
+    return [name for i, name in enumerate(parameter_names(model, optimizer)) if not state.get(i)]
+
+
+def load_named_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
+                     without: Iterable[str] | None = None) -> None:
+    """The way back. without: the parameters that had no memory when the state was taken, and have none again.
+
+    None: all have some, or none has any. Raises ValueError when a name is unknown, a moment has another shape than its
+    parameter, or other parameters than those miss.
+    """
     names = parameter_names(model, optimizer)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     state: dict[int, dict[str, Tensor]] = {}
@@ -116,7 +131,9 @@ def load_named_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors
             raise ValueError(f"the optimizer state {full_name!r} has shape {tuple(tensor.shape)}, "
                              f"its parameter has {tuple(shapes[name])}")
         state.setdefault(names.index(name), {})[key] = tensor
-    if tensors and len(state) != len(names):
-        missing = [name for i, name in enumerate(names) if i not in state]
-        raise ValueError(f"the optimizer state misses {len(missing)} parameters, the first is {missing[0]!r}")
+    missing = [name for i, name in enumerate(names) if i not in state]
+    if set(missing) != set(missing if without is None and not tensors else without or ()):
+        odd = sorted(set(missing) ^ set(without or ()))
+        raise ValueError(f"the optimizer state misses {len(missing)} parameters, or holds some that had no gradient; "
+                         f"the first is {odd[0]!r}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -35,6 +35,11 @@ class Batch:
         if self.valid is not None and bool((self.valid[:, 1:] & ~self.valid[:, :-1]).any()):
             raise ValueError("valid: padding must stand on the right of every row")
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch there; sources make theirs on the CPU, the trainer moves them to its model."""
+        return Batch(self.name, *(None if x is None else x.to(device)
+                                  for x in (self.inputs, self.targets, self.valid, self.doc_ids)))
+
 
 Source = Callable[[int], Batch]  # step (from 0) -> micro-batch; a pure function, so a resumed run reads the same
 

@@ -499,3 +499,145 @@ def test_nano_has_the_vocabulary_of_its_tokenizer():
     nano = mz.ZayaConfig.preset("nano")
     assert (nano.vocab_size, nano.pad_token_id, nano.bos_token_id, nano.eos_token_id) == (
         TOKENIZER.vocab_size, TOKENIZER.pad_id, TOKENIZER.bos_id, TOKENIZER.eos_id)
+
+
+# ---- steps with nothing to score, parameters without a gradient ------------------------------------------------------
+
+
+def unscored(batch, name="empty"):
+    return Batch(name, batch.inputs, torch.full_like(batch.targets, IGNORE), batch.valid, batch.doc_ids)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_micro_batch_without_targets_moves_no_weight_and_has_no_loss(place):
+    with_empty, without = tiny_trainer(), tiny_trainer()
+    sources = tiny_sources()
+
+    def batches(step):
+        found = sources(step)
+        return [*found[:place], unscored(found[0]), *found[place:]]
+
+    with_empty.batches = batches
+    mine, theirs = with_empty.train_step(), without.train_step()
+    assert "loss_empty" not in mine and mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+    json.loads(json.dumps(mine, allow_nan=False))
+
+
+@pytest.mark.parametrize("nothing", ["no batches", "one", "two of one name"])
+def test_a_step_without_targets_is_refused_before_anything_moves(nothing, tmp_path):
+    trainer, batch = tiny_trainer(tmp_path / "run"), tiny_sources()(0)[0]
+    before = {name: p.clone() for name, p in trainer.model.state_dict().items()}
+    trainer.batches = lambda step: [unscored(batch)] * {"no batches": 0, "one": 1, "two of one name": 2}[nothing]
+    with pytest.raises(ValueError, match="at least one target a step, got none at step 0"):
+        trainer.train(bar=False)
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.state_dict().items())
+    assert (trainer.step, trainer.tokens, trainer.records) == (0, 0, [])
+    assert named_state(trainer.model, trainer.optimizer) == {}
+
+
+def test_padding_alone_has_no_load():
+    trainer, batch = tiny_trainer(), tiny_sources()(0)[0]
+    trainer.batches = lambda step: [Batch("text", batch.inputs, batch.targets, torch.zeros_like(batch.inputs).bool())]
+    before = mz.balance.get_biases(trainer.model)
+    record = trainer.train_step()
+    json.dumps(record, allow_nan=False)
+    assert torch.equal(mz.balance.get_biases(trainer.model), before) and record["tokens"] == 0
+
+
+@pytest.mark.parametrize("until, steps", [(0, 0), (1, 1), (None, 3), (3, 3), (9, 3)])
+def test_until_is_where_training_stops(until, steps, tmp_path):
+    trainer = tiny_trainer(tmp_path / "run", steps=3)
+    assert trainer.train(until=until, bar=False) == (steps == 3)
+    assert trainer.step == steps and checkpoint.read_info(checkpoint.latest(tmp_path / "run"))["step"] == steps
+    again = tiny_trainer(tmp_path / "run", steps=3, resume=True)
+    again.train(until=0, bar=False)
+    assert again.step == steps
+
+
+@pytest.mark.parametrize("name", ["until", "eval_every", "save_every"])
+def test_negative_steps_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
+        tiny_trainer().train(**{name: -1}, bar=False)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("frozen", [("norm.weight",), ("layers.0.", "embed")])
+def test_a_parameter_without_a_gradient_yet_comes_back(tmp_path, optimizer, frozen):
+    """Stopped while some parameters are frozen, a run goes on as the unstopped one, also after they have thawed."""
+    def thaw(model, on):
+        for name, p in model.named_parameters():
+            p.requires_grad_(on or not name.startswith(frozen))
+        return model
+
+    def begun(run):
+        trainer = tiny_trainer(run, optimizer=optimizer)
+        thaw(trainer.model, False)
+        trainer.train(until=2, bar=False)
+        thaw(trainer.model, True)
+        return trainer
+
+    whole = begun(None)
+    begun(tmp_path / "run")
+    second = tiny_trainer(tmp_path / "run", resume=True, model=tiny_model(seed=4), optimizer=optimizer)
+    for trainer in (whole, second):
+        trainer.train(until=4, bar=False)
+    assert losses(whole) == losses(second)
+    for name, p in whole.model.state_dict().items():
+        assert torch.equal(p, second.model.state_dict()[name]), name
+
+
+def test_lost_memory_is_not_taken_for_a_parameter_without_a_gradient(saved):
+    _, folder = saved
+    tensors = checkpoint.read_tensors(folder / "optimizer.safetensors")
+    kept = {name: value for name, value in tensors.items() if not name.startswith("optimizer/norm.weight/")}
+    (folder / "optimizer.safetensors").write_bytes(checkpoint.safetensors().save(kept))
+    with pytest.raises(ValueError, match="misses 1 parameters.*norm.weight"):
+        tiny_trainer(folder.parent, resume=True)
+
+
+def test_the_reference_experts_may_skip_a_whole_layer(tmp_path):
+    """With the plain loop, an expert that no token visits has no gradient: a checkpoint holds what there is."""
+    def plain():
+        return mz.Zaya(tiny_model().config, backend="reference")
+
+    trainer = tiny_trainer(tmp_path / "run", model=plain())
+    trainer.model.layers[1].router.balancing_bias[-1] = 5.0
+    trainer.train(until=2, bar=False)
+    assert checkpoint.read_info(checkpoint.latest(tmp_path / "run"))["without_memory"]
+    again = tiny_trainer(tmp_path / "run", model=plain(), resume=True)
+    again.train(until=3, bar=False)
+    assert again.step == 3
+
+
+# ---- the log, the model's device, settings without effect -----------------------------------------------------------
+
+
+def test_no_file_stays_open_after_a_run(tmp_path):
+    trainer = tiny_trainer(tmp_path / "run")
+    trainer.train(until=2, save_every=1, bar=False)
+    if Path("/proc/self/fd").is_dir():
+        held = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
+        assert not [name for name in held if name.startswith(str(tmp_path))]
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_batches_are_moved_to_the_models_device(monkeypatch):
+    trainer, asked = tiny_trainer(), []
+    moved = Batch.to
+    monkeypatch.setattr(Batch, "to", lambda self, device: asked.append((self.name, device)) or moved(self, device))
+    trainer.train_step()
+    assert asked == [("text", torch.device("cpu")), ("task", torch.device("cpu"))]
+
+
+@pytest.mark.parametrize("valid, docs", [(None, None), (True, None), (True, True)])
+def test_a_batch_moves_whole(valid, docs):
+    x = torch.ones(2, 3, dtype=torch.int64)
+    batch = Batch("x", x, x, x.bool() if valid else None, x if docs else None).to(torch.device("meta"))
+    assert {t.device.type for t in (batch.inputs, batch.targets, batch.valid, batch.doc_ids) if t is not None} == {"meta"}
+    assert (batch.valid is None, batch.doc_ids is None) == (valid is None, docs is None)
+
+
+def test_momentum_without_muon_is_refused():
+    with pytest.raises(ValueError, match="momentum is of Muon"):
+        Recipe(steps=1, momentum=0.5)
