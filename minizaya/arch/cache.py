@@ -36,7 +36,8 @@ class Cache:
         Returns the `conv_lag` columns before z, and `then` of the token before (None at the very start).
         """
         past, before = self.columns[layer], self.delayed[layer]
-        # clone: a view would keep the projections of the whole prompt alive
+        # clone: a view would keep the projections of the whole prompt alive, and `native/step.py` writes into these
+        # where they lie: contiguous, and nobody else's
         self.columns[layer] = torch.cat([past, z], dim=1)[:, z.shape[1]:].clone()
         self.delayed[layer] = then[:, -1].clone()
         return past, before
@@ -64,7 +65,7 @@ class Cache:
 
     def held(self) -> Tensor:
         """int64 (b,), the tokens held of each sequence."""
-        return torch.full((self.batch,), self.length)
+        return torch.full((self.batch,), self.length, dtype=torch.int64, device=self.columns[0].device)
 
     def advance(self, steps: int, valid: Tensor | None) -> Tensor | None:
         """The validity of old and new tokens together, bool (b, length + steps), or None when all are valid."""
@@ -90,5 +91,4 @@ class Cache:
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one more token of one sequence costs: 2 * K * d * layers * bytes of a number (40 KiB at 8B)."""
-        return sum(kv[:, 0, :1].nbytes if kv.shape[2] else 2 * kv.shape[3] * kv.shape[4] * kv.element_size()
-                   for kv in self.kv)
+        return sum(2 * kv.shape[3] * kv.shape[4] * kv.element_size() for kv in self.kv)

@@ -67,7 +67,9 @@ def experts_grouped(x: Tensor, routes: Tensor, gates: Tensor, gate_up: Tensor, d
     back[order] = torch.arange(len(order), device=order.device)
     counts = torch.bincount(routes, minlength=len(gate_up) + 1).tolist()
     *grouped, skipped = Reorder.apply(x, order, back).split(counts)
-    learning = torch.is_grad_enabled()  # an empty expert then still gets a gradient: zero, not None
+    # an empty expert runs on no token all the same while gradients are on: else, were all empty, nothing would tie the
+    # weights to the output, and they would have no gradient at all; a single one gets its zeros from unbind in any case
+    learning = torch.is_grad_enabled()
     # unbind, not gate_up[e]: the backward of an index fills a whole zero stack for each expert
     done = [swiglu(tokens, expert_in, expert_out) if len(tokens) or learning else tokens
             for tokens, expert_in, expert_out in zip(grouped, gate_up.unbind(), down.unbind())]

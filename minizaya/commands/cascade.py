@@ -10,6 +10,7 @@ import torch
 from ..hub import zoo
 from ..rl import cascade
 from ..train import checkpoint, evaluate
+from . import device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="held-out problems a task, before and after (default 100)")
     parser.add_argument("--publish", metavar="NAME", help="at the end put the model into the zoo, with its card")
     parser.add_argument("--table", action="store_true", help="print the stages, ours beside the real ones, and stop")
+    device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -41,18 +43,20 @@ def run(args: argparse.Namespace) -> int:
     if args.problems < 1 or not args.share > 0:
         raise ValueError(f"problems must be at least 1 and share positive, got {args.problems} and {args.share}")
     torch.set_num_threads(1)  # the generator has a process, and a core, of its own
+    place = device.choose(args.device)
     model, tokenizer = zoo.open_model(args.model)
+    model.to(place)
     if not cascade.train(model, tokenizer, args.out, seed=args.seed, processes=args.processes, share=args.share):
         return 130
     plan = json.loads((args.out / "plan.json").read_text())
     before, after = (cascade.examine(judged, tokenizer, plan["levels"], args.problems, seed=7)
-                     for judged in (zoo.open_model(args.model)[0], model.eval()))
+                     for judged in (zoo.open_model(args.model)[0].to(place), model.eval()))
     gain = (sum(after.values()) - sum(before.values())) / len(after)
     found = {"levels": plan["levels"], "before": before, "after": after,
              "minutes": round(cascade.minutes(args.out), 1), "gain": round(gain, 4)}
     checkpoint.replace_file(args.out / "result.json", json.dumps(found, indent=1).encode())
     if args.publish:
-        publish(args, found)
+        publish(args, found, place)
     print(json.dumps(found) if args.json else text(found))
     return 0
 
@@ -65,12 +69,13 @@ def text(found: dict) -> str:
     return "\n".join([*lines, f"mean gain {100 * found['gain']:.1f} points in {found['minutes']} minutes"])
 
 
-def publish(args: argparse.Namespace, found: dict) -> None:
+def publish(args: argparse.Namespace, found: dict, place: torch.device) -> None:
     """Puts the last stage's model into the zoo, with a card that says before and after."""
     last = sorted(args.out.glob("[0-9]-*"))[-1]
     zoo.publish(last / "trainer", args.publish, {})
     model, tokenizer = zoo.load(args.publish)
     updates = [{"name": stage.name, "updates": max(2, round(stage.updates * args.share))} for stage in cascade.TOY]
+    model.to(place)
     zoo.write_card(args.publish, found | {
         "model": args.publish, "from": args.model, "parameters": sum(p.numel() for p in model.parameters()),
         "accuracy": evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems), "problems": args.problems,

@@ -8,6 +8,7 @@ from ..hub import zoo
 from ..studies import compare
 from ..train import evaluate
 from ..train.evaluate import LEVELS
+from . import device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=tasks.names(), help="one task only (default: all)")
     parser.add_argument("--difficulty", type=int, help="one difficulty only, with --task (default: four a task)")
     parser.add_argument("--problems", type=int, default=100, help="for each task and difficulty (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default: 1.0)")
     parser.add_argument("--seed", type=int, default=1, help="of problems and sampling (default: %(default)s)")
     parser.add_argument("--compare", action="store_true",
                         help="compare one rollout, majority vote and recursive self-aggregation in one setting")
     parser.add_argument("--sweep", action="store_true", help="vary Markovian RSA's beta and tau in one setting")
-    parser.add_argument("--setting", choices=sorted(compare.SETTINGS), default="tight",
+    parser.add_argument("--setting", choices=sorted(compare.SETTINGS),
                         help="with --compare or --sweep: a budget that is too short for one trace, or long enough "
-                             "(default: %(default)s)")
+                             "(default: tight)")
+    device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -36,23 +38,37 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"problems must be at least 1, got {args.problems}")
     if args.difficulty is not None and args.task is None:
         raise ValueError("difficulty needs a task: give --task, too")
+    check_flags(args)
     model, tokenizer = zoo.open_model(args.model)
+    model.to(device.choose(args.device))
     if args.compare or args.sweep:
         study, told = (compare.compare, compare.table) if args.compare else (compare.sweep, compare.sweep_table)
-        setting = compare.SETTINGS[args.setting]
+        setting = compare.SETTINGS[args.setting or "tight"]
         found = study(model, tokenizer, setting, args.problems, args.seed)
         print(json.dumps(found) if args.json else told(setting, found))
         return 0
     levels = LEVELS if args.task is None else {args.task: LEVELS[args.task]}
     if args.difficulty is not None:
         levels = {args.task: (args.difficulty, )}
-    found = evaluate.accuracies(model, tokenizer, levels, args.problems, args.temperature, args.seed)
+    temperature = 1.0 if args.temperature is None else args.temperature
+    found = evaluate.accuracies(model, tokenizer, levels, args.problems, temperature, args.seed)
     if args.json:
-        print(json.dumps({"model": args.model, "temperature": args.temperature, "problems": args.problems,
+        print(json.dumps({"model": args.model, "temperature": temperature, "problems": args.problems,
                           "seed": args.seed, "accuracy": found}))
     else:
         print(table(found))
     return 0
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError for a flag that the other flags leave without effect."""
+    if args.compare and args.sweep:
+        raise ValueError("sweep and compare are two studies: give one of --compare and --sweep")
+    study = "compare" if args.compare else "sweep" if args.sweep else None
+    for name in ("task", "difficulty", "temperature") if study else ("setting",):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name} has no effect with --{study}, got {getattr(args, name)!r}" if study else
+                             f"{name} has no effect without --compare or --sweep, got {getattr(args, name)!r}")
 
 
 def table(found: dict) -> str:

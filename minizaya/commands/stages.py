@@ -9,6 +9,7 @@ import torch
 
 from ..hub import zoo
 from ..train import evaluate, stages
+from . import device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--publish", metavar="NAME", help="at the end measure the model and put it into the zoo")
     parser.add_argument("--problems", type=int, default=200, help="with --publish: for each accuracy (default 200)")
     parser.add_argument("--table", action="store_true", help="print the table, ours beside the real one, and stop")
+    device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -30,9 +32,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise ValueError("out must name a folder for the runs, got none")
-    done = stages.train(args.out, share=args.share, seed=args.seed, resume=args.resume)
+    place = device.choose(args.device)
+    done = stages.train(args.out, share=args.share, seed=args.seed, resume=args.resume, device=place)
     if done and args.publish:
-        publish(args)
+        publish(args, place)
     if args.json:
         print(json.dumps({"done": done, "run": str(args.out)}))
     elif done:
@@ -41,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
     return 0 if done else 130
 
 
-def publish(args: argparse.Namespace) -> None:
-    """Puts the last stage's model into the zoo, with its card."""
+def publish(args: argparse.Namespace, place: torch.device) -> None:
+    """Puts the last stage's model into the zoo, with its card, measured on the device `place`."""
     last = args.out / f"{len(stages.TOY)}-{stages.TOY[-1].name}"
     zoo.publish(last, args.publish, {})
     model, tokenizer = zoo.load(args.publish)
-    found = evaluate.accuracies(model, tokenizer, evaluate.LEVELS, args.problems)
+    found = evaluate.accuracies(model.to(place), tokenizer, evaluate.LEVELS, args.problems)
     zoo.write_card(args.publish, {
         "model": args.publish, "parameters": sum(p.numel() for p in model.parameters()),
         "experts": model.config.num_experts, "training_seed": args.seed, "torch": torch.__version__,

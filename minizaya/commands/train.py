@@ -15,6 +15,7 @@ from ..plots.picture import LivePicture
 from ..train.evaluate import held_out_loss
 from ..train.loop import Recipe, Trainer
 from ..train.sources import Source, mixture, task_source, text_source
+from . import device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-file", type=Path, help="UTF-8 text to learn instead of Python's help texts")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (default 0)")
+    device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the last figures as one JSON document")
 
 
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run is done, 130 when Ctrl-C stopped it (it can go on with --resume)."""
     tokenizer, train_text, held_out_text = material(args)
     batches, evaluate = mixture(*sources(args, tokenizer, train_text)), None
-    model = fresh_model(args, tokenizer)
+    model = fresh_model(args, tokenizer).to(device.choose(args.device))
     if args.text_rows:
         held_out = torch.tensor(tokenizer.encode(train_text[-1:] + held_out_text))
         window = max(2, args.seq - args.seq % 2)  # even, and not longer than the rows of training

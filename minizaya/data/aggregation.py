@@ -78,12 +78,17 @@ def aggregation_documents(records: list[dict], tokenizer: Tokenizer, most: int =
         record = rng.choice(records)
         problem = get(record["task"]).generate(record["number"], record["difficulty"])
         rollouts = rng.sample(record["rollouts"], rng.randint(1, most))
-        tails = [spoiled(tail, rng) for tail in cut_off(rollouts, rng.randint(*lengths), rng)]
+        tails = spoiled_tails(rollouts, rng, lengths)
         reasoning, _, answer = continuation(problem, tails).rpartition(CUE)
         return spans_chat((("prompt", aggregation_text(problem.prompt, tails), False),
                            ("reasoning", reasoning, True), ("answer", CUE + answer, True)), tokenizer)
 
     return draw
+
+
+def spoiled_tails(rollouts: list[str], rng: random.Random, lengths: tuple[int, int] = (12, 64)) -> list[str]:
+    """What an example shows of these rollouts: all cut to one tau, drawn from `lengths`, and some spoiled."""
+    return [spoiled(tail, rng) for tail in cut_off(rollouts, rng.randint(*lengths), rng)]
 
 
 def cut_off(rollouts: list[str], tau: int, rng: random.Random) -> list[str]:

@@ -45,9 +45,12 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor | None = None, out: Tensor |
         out = x.new_empty(len(x), len(weight))
     pairs = x.dtype == weight.dtype == torch.bfloat16 and scale is None and multiplies_pairs()
     few = FEW_PAIRS if pairs else FEW_NATIVE if x.dtype == torch.bfloat16 and has_bfloat16() else FEW
-    if len(x) <= few and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None:
+    on_cpu = x.device.type == weight.device.type == "cpu"   # the compiled loop reads this process's memory
+    if on_cpu and len(x) <= few and x.dtype != torch.float64 and weight.dtype in KINDS and library() is not None:
         narrow = x.dtype != torch.float32 or out.stride(-1) != 1
-        into = torch.empty(out.shape) if narrow else out
+        # trap: C++ reads numbers, not tensors. A type that torch was told to take by default would be garbage to it
+        into = torch.empty(out.shape, dtype=torch.float32, device="cpu") if narrow else out
+        scale = None if scale is None else scale.float().contiguous()
         compiled((x if pairs else x.float()).contiguous(), weight.contiguous(), scale, into)
         if narrow:
             out.copy_(into)
@@ -72,7 +75,7 @@ def tiles(x: Tensor, weight: Tensor, scale: Tensor | None, out: Tensor) -> None:
     wide = torch.promote_types(x.dtype, torch.float32)
     x = x.to(wide)
     step = max(1, TILE // weight.shape[1])
-    buffer = torch.empty(min(step, len(weight)), weight.shape[1], dtype=wide)
+    buffer = torch.empty(min(step, len(weight)), weight.shape[1], dtype=wide, device=weight.device)
     for start in range(0, len(weight), step):
         rows = weight[start: start + step]
         tile = buffer[: len(rows)].copy_(rows)
@@ -87,7 +90,8 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     (largest about 3.5 times the typical one) that is 0.8% of a typical number, root mean square; bfloat16 itself is off
     by 0.17%.
     """
-    small, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    small = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     step = max(1, TILE // weight.shape[1])
     for start in range(0, len(weight), step):
         wide = weight[start: start + step].float()

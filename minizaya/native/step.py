@@ -88,9 +88,11 @@ class Step:
                   for sliding, pair in place.angles.items()}
         held = cache.held().contiguous()
         stream = ((model.embed(tokens) + model.embed_bias) * model.embed_scale).contiguous()
-        x, state = torch.empty_like(stream), torch.zeros(batch, config.router_hidden_size)
-        probs = torch.empty(len(self.layers), batch, 1, config.num_experts + 1)
-        routes = torch.empty(len(self.layers), batch, dtype=torch.int64)
+        # trap: C++ reads numbers, not tensors. Whatever type or device torch takes by default, these are its own
+        plain = dict(dtype=torch.float32, device=stream.device)
+        x, state = torch.empty_like(stream), torch.zeros(batch, config.router_hidden_size, **plain)
+        probs = torch.empty(len(self.layers), batch, 1, config.num_experts + 1, **plain)
+        routes = torch.empty(len(self.layers), batch, dtype=torch.int64, device=stream.device)
         at, read = stream.data_ptr(), x.data_ptr()
         for number, (layer, block) in enumerate(zip(self.layers, model.layers)):
             (columns, delayed), room = cache.ends(number), cache.room(number, 1)

@@ -109,8 +109,8 @@ class ParallelTrainer(Trainer):
               watch: Callable[[dict], None] | None = None) -> bool:
         """Trains to step `until` (None: the recipe's last; 0: none), saving every `save_every` steps and at the end.
 
-        Ctrl-C on any rank stops all of them after the same step. Returns True when the recipe is done. Raises ValueError
-        when `until` or `save_every` is negative.
+        Ctrl-C on any rank stops all of them after the same step. Returns True when the recipe is done. Raises
+        ValueError when `until` or `save_every` is negative.
         """
         last = last_step(self.recipe, until, save_every=save_every)
         line = tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar or self.grid.rank > 0)

@@ -9,6 +9,7 @@ beside PEAK. The rules for MI300X (multiples of 64; GEMMs of about 200 GFLOP; al
 the same paper, section on sizing, as reported by its readers: leads, not laws.
 """
 
+import math
 import shutil
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -115,6 +116,12 @@ def products(config: ZayaConfig, tokens: int) -> dict[str, tuple[int, int, int]]
     }
 
 
+def shortfall(work: float) -> str:
+    """How many times GOOD_GEMM is too much for a product of `work` FLOPs, rounded up: what falls short is no 1.0."""
+    times = GOOD_GEMM / work
+    return f"{math.ceil(times * 10) / 10:.1f}" if times < 10 else f"{math.ceil(times):,}"
+
+
 def findings(config: ZayaConfig, layout: Layout = ONE_RANK, tokens: int = 4096) -> list[dict]:
     """The rules for MI300X, applied: {"rule", "what", "ok", "said"} each.
 
@@ -134,7 +141,7 @@ def findings(config: ZayaConfig, layout: Layout = ONE_RANK, tokens: int = 4096) 
         m *= layout.ep if name.startswith("expert") else 1
         work = 2 * m * n * k
         note("GEMMs near 200 GFLOP", name, work >= GOOD_GEMM,
-             f"{m:,} x {n:,} x {k:,} = {work / 1e9:,.1f} GFLOP", f", {GOOD_GEMM / work:.0f}x short")
+             f"{m:,} x {n:,} x {k:,} = {work / 1e9:,.1f} GFLOP", f", {shortfall(work)}x short")
     for name in ("dp", "ep", "cp"):
         size = getattr(layout, name)
         if size > 1:
@@ -143,7 +150,7 @@ def findings(config: ZayaConfig, layout: Layout = ONE_RANK, tokens: int = 4096) 
     experts, sharers = config.num_experts // layout.ep, layout.ranks // layout.ep
     if sharers > 1:
         note("experts divide", "dp x cp", experts % sharers == 0, f"{experts} experts over {sharers} ranks",
-             f": each has room for {-(-experts // sharers)}, not {experts / sharers:.2g}")
+             f": each has room for {-(-experts // sharers)}, not {experts / sharers:.3g}")
     if layout.ranks % NODE and layout.ranks > 1:
         note("whole nodes of 8", "devices", False, f"{layout.ranks} is no multiple of {NODE}",
              ": a node stays partly idle")

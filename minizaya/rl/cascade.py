@@ -19,6 +19,7 @@ from ..data import tasks
 from ..data.tokenizer import Tokenizer
 from ..train import checkpoint, stages
 from ..train.evaluate import answers
+from ..train.sources import seed_of
 from .buffer import Shelf
 from .curriculum import Calibrator, Scheduler
 from .generator import room, styled, verified
@@ -55,6 +56,10 @@ class Stage:
             tasks.get(name)
         if not 0 <= self.aggregation <= 1:
             raise ValueError(f"aggregation must lie in 0..1, got {self.aggregation}")
+        if self.style and self.brevity:
+            raise ValueError(f"brevity is for rewards of 0 and 1, not for style's graded ones, got {self.brevity}")
+        # what it refuses is refused now, not after the stages before
+        LearnerConfig(lr=self.lr, advantage=self.advantage, brevity=self.brevity)
 
 
 TOY = (
@@ -127,7 +132,8 @@ def train(model: Zaya, tokenizer: Tokenizer, folder: str | Path, table: tuple[St
         own.mkdir(parents=True, exist_ok=True)
         if stage.aggregation:  # as the SFT had them
             wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}
-            job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)), seed)
+            job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)),
+                                          seed_of("cascade", seed, number))
         keep = {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
         if not run(job, model, tokenizer, own, keep, processes, bar=bar):
             return False

@@ -24,11 +24,16 @@ class Calibrator:
         highest: difficulties are 1..highest. seed: of all its chance. particles: how many curves it holds.
         target, spread: it asks where the pass rate should be `target`, half of the time target +- spread, so that it
             learns the slope, too.
+    Raises ValueError for numbers below 1, and rates that do not lie between 0 and 1.
     """
 
     def __init__(self, highest: int, seed: int = 0, particles: int = 256, target: float = 0.5, spread: float = 0.25):
         if highest < 1:
             raise ValueError(f"highest must be at least 1, got {highest}")
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, got {particles}")
+        if not (0 <= spread and 0 < target - spread and target + spread < 1):   # no difficulty has a rate beyond
+            raise ValueError(f"target +- spread must lie in 0 < rate < 1, got {target} +- {spread}")
         self.highest, self.target, self.spread = highest, target, spread
         self.rng = random.Random(f"calibrator/{seed}")
         self.particles = [self.guess() for _ in range(particles)]

@@ -22,8 +22,9 @@ class LearnerConfig:
 
     lr: of Muon without momentum; AdamW moves the rest at `adam_share` of it. delta, directional: of DPPO's mask.
     length: the constant divisor of an answer's token sum. advantage: "maxrl" or "grpo". brevity: scale c of the length
-    bonus, 0 is off (MaxRL only). replay: pin the recorded routes. clip: largest norm of all gradients together.
-    rows: tokens of a micro-batch, at most.
+    bonus, 0 is off; it belongs to MaxRL, and is refused with "grpo". replay: pin the recorded routes. clip: largest
+    norm of all gradients together. rows: tokens of a micro-batch, at most.
+    Raises ValueError for a number out of range, and for a setting that would have no effect.
     """
 
     lr: float = 1e-3
@@ -40,13 +41,23 @@ class LearnerConfig:
     def __post_init__(self):
         if self.advantage not in ("maxrl", "grpo"):
             raise ValueError(f"advantage must be 'maxrl' or 'grpo', got {self.advantage!r}")
+        if self.brevity and self.advantage == "grpo":
+            raise ValueError(f"brevity is MaxRL's and would have no effect with 'grpo', got {self.brevity!r}")
         for name in ("lr", "length", "clip", "rows"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+        for name in ("adam_share", "brevity"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if not 0 <= self.delta <= 1:
+            raise ValueError(f"delta must lie in 0..1, it bounds the move of a probability, got {self.delta!r}")
 
 
 class Learner:
-    """A model and its optimizer. `update(rollouts, group)` is one step; the balancing biases stay as they are."""
+    """A model and its optimizer. `update(rollouts, group)` is one step; the balancing biases stay as they are.
+
+    A step is computed where the model is: what it needs of the answers is moved there.
+    """
 
     def __init__(self, model: Zaya, config: LearnerConfig):
         self.model, self.config = model, config
@@ -62,18 +73,18 @@ class Learner:
         Raises ValueError, before any weight has moved, for a broken batch or a gradient that is not finite.
         """
         cfg = self.config
-        if len(rollouts) % group:
-            raise ValueError(f"rollouts must be whole groups of {group}, got {len(rollouts)}")
-        layers, experts = self.model.config.num_hidden_layers, self.model.config.num_experts
+        if group < 1 or not rollouts or len(rollouts) % group:
+            raise ValueError(f"rollouts must be whole groups of {group}, at least one, got {len(rollouts)}")
+        config = self.model.config
         for rollout in rollouts:
-            check_rollout(rollout, layers, experts)
+            check_rollout(rollout, config.num_hidden_layers, config.num_experts, config.vocab_size)
         rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64).view(-1, group)
         chosen = mixed(rewards)
         figures = {"reward": float(rewards.mean()), "groups": len(rewards), "mixed": int(chosen.sum()),
                    "length": sum(len(r.tokens) for r in rollouts) / len(rollouts)}
         if not chosen.any():
             return figures
-        advantages = self.advantages(rewards, rollouts)[chosen].flatten().float()
+        advantages = self.advantages(rewards, rollouts)[chosen].flatten().float().to(self.model.embed.weight.device)
         used = [r for r, flag in zip(rollouts, chosen.repeat_interleave(group).tolist()) if flag]
         self.model.train()
         total, seen = 0.0, []
@@ -121,17 +132,20 @@ class Learner:
         tokens = torch.tensor([text + text[-1:] * (width - len(text)) for text in texts])
         recorded = torch.full((n, width, layers), UNRECORDED)
         valid = torch.zeros(n, width - 1, dtype=torch.bool)
-        rollout_logp = torch.zeros(n, width - 1)
-        kept = None
-        if rollouts[0].kept is not None:
+        rollout_logp = torch.zeros(n, width - 1, dtype=torch.float32)
+        kept = None   # an answer that was drawn without a filter kept everything, whatever its neighbours did
+        if any(r.kept is not None for r in rollouts):
             kept = torch.ones(n, width - 1, self.model.config.vocab_size, dtype=torch.bool)
         for row, r in enumerate(rollouts):
             first, last = len(r.prompt) - 1, len(texts[row]) - 1
             recorded[row, : last + 1] = r.routes.long()
             valid[row, first:last] = True
-            rollout_logp[row, first:last] = torch.tensor(r.logprobs)
-            if kept is not None:
+            rollout_logp[row, first:last] = torch.tensor(r.logprobs, dtype=torch.float32)
+            if r.kept is not None:
                 kept[row, first:last] = r.kept
+        device = self.model.embed.weight.device
+        tokens, rollout_logp, valid, recorded = (x.to(device) for x in (tokens, rollout_logp, valid, recorded))
+        kept = None if kept is None else kept.to(device)
         out = self.model(tokens, routes=recorded if self.config.replay else None)
         logp = token_logprobs(out.logits[:, :-1], tokens[:, 1:], kept=kept)
         return logp, rollout_logp, valid, out.routes, recorded

@@ -13,6 +13,7 @@ the large matrices in int8.
 """
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def agreement(logp: Tensor, logp_rollout: Tensor, routes: Tensor | None = None, 
     p, q = p - p.mean(), q - q.mean()
     spread = float(p.norm() * q.norm())
     found = {"k3": float(k3(logp, logp_rollout)), "pearson": float(p @ q) / spread if spread else 1.0,
-             "beyond_2": float((gap.abs() > torch.tensor(2.0).log()).double().mean()), "tokens": len(gap)}
+             "beyond_2": float((gap.abs() > math.log(2)).double().mean()), "tokens": len(gap)}
     if routes is not None and recorded is not None:
         known = (recorded >= 0).all(-1)
         other = routes[known] != recorded[known]

@@ -107,7 +107,9 @@ def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: d
     """
     if processes not in (1, 2):
         raise ValueError(f"processes must be 1 or 2, got {processes!r}")
-    folder = Path(folder)
+    if job.aggregation and not job.records:
+        raise ValueError(f"job: aggregation of {job.aggregation} needs records to make prompts from, got none")
+    folder, device = Path(folder), model.embed.weight.device   # both sides compute where the model is
     shelf = Shelf(folder / "shelf")
     with ExitStack() as ends:
         ends.callback(shelf.unlock)
@@ -117,9 +119,9 @@ def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: d
         if processes == 1:
             while not shelf.lock("generator"):  # one that has lost its trainer is still finishing its batch
                 time.sleep(0.05)
-            generator = GeneratorSide(job, Zaya(model.config), tokenizer, shelf)
+            generator = GeneratorSide(job, Zaya(model.config).to(device), tokenizer, shelf)
         else:
-            generator = GeneratorProcess(job, model.config, tokenizer, shelf.folder)
+            generator = GeneratorProcess(job, model.config, tokenizer, shelf.folder, str(device))
             ends.callback(generator.stop)
         stop = ends.enter_context(interrupts())
         line = ends.enter_context(tqdm(total=job.updates, initial=trainer.updates, desc="rl", unit="update",

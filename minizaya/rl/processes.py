@@ -122,8 +122,9 @@ class GeneratorSide:
         return info
 
 
-def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder: str | Path, parent: int) -> None:
-    """What the generator's process does: batches, until its parent (a process number) is gone or ends it.
+def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder: str | Path, device: str,
+                      parent: int) -> None:
+    """What the generator's process does: batches on `device`, until its parent (a process number) is gone or ends it.
 
     trap: the parent must say who it is. Asked for here, it may be dead already, and the one asked about would be init.
     """
@@ -133,7 +134,7 @@ def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder
         if os.getppid() != parent:
             return
         time.sleep(0.05)
-    side = GeneratorSide(job, Zaya(config), tokenizer, shelf)
+    side = GeneratorSide(job, Zaya(config).to(device), tokenizer, shelf)
     while os.getppid() == parent:
         side.refresh()
         # the oldest would be thrown away unread: nothing is gained by running ahead of the trainer
@@ -147,8 +148,9 @@ def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder
 class GeneratorProcess:
     """Starts the generator's process, and starts it again when it dies."""
 
-    def __init__(self, job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder: Path):
-        self.arguments, self.shelf, self.seen, self.deaths = (job, config, tokenizer, folder), Shelf(folder), None, 0
+    def __init__(self, job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder: Path, device: str = "cpu"):
+        self.arguments = job, config, tokenizer, folder, device
+        self.shelf, self.seen, self.deaths = Shelf(folder), None, 0
         self.start()
 
     def start(self) -> None:

@@ -21,8 +21,8 @@ class Rollout:
 
     prompt, tokens: ids; tokens are the new ones. logprobs: one a new token, as it was sampled. versions: one a new
     token, how many updates the weights had seen that sampled it. routes: int16 (prompt + tokens, layers). kept: bool
-    (tokens, vocab) or None, what top-p and min-p left. problem: plain JSON values that say what was asked. reward: in
-    0..1. flags: what canaries said.
+    (tokens, vocab), what top-p and min-p left, or None: everything; each answer of a batch has its own. problem: plain
+    JSON values that say what was asked. reward: in 0..1. flags: what canaries said.
     """
 
     prompt: list[int]
@@ -47,20 +47,34 @@ class Rollout:
                        self.routes[: len(self.prompt) + length], self.problem, self.reward, kept, self.flags)
 
 
-def check_rollout(rollout: Rollout, layers: int, num_experts: int) -> Rollout:
-    """`rollout`, or ValueError when its parts have lengths that disagree."""
+def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: int | None = None) -> Rollout:
+    """`rollout`, or ValueError when its parts have lengths that disagree, or its prompt is empty.
+
+    vocab_size: of the model, where `kept` must have as many columns; None: any.
+    """
     n = len(rollout.tokens)
+    if not rollout.prompt:
+        raise ValueError("prompt must hold at least one token, got none")
     for name in ("logprobs", "versions"):
         if len(getattr(rollout, name)) != n:
             raise ValueError(f"{name} must have one entry a new token, {n}, got {len(getattr(rollout, name))}")
-    if rollout.kept is not None and len(rollout.kept) != n:
-        raise ValueError(f"kept must have one row a new token, {n}, got {len(rollout.kept)}")
+    if rollout.kept is not None:
+        shape = tuple(rollout.kept.shape)
+        if len(shape) != 2 or shape[0] != n or rollout.kept.dtype != torch.bool:
+            raise ValueError(f"kept must have one row a new token, bool ({n}, vocab), got {rollout.kept.dtype} {shape}")
+        if vocab_size not in (None, shape[1]):
+            raise ValueError(f"kept must have a column for each of {vocab_size} tokens, got {shape[1]}")
     check_routes(rollout.routes, len(rollout.prompt) + n, layers, num_experts)
     return rollout
 
 
 def save_batch(path: Path, rollouts: list[Rollout], num_experts: int, info: dict) -> None:
-    """Writes a batch; `info` is kept beside it as JSON. Raises OSError when it cannot be written."""
+    """Writes a batch; `info` is kept beside it as JSON.
+
+    Raises OSError when it cannot be written, ValueError for no rollouts, or for parts that disagree.
+    """
+    if not rollouts:
+        raise ValueError("rollouts must hold at least one answer, got none")
     layers = rollouts[0].routes.shape[1]
     for rollout in rollouts:
         check_rollout(rollout, layers, num_experts)
@@ -74,10 +88,13 @@ def save_batch(path: Path, rollouts: list[Rollout], num_experts: int, info: dict
         "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
         "routes": torch.frombuffer(bytearray(routes), dtype=torch.uint8),
     }
-    if rollouts[0].kept is not None:
-        tensors["kept"] = torch.cat([r.kept for r in rollouts])
+    filtered = [r.kept for r in rollouts if r.kept is not None]   # some answers have one, others none
+    if len({kept.shape[1] for kept in filtered}) > 1:
+        raise ValueError(f"kept must have as many columns in all answers, got {[k.shape[1] for k in filtered]}")
+    if filtered:
+        tensors["kept"] = torch.cat(filtered)
     head = {"num_experts": num_experts, "layers": layers, "problems": [r.problem for r in rollouts],
-            "flags": [list(r.flags) for r in rollouts], "info": info}
+            "flags": [list(r.flags) for r in rollouts], "kept": [r.kept is not None for r in rollouts], "info": info}
     checkpoint.replace_file(path, checkpoint.safetensors().save(tensors, {"minizaya": json.dumps(head)}))
 
 
@@ -94,11 +111,13 @@ def load_batch(path: Path) -> tuple[list[Rollout], dict]:
     prompts, lengths = tensors["prompt_lengths"].tolist(), tensors["lengths"].tolist()
     tokens, logprobs = tensors["tokens"].tolist(), tensors["logprobs"].tolist()
     versions, routes = tensors["versions"].tolist(), bytes(tensors["routes"].tolist())
-    rollouts, text, new = [], 0, 0
+    filtered = head.get("kept", ["kept" in tensors] * len(lengths))   # older files: all answers, or none
+    rollouts, text, new, row = [], 0, 0, 0
     for i, (before, n) in enumerate(zip(prompts, lengths)):
         whole = before + n
         visited = unpack_routes(routes[text * layers: (text + whole) * layers], whole, layers, experts)
-        kept = tensors["kept"][new: new + n] if "kept" in tensors else None
+        kept = tensors["kept"][row: row + n].clone() if filtered[i] else None   # a view would keep the whole batch's
+        row += n if filtered[i] else 0
         rollouts.append(Rollout(
             tokens[text: text + before], tokens[text + before: text + whole], logprobs[new: new + n],
             versions[new: new + n], visited, head["problems"][i], float(tensors["rewards"][i]), kept,

@@ -34,6 +34,7 @@ def held_out_loss(model: Zaya, tokens: Tensor, window: int = 128, batch: int = 1
         raise ValueError(f"window must be an even number, at least 2, got {window}")
     if tokens.dim() != 1 or len(tokens) < 2:
         raise ValueError(f"tokens must be one-dimensional, at least 2 long, got {tuple(tokens.shape)}")
+    device = model.embed.weight.device
     half, last = window // 2, len(tokens) - 1           # inputs 0 .. last - 1 predict targets 1 .. last
     was_training = model.training
     model.eval()
@@ -45,8 +46,8 @@ def held_out_loss(model: Zaya, tokens: Tensor, window: int = 128, batch: int = 1
     groups = [spans[:1], *(full[i: i + batch] for i in range(0, len(full), batch)),
               [span for span in spans[1:] if span[2] < window]]
     for group in filter(None, groups):
-        inputs = torch.stack([tokens[start: start + length] for start, _, length in group])
-        targets = torch.stack([tokens[start + 1: start + length + 1] for start, _, length in group])
+        inputs = torch.stack([tokens[start: start + length] for start, _, length in group]).to(device)
+        targets = torch.stack([tokens[start + 1: start + length + 1] for start, _, length in group]).to(device)
         skip = group[0][1]
         logits = model(inputs).logits[:, skip:]
         total += F.cross_entropy(logits.flatten(0, 1), targets[:, skip:].flatten(), reduction="sum").item()

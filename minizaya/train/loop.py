@@ -103,13 +103,14 @@ class Trainer:
         """
         start, tokens = time.perf_counter(), 0
         recipe, model, device = self.recipe, self.model, self.model.embed.weight.device
-        batches = [batch.to(device) for batch in self.batches(self.step)]
+        batches = self.batches(self.step)
         losses, targets, visits = Counter(), Counter(), 0   # by source: nats, scored tokens; tokens by layer and route
         for batch in batches:
             targets[batch.name] += int((batch.targets != IGNORE).sum())
         check_targets(self.step, targets.total())
         model.train()
         for batch in batches:
+            batch = batch.to(device)
             out = model(batch.inputs, doc_ids=batch.doc_ids)
             total = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE,
                                     reduction="sum")

@@ -129,7 +129,8 @@ class Muon(torch.optim.Optimizer):
     def adam_direction(self, grad: Tensor, state: dict, group: dict) -> Tensor:
         """AdamW's: the mean gradient over the root of the mean square, both corrected for their start at zero."""
         if not state:
-            state.update(step=torch.zeros((), dtype=torch.float32), exp_avg=torch.zeros_like(grad), exp_avg_sq=torch.zeros_like(grad))
+            state.update(step=torch.zeros((), dtype=torch.float32),
+                         exp_avg=torch.zeros_like(grad), exp_avg_sq=torch.zeros_like(grad))
         state["step"] = state["step"] + 1
         steps, (beta1, beta2) = int(state["step"]), group["betas"]
         mean = state["exp_avg"].lerp_(grad, 1 - beta1) / (1 - beta1 ** steps)

@@ -1,5 +1,7 @@
 """What a step reads: windows of text, and problems of a task, as micro-batches."""
 
+import copy
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,11 +39,23 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch there; sources make theirs on the CPU, the trainer moves them to its model."""
-        return Batch(self.name, *(None if x is None else x.to(device)
-                                  for x in (self.inputs, self.targets, self.valid, self.doc_ids)))
+        moved = copy.copy(self)  # not checked again: a look at numbers on a GPU waits for them
+        for name in ("inputs", "targets", "valid", "doc_ids"):
+            value = getattr(self, name)
+            object.__setattr__(moved, name, None if value is None else value.to(device))
+        return moved
 
 
 Source = Callable[[int], Batch]  # step (from 0) -> micro-batch; a pure function, so a resumed run reads the same
+SEARCH_LIMIT = 1000              # draws in a row that may fail before a source says that it cannot go on
+
+
+def seed_of(*parts: str | int) -> int:
+    """A seed for whoever these names and numbers say, 0..2^63 - 1: other parts, or another order, another seed.
+
+    trap: sums collide. seed + stage gives seed 0, stage 2 and seed 1, stage 1 the same chances.
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def text_source(tokens: Sequence[int] | Tensor, rows: int, seq: int, seed: int) -> Source:
@@ -93,6 +107,7 @@ def packed_source(name: str, draw: Callable[[random.Random], Chat], rows: int, c
         draw: makes one document; all its chance comes from the generator it is given.
         rows: full rows' worth of tokens to draw a step. Packing leaves small gaps, so there may be a row more.
         capacity: tokens in a row, and the budget of the trimming.
+    Raises ValueError at a step where 1,000 documents in a row have an answer that does not fit, or no token at all.
     """
     for label, value in (("rows", rows), ("capacity", capacity)):
         if value < 1:
@@ -100,12 +115,15 @@ def packed_source(name: str, draw: Callable[[random.Random], Chat], rows: int, c
 
     def batch(step: int) -> Batch:
         rng = random.Random(f"{name}/{seed}/{step}")
-        documents, tokens = [], 0
+        documents, tokens, misses = [], 0, 0
         while tokens < rows * capacity:
             trimmed = cut(draw(rng), capacity)
-            if trimmed:  # None: even its answer does not fit
+            if trimmed and trimmed.tokens:  # None: even its answer does not fit
                 documents.append(trimmed)
-                tokens += len(trimmed.tokens)
+                tokens, misses = tokens + len(trimmed.tokens), 0
+            elif (misses := misses + 1) == SEARCH_LIMIT:
+                raise ValueError(f"capacity must hold the documents of {name}, at least their answers: none of "
+                                 f"{SEARCH_LIMIT} in a row fits into {capacity} tokens")
         bins = pack([len(document.tokens) for document in documents], capacity)
         laid = lay_out([d.tokens for d in documents], bins, capacity, pad_id, [d.loss_mask for d in documents])
         return Batch(name, laid.tokens, laid.targets, laid.mask, laid.doc_ids)
@@ -129,12 +147,13 @@ def problem_documents(levels: dict[str, tuple[int, int]], tokenizer: Tokenizer) 
 
 
 def training_problem(name: str, difficulty: int, rng: random.Random) -> tuple[int, tasks.Problem]:
-    """A problem of the training part, and the number that `generate` makes it from."""
-    while True:
+    """A problem of the training part, and the number that `generate` makes it from. ValueError if there is none."""
+    for _ in range(tasks.SEARCH_LIMIT):
         number = rng.getrandbits(63)
         problem = tasks.get(name).generate(number, difficulty)
         if tasks.split(problem) == "train":
             return number, problem
+    raise ValueError(f"difficulty: {name} at {difficulty} has no train problem in {tasks.SEARCH_LIMIT} draws")
 
 
 def mixture(*sources: Source) -> Callable[[int], list[Batch]]:

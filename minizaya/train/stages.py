@@ -28,7 +28,7 @@ from ..data.tokenizer import CharTokenizer, Tokenizer
 from ..infer.generate import generate
 from . import checkpoint
 from .loop import Recipe, Trainer
-from .sources import Batch, Source, mixture, packed_source, problem_documents, text_source, training_problem
+from .sources import Batch, Source, mixture, packed_source, problem_documents, seed_of, text_source, training_problem
 
 SHORT = {"addition": (1, 8), "base": (1, 3), "chain100": (1, 8), "copy": (1, 12), "countdown": (1, 3),
          "falsify": (1, 3), "invert": (1, 3), "modchain": (1, 12), "parity": (1, 10), "program": (1, 5),
@@ -88,13 +88,13 @@ EXPERTS = dict(num_experts=8, moe_intermediate_size=256)  # the reasoner is a na
 
 
 def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, seed: int = 0, resume: bool = False,
-          sizes: dict = EXPERTS, bar: bool = True) -> bool:
+          sizes: dict = EXPERTS, bar: bool = True, device: torch.device | str = "cpu") -> bool:
     """Trains a model through all stages of `table`, in the folder `out`. Returns False when Ctrl-C stopped it.
 
     Args:
         share: of every stage's tokens; 0.01 tries the whole path in a minute.
         resume: go on where a stopped run in `out` was; a finished stage is not done again.
-        sizes: what differs from the preset nano.
+        sizes: what differs from the preset nano. device: where the model is, and so everything is computed.
     Raises ValueError when `out` holds a run and `resume` is False, or the table is another one than the run's.
     """
     if not 0 < share <= 1:
@@ -104,7 +104,7 @@ def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, s
         folder = out / f"{number}-{stage.name}"
         torch.manual_seed(seed)
         config = ZayaConfig.preset("nano", rope_theta=stage.rope_theta, vocab_size=tokenizer.vocab_size, **sizes)
-        before, model = model, Zaya(config)
+        before, model = model, Zaya(config).to(device)
         if before is not None:  # the RoPE base is no weight: everything else carries over
             model.load_state_dict(before.state_dict())
         steps = max(1, round(stage.tokens * share / TOKENS_A_STEP))
@@ -116,7 +116,8 @@ def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, s
             problems = max(len(levels), round(stage.rollouts * share))
             records = rollouts(out / "rollouts.jsonl", before, tokenizer, levels, problems, seed)
         keep = {"tokenizer": tokenizer.to_dict(), "stage": json.loads(json.dumps(asdict(stage)))}
-        trainer = Trainer(model, recipe, sources(stage, tokenizer, seed + number, records), folder, keep, resume)
+        chances = seed_of("stages", seed, number)   # each stage has its own, and shares them with no other seed
+        trainer = Trainer(model, recipe, sources(stage, tokenizer, chances, records), folder, keep, resume)
         if not trainer.train(save_every=100, bar=bar):
             return False
     return True
@@ -159,7 +160,8 @@ def rollouts(path: Path, model: Zaya, tokenizer: Tokenizer, levels: dict, proble
         group = drawn[first: first + 32]
         prompts = [tokenizer.encode(problem.prompt) for problem, _ in group for _ in range(each)]
         room = max(len(problem.completion) for problem, _ in group) + 32
-        texts = [tokenizer.decode(ids) for ids in generate(model, prompts, room, stop=(end,), seed=seed + first)]
+        texts = [tokenizer.decode(ids) for ids in generate(model, prompts, room, stop=(end,),
+                                                            seed=seed_of("rollouts", seed, first))]
         records += [record | {"rollouts": texts[i * each: (i + 1) * each]} for i, (_, record) in enumerate(group)]
     checkpoint.replace_file(path, "".join(json.dumps(record) + "\n" for record in records).encode())
     return records

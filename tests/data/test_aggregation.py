@@ -17,11 +17,13 @@ from minizaya.data.aggregation import (
     continuation,
     cut_off,
     problem_chat,
+    spoiled,
     steps,
     winning_try,
 )
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.data.trim import cut
+from minizaya.rl.generator import draw_aggregation
 
 TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
 
@@ -127,3 +129,50 @@ def test_a_trimmed_problem_keeps_its_answer(problem, data):
     assert shown.startswith(problem.prompt) and shown.endswith(answer)
     assert problem.text.startswith(shown.removesuffix(answer))
     assert cut(chat, least - 1) is None
+
+
+# ---- shares of the mixtures ------------------------------------------------------------------------------------------
+
+
+def near(count, share, of):
+    """Within four standard deviations of a coin with that share."""
+    return abs(count - share * of) < 4 * (share * (1 - share) * of) ** 0.5
+
+
+def test_one_tail_in_five_is_spoiled():
+    rng, tail = random.Random(0), "123456789" * 4
+    found = [spoiled(tail, rng) for _ in range(4000)]
+    changed = [sum(a != b for a, b in zip(tail, other)) for other in found]
+    assert all(len(other) == len(tail) and other.isdigit() for other in found) and max(changed) == 3
+    # of 1, 2 or 3 digits drawn anew, each is another one nine times in ten
+    assert near(sum(n > 0 for n in changed), 0.2 * (0.9 + 0.99 + 0.999) / 3, 4000)
+    assert spoiled("a+b", rng) == "a+b" and spoiled("", rng) == ""
+
+
+def test_half_of_the_time_no_budget_cuts():
+    rng, rollouts = random.Random(1), ["x" * 200, "y" * 150]
+    whole = sum(list(map(len, cut_off(rollouts, 500, rng))) == [200, 150] for _ in range(4000))
+    assert 1900 <= whole <= 2200    # a budget drawn so high that it cuts neither adds one or two in a hundred
+
+
+def test_tails_and_their_lengths_are_drawn_evenly():
+    problem = tasks.get("copy").generate(1, 3)
+    records = [dict(task="copy", difficulty=3, number=1, rollouts=["z" * 300] * 5)]
+    draw, rng = aggregation_documents(records, TOKENIZER, most=3, lengths=(5, 7)), random.Random(2)
+    counts, taus = [0] * 4, [0] * 9
+    for _ in range(1500):
+        tails = TOKENIZER.decode(draw(rng).tokens).partition(GO)[0].removeprefix(problem.prompt).split(SEPARATOR)[1:]
+        counts[len(tails)] += 1
+        taus[max(map(len, tails))] += 1
+    assert counts[0] == 0 and all(near(count, 1 / 3, 1500) for count in counts[1:])
+    assert sum(taus[5:8]) >= 1490 and all(abs(count - 500) < 90 for count in taus[5:8])
+
+
+def test_an_experts_tails_and_ones_own_take_turns():
+    problem = tasks.get("modchain").generate(3, 12)
+    records = [{"task": "modchain", "difficulty": 12, "number": 3, "rollouts": [problem.completion] * 5}]
+    rng = random.Random(3)
+    drawn = [draw_aggregation(records, rng) for _ in range(1200)]
+    assert near(sum(asked["kind"] == "own tails" for asked in drawn), 0.5, 1200)
+    counts = [asked["prompt"].count(SEPARATOR) for asked in drawn]
+    assert set(counts) == {1, 2, 3, 4} and all(near(counts.count(n), 0.25, 1200) for n in (1, 2, 3, 4))

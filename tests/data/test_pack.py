@@ -34,6 +34,18 @@ def test_an_example_by_hand():
     assert pack([8, 8], 8) == [[0], [1]]
 
 
+@pytest.mark.parametrize("function", [pack, pack_naive])
+@pytest.mark.parametrize("lengths, bins", [
+    ([6, 6, 4], [[0, 2], [1]]),                      # two equally full bins: the older one
+    ([6, 6, 6, 4, 4, 4], [[0, 3], [1, 4], [2, 5]]),
+    ([7, 6, 6, 3, 4, 1], [[0, 3], [1, 4], [2, 5]]),
+    ([5, 5, 5, 5], [[0, 1], [2, 3]]),                # two equal documents: the earlier one first
+    ([4, 7, 4, 7, 3, 3], [[1, 4], [3, 5], [0, 2]]),
+    ([10, 10, 10], [[0], [1], [2]]), ([1], [[0]]), ([1] * 11, [list(range(10)), [10]])])
+def test_ties_go_to_the_earlier(function, lengths, bins):
+    assert function(lengths, 10) == bins
+
+
 def test_lengths_may_be_a_tensor():
     assert pack(torch.tensor([3, 4, 1]), 5) == pack([3, 4, 1], 5)
 

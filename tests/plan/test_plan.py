@@ -196,6 +196,58 @@ def test_sizes_that_mi300_likes():
                if f["rule"] == "experts divide")
 
 
+@pytest.mark.parametrize("work, said", [(200e9, "1.0"), (199e9, "1.1"), (137e9, "1.5"), (133.4e9, "1.5"),
+                                        (100e9, "2.0"), (21e9, "9.6"), (19e9, "11"), (2e9, "100"), (1e8, "2,000")])
+def test_how_short_a_product_falls_is_no_round_one(work, said):
+    assert devices.shortfall(work) == said
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(dp=16), Layout(ep=2), Layout(dp=2, ep=8), Layout(ep=4, cp=2),
+                                    Layout(dp=3, ep=2, cp=2)])
+@pytest.mark.parametrize("tokens", [1, 4096, 65536])
+def test_products_at_any_layout(layout, tokens):
+    """An expert sees what all ep ranks send it, everything else sees the device's own tokens."""
+    config = ZayaConfig.preset("zaya1-8b")
+    sizes = {name: said for f in devices.findings(config, layout, tokens) for name, said in [(f["what"], f["said"])]
+             if f["rule"].startswith("GEMMs")}
+    each = max(1, tokens // 16) * layout.ep
+    wanted = {"attention down": (tokens, 1536, 2048), "attention up": (tokens, 2048, 1024),
+              "router down": (tokens, 256, 2048), "expert gate and up": (each, 4096, 2048),
+              "expert down": (each, 2048, 2048), "head": (tokens, 262272, 2048)}
+    assert {name: said.split(" = ")[0] for name, said in sizes.items()} == {
+        name: f"{m:,} x {n:,} x {k:,}" for name, (m, n, k) in wanted.items()}
+    for name, (m, n, k) in wanted.items():
+        assert (f", {devices.shortfall(2 * m * n * k)}x short" in sizes[name]) == (2 * m * n * k < 200e9)
+
+
+@pytest.mark.parametrize("layout, said, ok", [
+    (Layout(dp=8), "16 experts over 8 ranks", True), (Layout(dp=16), "16 experts over 16 ranks", True),
+    (Layout(dp=2, ep=8), "2 experts over 2 ranks", True),
+    (Layout(dp=3), "16 experts over 3 ranks: each has room for 6, not 5.33", False),
+    (Layout(dp=4, ep=8), "2 experts over 4 ranks: each has room for 1, not 0.5", False),
+    (Layout(dp=2, ep=4, cp=3), "4 experts over 6 ranks: each has room for 1, not 0.667", False)])
+def test_experts_divide_at_any_layout(layout, said, ok):
+    found, = (f for f in devices.findings(ZayaConfig.preset("zaya1-8b"), layout) if f["rule"] == "experts divide")
+    assert (found["said"], found["ok"]) == (said, ok)
+
+
+@pytest.mark.parametrize("count", [1, 8, 1024])
+@pytest.mark.parametrize("answer", [1, 2_000, 20_000])
+def test_a_schedule_counts_every_flop_once(count, answer):
+    """Writing an answer is a forward, learning from it three: RL's tokens cost a third more than pretraining's."""
+    config, on = ZayaConfig.preset("zaya1-8b"), devices.device("h100")
+    rows = schedule.schedule(config, count, "h100", 0.3, 1.5, answer)
+    for row in rows:
+        forward = sum(account.flops(config, row["context"], causal=True).values()) / row["context"]
+        rl = row["stage"].startswith("rl: ")
+        assert row["flops"] == pytest.approx((4 if rl else 3) * forward * row["tokens"])
+        assert row["hours"] == pytest.approx(row["flops"] / (count * on.flops * 0.3) / 3600)
+        assert row["device_hours"] == pytest.approx(count * row["hours"])
+        assert row["cost"] == pytest.approx(1.5 * row["device_hours"])
+    assert [row["tokens"] // (2048 * answer) for row in rows[4:]] == [232, 400, 848, 384]
+    assert all(row["context"] == answer for row in rows[4:])
+
+
 def test_the_schedule():
     config = ZayaConfig.preset("zaya1-8b")
     rows = {row["stage"]: row for row in schedule.schedule(config, 1024)}

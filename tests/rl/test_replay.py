@@ -240,6 +240,28 @@ def test_a_batch_comes_back_from_its_file(model, tmp_path):
         load_batch(tmp_path / "b.safetensors")
 
 
+@pytest.mark.parametrize("filtered", [(0,), (1, 3), ()])
+def test_what_some_answers_kept_comes_back_to_them(model, tmp_path, filtered):
+    rollouts = answered(model, PROMPTS, min_p=0.2)
+    for i, rollout in enumerate(rollouts):
+        rollout.kept = rollout.kept if i in filtered else None
+    save_batch(tmp_path / "b.safetensors", rollouts, 3, {})
+    again, _ = load_batch(tmp_path / "b.safetensors")
+    for i, (one, two) in enumerate(zip(rollouts, again, strict=True)):
+        assert (two.kept is not None) == (i in filtered)
+        assert two.kept is None or torch.equal(one.kept, two.kept)
+        assert two.kept is None or two.kept.untyped_storage().nbytes() == two.kept.nbytes   # lets the others go
+
+
+def test_a_batch_of_nothing_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="rollouts must hold at least one answer"):
+        save_batch(tmp_path / "b.safetensors", [], 3, {})
+    rollouts = answered(model, PROMPTS[:2], min_p=0.2)
+    rollouts[1].kept = rollouts[1].kept[:, :-1]
+    with pytest.raises(ValueError, match="as many columns in all answers"):
+        save_batch(tmp_path / "b.safetensors", rollouts, 3, {})
+
+
 # ---- a real mismatch -------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from minizaya.data import tasks
 from minizaya.infer.sample import tempered
 from minizaya.rl import (
     canary,
+    cascade,
     dppo_mask,
     grpo_advantage,
     length_bonus,
@@ -52,10 +53,22 @@ from rl_tools import CONFIG, PROMPTS, answered
     (lambda: calibrated([]), "at least one token"),
     (lambda: rare_share([1], 10, top=0), "top must lie"),
     (lambda: Calibrator(0), "highest must be"),
+    (lambda: Calibrator(3, particles=0), "particles must be"),
+    (lambda: Calibrator(3, target=0.25), "must lie in 0 < rate < 1, got 0.25"),
+    (lambda: Calibrator(3, target=0.8), "must lie in 0 < rate < 1, got 0.8"),
+    (lambda: Calibrator(3, spread=-0.1), "must lie in 0 < rate < 1"),
+    (lambda: Calibrator(3, target=1.0, spread=0.0), "must lie in 0 < rate < 1"),
     (lambda: Calibrator(3).tell(1, 3, 2), "right must lie"),
     (lambda: Scheduler({"a": 4}, {"a": 3}), "a must lie in 1..3"),
     (lambda: LearnerConfig(advantage="ppo"), "advantage must be"),
     (lambda: LearnerConfig(lr=0), "lr must be positive"),
+    (lambda: LearnerConfig(advantage="grpo", brevity=0.2), "brevity is MaxRL's and would have no effect with 'grpo'"),
+    (lambda: LearnerConfig(brevity=-0.1), "brevity must not be negative"),
+    (lambda: LearnerConfig(adam_share=-1.0), "adam_share must not be negative"),
+    (lambda: LearnerConfig(delta=1.5), "delta must lie"),
+    (lambda: cascade.Stage("x", 2, advantage="grpo", brevity=0.2), "no effect with 'grpo'"),
+    (lambda: cascade.Stage("x", 2, style=True, brevity=0.2), "not for style's graded ones"),
+    (lambda: cascade.Stage("x", 2, lr=0.0), "lr must be positive"),
 ])
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
@@ -268,3 +281,109 @@ def test_micro_batches_hold_like_lengths():
     batches = micro_batches(rollouts, 12)
     assert sorted(i for b in batches for i in b) == [0, 1, 2, 3, 4] and batches == [[1, 3], [0, 4], [2]]
     assert mz.ZayaConfig.preset("nano").num_experts == 4 and CONFIG.num_experts == 3
+
+
+@pytest.mark.parametrize("filtered", [(0,), (1, 3, 5), ()])
+def test_what_was_kept_belongs_to_each_answer(model, filtered):
+    """Answers with and without a filter in one batch: each one's log-probabilities are those that it has alone."""
+    rollouts = batch(model, [1, 0, 0, 1, 1, 0])
+    for i in filtered:
+        probs = torch.rand(len(rollouts[i].tokens), CONFIG.vocab_size, generator=torch.Generator().manual_seed(i))
+        rollouts[i].kept = (probs > 0.5).scatter_(1, torch.tensor(rollouts[i].tokens)[:, None], True)
+    learner = Learner(model, LearnerConfig(lr=1e-3))
+    with torch.no_grad():
+        together, _, valid, *_ = learner.forward(rollouts)
+        for row, rollout in enumerate(rollouts):
+            alone, _, own, *_ = learner.forward([rollout])
+            torch.testing.assert_close(together[row][valid[row]], alone[0][own[0]], rtol=1e-5, atol=1e-6)
+    assert math.isfinite(learner.update(rollouts, 3)["loss"])
+
+
+def test_broken_batches_are_named(model):
+    learner, rollouts = Learner(model, LearnerConfig()), batch(model, [1, 0])
+    for given, group in (([], 1), ([], 2), (rollouts, 0), (rollouts, 3), (rollouts, -1)):
+        with pytest.raises(ValueError, match="rollouts must be whole groups"):
+            learner.update(given, group)
+    rows = len(rollouts[0].tokens)
+    for kept in (torch.ones(rows, 3).bool(), torch.ones(rows).bool(), torch.ones(rows, CONFIG.vocab_size),
+                 torch.ones(rows + 1, CONFIG.vocab_size).bool()):
+        rollouts[0].kept = kept
+        with pytest.raises(ValueError, match="kept must have"):
+            learner.update(rollouts, 2)
+    rollouts[0].kept, rollouts[0].prompt = None, []
+    with pytest.raises(ValueError, match="prompt must hold"):
+        learner.update(rollouts, 2)
+
+
+@pytest.mark.parametrize("lr, share", [(2e-2, 0.5), (1e-3, 0.0)])
+def test_each_group_moves_at_its_own_rate(model, lr, share):
+    """Muon's matrices move at lr, what AdamW moves at `adam_share` of it: its first step is that in each number."""
+    learner = Learner(model, LearnerConfig(lr=lr, adam_share=share, length=9.0))
+    kinds = {name: is_matrix(name, p) for name, p in model.named_parameters()}
+    rate = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
+    assert {name: rate[id(p)] for name, p in model.named_parameters()} == {
+        name: lr if muon else lr * share for name, muon in kinds.items()}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    learner.update(batch(model, [1, 0, 0, 1, 1, 0]), 3)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+    slow = max(step for name, step in moved.items() if not kinds[name])
+    assert slow <= lr * share * 1.01 + 1e-7 and (slow > 0.3 * lr * share or not share)
+    assert max(step for name, step in moved.items() if kinds[name]) > 0.1 * lr
+
+
+def test_the_best_rate_is_a_maximum_by_task(model):
+    learner, rollouts = Learner(model, LearnerConfig(brevity=1.0)), batch(model, [1, 1, 1, 0])
+    for i, task in enumerate(["a", "a", "b", "b"]):
+        rollouts[i].problem = {"task": task, "room": 9}
+    for rewards, best in (([1, 0, 0, 0], {"a": 0.5, "b": 0.0}), ([1, 1, 1, 0], {"a": 1.0, "b": 0.5}),
+                          ([0, 0, 0, 0], {"a": 1.0, "b": 0.5}), ([1, 0, 1, 1], {"a": 1.0, "b": 1.0})):
+        learner.advantages(torch.tensor(rewards, dtype=torch.float64).view(2, 2), rollouts)
+        assert learner.best_rate == best
+
+
+def test_the_room_of_a_bonus_is_the_problems_own(model):
+    """A problem with much room beside one with little changes nothing for the latter."""
+    rewards, rollouts = torch.tensor([[1.0, 1, 0], [1, 1, 0]], dtype=torch.float64), batch(model, [1, 1, 0, 1, 1, 0])
+    rollouts[0], rollouts[3] = rollouts[0].cut(3), rollouts[3].cut(3)
+    found = []
+    for far in (9, 900):
+        for i, rollout in enumerate(rollouts):
+            rollout.problem = {"task": "ab"[i // 3], "room": 9 if i < 3 else far}
+        found.append(Learner(model, LearnerConfig(brevity=1.0)).advantages(rewards, rollouts))
+    assert torch.equal(found[0][0], found[1][0]) and not torch.equal(found[0][1], found[1][1])
+
+
+# ---- away from the symmetric point -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0.2, 0.35, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("mu, s", [(10.0, 2.0), (6.0, 1.0)])
+def test_the_target_is_where_the_curve_passes_so_often(mu, s, target):
+    belief = Calibrator(20, target=target, spread=min(0.25, target / 2, (1 - target) / 2))
+    belief.particles, belief.weights = [(mu, s)] * 4, [0.25] * 4
+    assert pass_rate(belief.middle(), mu, s) == pytest.approx(target)
+    assert belief.best() == round(mu + s * math.log((1 - target) / target))
+    asked = [belief.ask() for _ in range(400)]
+    exact = sum(difficulty == belief.best() for difficulty in asked)
+    assert exact >= 150                                          # half of them aim at the target itself
+    assert abs(sum(pass_rate(d, mu, s) for d in asked) / 400 - target) < 0.08
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.25])
+def test_half_of_the_questions_are_spread(spread):
+    belief = Calibrator(10**6, spread=spread)
+    belief.particles, belief.weights = [(5e5, 1e5)] * 2, [0.5] * 2
+    rates = [pass_rate(belief.ask(), 5e5, 1e5) for _ in range(2000)]
+    assert max(abs(rate - 0.5) for rate in rates) <= spread + 1e-4
+    away = sum(abs(rate - 0.5) > 1e-4 for rate in rates)
+    assert abs(away - 1000) < 120 if spread else away == 0
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_the_length_bonus_by_hand(scale):
+    """Three right of four, lengths 2, 4, 12 of at most 12: p times 1/2, 0.3, -1/2; the wrong one has none."""
+    found = length_bonus(torch.tensor([[1.0, 1, 1, 0]]), torch.tensor([[2, 4, 12, 1]]), 12.0, scale=scale)
+    assert found[0].tolist() == pytest.approx([scale * 0.75 * share for share in (0.5, 0.3, -0.5, 0.0)])
+    for best, open_ in ((0.8, True), (0.84, True), (0.86, False), (1.0, False)):
+        gated = length_bonus(torch.tensor([[1.0, 1, 1, 0]]), torch.tensor([[2, 4, 12, 1]]), 12.0, best_rate=best)
+        assert bool(gated.any()) == open_

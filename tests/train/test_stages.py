@@ -11,10 +11,20 @@ import torch.nn.functional as F
 
 import minizaya as mz
 from minizaya.data import tasks, text
+from minizaya.data.chat import Chat
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.train import checkpoint, stages
 from minizaya.train.loop import Recipe, Trainer
-from minizaya.train.sources import IGNORE, mixture, packed_source, problem_documents
+from minizaya.train.sources import (
+    IGNORE,
+    mixture,
+    packed_source,
+    problem_documents,
+    seed_of,
+    task_source,
+    text_source,
+    training_problem,
+)
 
 TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
 TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
@@ -155,3 +165,91 @@ def test_weights_carry_over_and_the_base_is_raised(tmp_path, small_steps):
     assert matrices and all(torch.allclose(before[name], after[name], atol=1e-6) for name in matrices)
     assert checkpoint.read_info(first)["config"]["rope_theta"] == table[0].rope_theta
     assert checkpoint.read_info(last)["config"]["rope_theta"] == table[-1].rope_theta
+
+
+# ---- chances ---------------------------------------------------------------------------------------------------------
+
+
+def inputs(batch):
+    return batch.inputs.tolist()
+
+
+@pytest.mark.parametrize("make", [
+    lambda seed: text_source(list(range(900)), 3, 8, seed),
+    lambda seed: task_source("addition", 9, TOKENIZER, 3, seed),
+    lambda seed: packed_source("p", problem_documents({"addition": (9, 9)}, TOKENIZER), 1, 60, TOKENIZER.pad_id, seed)])
+def test_no_two_pairs_of_seed_and_step_draw_the_same(make):
+    """Neither sums nor traded places collide, at small numbers and at the large ones that a formula may multiply by."""
+    pairs = [(a, b) for a in (0, 1, 2, 12, 120) for b in (0, 1, 2, 12, 120)] + [(-1, 1), (10**6, 3), (3, 10**6)]
+    drawn = [inputs(make(seed)(step)) for seed, step in pairs]
+    assert all(one != two for i, one in enumerate(drawn) for two in drawn[:i])
+    assert drawn == [inputs(make(seed)(step)) for seed, step in pairs]
+
+
+def test_the_name_of_a_source_has_chances_of_its_own():
+    draw = problem_documents({"addition": (9, 9)}, TOKENIZER)
+    one, two = (packed_source(name, draw, 1, 60, TOKENIZER.pad_id, 0) for name in ("problems", "aggregation"))
+    assert inputs(one(0)) != inputs(two(0))
+
+
+def test_seeds_of_parts():
+    grid = [(a, b) for a in range(-3, 12) for b in range(-3, 12)] + [(str(a), b) for a in range(4) for b in range(4)]
+    grid += [(1, 23), (12, 3), ("1/2", 3), ("1", "2/3"), (123,), (1, 2, 3)]
+    seeds = {seed_of(*parts) for parts in grid}
+    assert len(seeds) == len(set(grid)) and all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of("stages", 0, 1) == 5773953279587726961      # the same on every machine
+
+
+def test_each_stage_of_each_seed_draws_its_own(tmp_path, monkeypatch):
+    """Stage 2 of seed 0 is not stage 1 of seed 1: what a stage reads comes from both numbers."""
+    seen, table = [], tuple(replace(stages.TOY[0], name=name, context=48, levels=LEVELS) for name in "abc")
+
+    class Still:
+        def __init__(self, model, recipe, batches, *rest):
+            seen.extend(batch.inputs.flatten().tolist() for batch in batches(0))
+
+        def train(self, **settings):
+            return True
+
+    monkeypatch.setattr(stages, "Trainer", Still)
+    monkeypatch.setattr(stages, "TOKENS_A_STEP", 480)
+    for seed in (0, 1, 2):
+        stages.train(tmp_path, table, share=0.01, seed=seed, sizes=TINY, bar=False)
+    assert len(seen) == 3 * 3 * 2 and len({tuple(tokens) for tokens in seen}) == len(seen)
+
+
+def test_rollouts_of_other_seeds_and_batches_are_other_chances(tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(stages, "generate", lambda model, prompts, room, stop, seed: seeds.append(seed) or
+                        [[] for _ in prompts])
+    for seed in (0, 32, 64):
+        stages.rollouts(tmp_path / f"{seed}.jsonl", None, TOKENIZER, {"copy": (3, 3)}, 70, seed, each=1)
+    assert len(seeds) == 9 == len(set(seeds))
+
+
+# ---- documents that do not fit ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 5])
+def test_documents_that_never_fit_are_an_error(capacity):
+    source = packed_source("p", problem_documents({"copy": (20, 20)}, TOKENIZER), 1, capacity, TOKENIZER.pad_id, 0)
+    with pytest.raises(ValueError, match=f"capacity must hold the documents of p.*fits into {capacity} tokens"):
+        source(0)
+
+
+def test_documents_without_a_token_are_an_error():
+    with pytest.raises(ValueError, match="capacity must hold the documents"):
+        packed_source("p", lambda rng: Chat([], [], ()), 1, 9, 0, 0)(0)
+
+
+def test_some_that_fit_are_enough():
+    fits = problem_documents({"copy": (1, 1)}, TOKENIZER)
+    never = problem_documents({"copy": (25, 25)}, TOKENIZER)
+    source = packed_source("p", lambda rng: (fits if rng.random() < 0.05 else never)(rng), 1, 12, TOKENIZER.pad_id, 0)
+    assert 1 <= len(source(0).inputs) <= 2
+
+
+def test_a_difficulty_without_a_training_problem_is_an_error(monkeypatch):
+    monkeypatch.setattr(tasks, "split", lambda problem: "held_out")
+    with pytest.raises(ValueError, match="copy at 2 has no train problem"):
+        training_problem("copy", 2, random.Random(0))

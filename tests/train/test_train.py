@@ -634,7 +634,8 @@ def test_batches_are_moved_to_the_models_device(monkeypatch):
 def test_a_batch_moves_whole(valid, docs):
     x = torch.ones(2, 3, dtype=torch.int64)
     batch = Batch("x", x, x, x.bool() if valid else None, x if docs else None).to(torch.device("meta"))
-    assert {t.device.type for t in (batch.inputs, batch.targets, batch.valid, batch.doc_ids) if t is not None} == {"meta"}
+    tensors = (batch.inputs, batch.targets, batch.valid, batch.doc_ids)
+    assert {tensor.device.type for tensor in tensors if tensor is not None} == {"meta"}
     assert (batch.valid is None, batch.doc_ids is None) == (valid is None, docs is None)
 
 

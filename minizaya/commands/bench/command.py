@@ -23,18 +23,19 @@ from ...arch.model import Zaya
 from ...config import ZayaConfig
 from ...infer.engine import Engine, engine_generate
 from ...infer.generate import generate
+from .. import device
 from . import data, full
 from .timing import compare, seconds
 
 
-def machine() -> dict:
+def machine(device: torch.device | str = "cpu") -> dict:
     """Float32 GEMM rate (GFLOP/s, best of 5 products of 1536^3) and read bandwidth (GB/s, best of 5 sums of 1 GiB)."""
-    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
-    big = torch.ones(2**28)
-    gemm = min(seconds(torch.mm, a, b) for _ in range(6))
-    read = min(seconds(torch.sum, big) for _ in range(6))
+    place = dict(dtype=torch.float32, device=device)
+    a, b, big = torch.randn(1536, 1536, **place), torch.randn(1536, 1536, **place), torch.ones(2**28, **place)
+    gemm = min(seconds(torch.mm, a, b, device=device) for _ in range(6))
+    read = min(seconds(torch.sum, big, device=device) for _ in range(6))
     return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(device),
             "gemm_gflops": 2 * 1536**3 / gemm / 1e9, "read_gb_s": big.nbytes / read / 1e9}
 
 
@@ -68,15 +69,17 @@ def our_decode(model: Zaya, prompts: list[list[int]], new: int) -> None:
 
 @torch.inference_mode()
 def their_decode(model: torch.nn.Module, prompts: list[list[int]], new: int) -> None:
-    model.generate(torch.tensor(prompts), attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
-                   do_sample=False, min_new_tokens=new, max_new_tokens=new, eos_token_id=None, pad_token_id=0)
+    tokens = torch.tensor(prompts, device=model.device)
+    model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, min_new_tokens=new,
+                   max_new_tokens=new, eos_token_id=None, pad_token_id=0)
 
 
 @torch.inference_mode()
 def decode_bytes(model: Zaya, prompts: list[list[int]], new: int) -> float:
     """Bytes that one decoding step must read: dense weights once, each expert that some token visits, the KV cache."""
     config = model.config
-    routes = model(torch.tensor(prompts)).routes                    # the last prompt token stands for a typical step
+    # the last prompt token stands for a typical step
+    routes = model(torch.tensor(prompts, device=model.embed.weight.device)).routes
     visited = sum(len(layer.unique()) for layer in routes[:, -1].unbind(-1))
     stacked = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     dense = sum(p.numel() for p in model.parameters()) - stacked
@@ -97,14 +100,15 @@ def train_row(model: Zaya, theirs: dict, tokens: Tensor, pairs: int, gemm: float
         return partial(train_step, net, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True), tokens)
 
     ours = stepper(model)
-    row = compare("train_step_8x256", 8 * 256, ours, {key: stepper(net) for key, net in theirs.items()}, pairs)
+    row = compare("train_step_8x256", 8 * 256, ours, {key: stepper(net) for key, net in theirs.items()}, pairs,
+                  model.embed.weight.device)
     return row | {"limit_share": row["ours"] / (8 * 256) * flops(ours) / gemm}
 
 
 def prefill_row(model: Zaya, theirs: dict, prompt: Tensor, pairs: int, gemm: float) -> dict:
     """One prompt of 1,024 tokens."""
     ours = partial(our_prefill, model, prompt)
-    row = compare("prefill_1x1024", 1024, ours, peers(their_prefill, theirs, prompt), pairs)
+    row = compare("prefill_1x1024", 1024, ours, peers(their_prefill, theirs, prompt), pairs, model.embed.weight.device)
     return row | {"limit_share": row["ours"] / 1024 * flops(ours) / gemm}
 
 
@@ -112,24 +116,24 @@ def decode_row(model: Zaya, theirs: dict, prompts: list[list[int]], pairs: int, 
     """Prompts of 32 tokens, `new` more each."""
     many = len(prompts)
     row = compare(f"decode_batch_{many}", many * new, partial(our_decode, model, prompts, new),
-                  peers(their_decode, theirs, prompts, new), pairs)
+                  peers(their_decode, theirs, prompts, new), pairs, model.embed.weight.device)
     return row | {"limit_share": row["ours"] / many * decode_bytes(model, prompts, new) / read}
 
 
-def engine_row(preset: str, pairs: int, seed: int) -> dict:
+def engine_row(preset: str, pairs: int, seed: int, device: torch.device | str) -> dict:
     """The engine with 64 sequences at once, against the same engine with one: tokens per second, 48 new tokens each."""
     torch.manual_seed(seed)
-    model = Zaya(ZayaConfig.preset(preset))
+    model = Zaya(ZayaConfig.preset(preset)).to(device)
     prompts = torch.randint(3, 100, (64, 16)).tolist()
     one, all_ = (partial(engine_generate, Engine(model, slots=many, size=64, joining=many), prompts[:many], 48)
                  for many in (1, 64))
-    row = compare(f"engine_64_{preset}", 64 * 48, all_, {"one at a time": one}, pairs)
+    row = compare(f"engine_64_{preset}", 64 * 48, all_, {"one at a time": one}, pairs, model.embed.weight.device)
     # the peer wrote one sequence, not 64
     return row | {"peer": row["peer"] / 64, "ratio": 64 * row["ratio"], "limit_share": None}
 
 
-def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
-    """All rows. Raises ModuleNotFoundError with what to install when `transformers` is missing."""
+def bench(pairs: int = 7, preset: str = "micro", seed: int = 0, device: torch.device | str = "cpu") -> dict:
+    """All rows, on `device`. Raises ModuleNotFoundError with what to install when `transformers` is missing."""
     try:
         import transformers
     except ModuleNotFoundError as missing:
@@ -137,21 +141,21 @@ def bench(pairs: int = 7, preset: str = "micro", seed: int = 0) -> dict:
     transformers.logging.set_verbosity_error()
     torch.manual_seed(seed)
     config = ZayaConfig.preset(preset)
-    model, theirs = Zaya(config), {}
+    model, theirs = Zaya(config).to(device), {}
     for path in ("eager", "grouped_mm"):
-        theirs[path] = hub.to_transformers(model)
+        theirs[path] = hub.to_transformers(model).to(device)
         theirs[path].set_experts_implementation(path)
-    limits = machine()
+    limits = machine(device)
     gemm, read = limits["gemm_gflops"] * 1e9, limits["read_gb_s"] * 1e9
 
     def tokens(batch: int, steps: int) -> Tensor:
-        return torch.randint(3, config.vocab_size, (batch, steps))
+        return torch.randint(3, config.vocab_size, (batch, steps)).to(device)
 
     rows = [train_row(model, theirs, tokens(8, 257), pairs, gemm),
             prefill_row(model, theirs, tokens(1, 1024), pairs, gemm),
             *(decode_row(model, theirs, tokens(many, 32).tolist(), pairs, read) for many in (1, 16)),
-            *(engine_row(name, pairs, seed) for name in ("nano", preset))]
-    return {"rows": rows + data.rows(pairs, seed), "machine": limits}
+            *(engine_row(name, pairs, seed, device) for name in ("nano", preset))]
+    return {"rows": rows + data.rows(pairs, seed, device), "machine": limits}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="with --full: of activations")
     parser.add_argument("--no-peer", action="store_true", help="with --full: without transformers")
+    device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -170,11 +175,16 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table, or one JSON document. Returns 0."""
     if args.pairs < (3 if args.full else 7):
         raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
+    for name in ("int8", "no_peer") if not args.full else ():
+        if getattr(args, name):
+            raise ValueError(f"{name} has no effect without --full")
+    if args.full and args.device not in ("auto", "cpu"):
+        raise ValueError(f"device: --full times a model paged from disk, which runs on the CPU, got {args.device!r}")
     if args.full:
         found = full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
         print(json.dumps(found) if args.json else full.table(found))
         return 0
-    result = bench(args.pairs, seed=args.seed)
+    result = bench(args.pairs, seed=args.seed, device=device.choose(args.device))
     if args.json:
         print(json.dumps(result))
         return 0

@@ -61,7 +61,7 @@ def fill_of(lengths: list[int]) -> float:
     return sum(lengths) / len(pack(lengths, CAPACITY)) / CAPACITY
 
 
-def muon_row(pairs: int, seed: int) -> dict:
+def muon_row(pairs: int, seed: int, device: torch.device | str) -> dict:
     """A training step of nano on packed problems, 32 rows of 128: Muon, against AdamW."""
     tokenizer = CharTokenizer(text.ALPHABET, unknown="unk")
     batches = mixture(packed_source("problems", problem_documents({"addition": (1, 8)}, tokenizer), 32, 128,
@@ -69,13 +69,13 @@ def muon_row(pairs: int, seed: int) -> dict:
     trainers = {}
     for name in ("muon", "adamw"):
         torch.manual_seed(seed)
-        model = Zaya(ZayaConfig.preset("nano"))
+        model = Zaya(ZayaConfig.preset("nano")).to(device)
         trainers[name] = Trainer(model, Recipe(steps=10**6, optimizer=name), batches)
     row = compare("train_muon_32x128", 32 * 128, trainers["muon"].train_step,
-                  {"adamw": trainers["adamw"].train_step}, pairs)
+                  {"adamw": trainers["adamw"].train_step}, pairs, device)
     return row | {"limit_share": None}
 
 
-def rows(pairs: int, seed: int = 0) -> list[dict]:
-    """All of them."""
-    return [trim_row(pairs, seed), *pack_rows(pairs, seed), muon_row(pairs, seed)]
+def rows(pairs: int, seed: int = 0, device: torch.device | str = "cpu") -> list[dict]:
+    """All of them; the training step on `device`."""
+    return [trim_row(pairs, seed), *pack_rows(pairs, seed), muon_row(pairs, seed, device)]
