@@ -219,3 +219,18 @@ def lay_out(documents: Sequence, bins: list[list[int]], capacity: int, pad_id: i
             targets[row, start: stop - 1] = following
             start = stop
     return Packed(tokens, targets, doc_ids, doc_ids >= 0)
+
+
+def lay_out_routes(routes: Sequence[Tensor], bins: Sequence[Sequence[int]], capacity: int) -> Tensor:
+    """Routes in packed rows, beside `lay_out`: int64 (rows, capacity, layers), -1 on padding.
+
+    routes: one (tokens, layers) a document. bins: the same as for the tokens. Raises ValueError when a row overflows.
+    """
+    layers = routes[0].shape[1]
+    laid = torch.full((len(bins), capacity, layers), -1)
+    for row, members in enumerate(bins):
+        filled = torch.cat([routes[i] for i in members])
+        if len(filled) > capacity:
+            raise ValueError(f"bins: row {row} holds {len(filled)} tokens, capacity is {capacity}")
+        laid[row, : len(filled)] = filled.long()
+    return laid

@@ -58,8 +58,7 @@ class Stage:
             raise ValueError(f"aggregation must lie in 0..1, got {self.aggregation}")
         if self.style and self.brevity:
             raise ValueError(f"brevity is for rewards of 0 and 1, not for style's graded ones, got {self.brevity}")
-        # what it refuses is refused now, not after the stages before
-        LearnerConfig(lr=self.lr, advantage=self.advantage, brevity=self.brevity)
+        LearnerConfig(lr=self.lr, advantage=self.advantage, brevity=self.brevity)  # what it refuses is refused now
 
 
 TOY = (

@@ -28,10 +28,8 @@ class Calibrator:
     """
 
     def __init__(self, highest: int, seed: int = 0, particles: int = 256, target: float = 0.5, spread: float = 0.25):
-        if highest < 1:
-            raise ValueError(f"highest must be at least 1, got {highest}")
-        if particles < 1:
-            raise ValueError(f"particles must be at least 1, got {particles}")
+        if highest < 1 or particles < 1:
+            raise ValueError(f"highest and particles must be at least 1, got {highest} and {particles}")
         if not (0 <= spread and 0 < target - spread and target + spread < 1):   # no difficulty has a rate beyond
             raise ValueError(f"target +- spread must lie in 0 < rate < 1, got {target} +- {spread}")
         self.highest, self.target, self.spread = highest, target, spread

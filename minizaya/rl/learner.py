@@ -24,7 +24,6 @@ class LearnerConfig:
     length: the constant divisor of an answer's token sum. advantage: "maxrl" or "grpo". brevity: scale c of the length
     bonus, 0 is off; it belongs to MaxRL, and is refused with "grpo". replay: pin the recorded routes. clip: largest
     norm of all gradients together. rows: tokens of a micro-batch, at most.
-    Raises ValueError for a number out of range, and for a setting that would have no effect.
     """
 
     lr: float = 1e-3
@@ -46,18 +45,12 @@ class LearnerConfig:
         for name in ("lr", "length", "clip", "rows"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        for name in ("adam_share", "brevity"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
-        if not 0 <= self.delta <= 1:
-            raise ValueError(f"delta must lie in 0..1, it bounds the move of a probability, got {self.delta!r}")
+        if not (0 <= self.delta <= 1 and self.adam_share >= 0 and self.brevity >= 0):
+            raise ValueError(f"delta must lie in 0..1, adam_share and brevity must not be negative, got {self}")
 
 
 class Learner:
-    """A model and its optimizer. `update(rollouts, group)` is one step; the balancing biases stay as they are.
-
-    A step is computed where the model is: what it needs of the answers is moved there.
-    """
+    """A model and its optimizer. `update(rollouts, group)` is one step, computed where the model is; biases stay."""
 
     def __init__(self, model: Zaya, config: LearnerConfig):
         self.model, self.config = model, config

@@ -86,18 +86,3 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
         known = whole != UNRECORDED
         whole = torch.cat([torch.where(known, whole, part[: len(whole)]), part[len(whole):]])
     return whole
-
-
-def lay_out_routes(routes: Sequence[Tensor], bins: Sequence[Sequence[int]], capacity: int) -> Tensor:
-    """Routes in packed rows, beside `data.pack.lay_out`: int64 (rows, capacity, layers), -1 on padding.
-
-    routes: one (tokens, layers) a document. bins: the same as for the tokens. Raises ValueError when a row overflows.
-    """
-    layers = routes[0].shape[1]
-    laid = torch.full((len(bins), capacity, layers), UNRECORDED)
-    for row, members in enumerate(bins):
-        filled = torch.cat([routes[i] for i in members])
-        if len(filled) > capacity:
-            raise ValueError(f"bins: row {row} holds {len(filled)} tokens, capacity is {capacity}")
-        laid[row, : len(filled)] = filled.long()
-    return laid

@@ -48,10 +48,7 @@ class Rollout:
 
 
 def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: int | None = None) -> Rollout:
-    """`rollout`, or ValueError when its parts have lengths that disagree, or its prompt is empty.
-
-    vocab_size: of the model, where `kept` must have as many columns; None: any.
-    """
+    """`rollout`, or ValueError if its prompt is empty or its parts disagree. vocab_size: columns of kept; None: any."""
     n = len(rollout.tokens)
     if not rollout.prompt:
         raise ValueError("prompt must hold at least one token, got none")
@@ -59,20 +56,15 @@ def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: i
         if len(getattr(rollout, name)) != n:
             raise ValueError(f"{name} must have one entry a new token, {n}, got {len(getattr(rollout, name))}")
     if rollout.kept is not None:
-        shape = tuple(rollout.kept.shape)
-        if len(shape) != 2 or shape[0] != n or rollout.kept.dtype != torch.bool:
-            raise ValueError(f"kept must have one row a new token, bool ({n}, vocab), got {rollout.kept.dtype} {shape}")
-        if vocab_size not in (None, shape[1]):
-            raise ValueError(f"kept must have a column for each of {vocab_size} tokens, got {shape[1]}")
+        kind, shape = rollout.kept.dtype, tuple(rollout.kept.shape)
+        if kind != torch.bool or shape != (n, vocab_size or shape[-1]):
+            raise ValueError(f"kept must be a row a new token, bool ({n}, {vocab_size or 'any'}), not {kind} {shape}")
     check_routes(rollout.routes, len(rollout.prompt) + n, layers, num_experts)
     return rollout
 
 
 def save_batch(path: Path, rollouts: list[Rollout], num_experts: int, info: dict) -> None:
-    """Writes a batch; `info` is kept beside it as JSON.
-
-    Raises OSError when it cannot be written, ValueError for no rollouts, or for parts that disagree.
-    """
+    """Writes a batch; `info` is kept beside it as JSON. Raises OSError, or ValueError for none or broken ones."""
     if not rollouts:
         raise ValueError("rollouts must hold at least one answer, got none")
     layers = rollouts[0].routes.shape[1]

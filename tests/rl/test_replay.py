@@ -13,7 +13,7 @@ from minizaya.infer.engine import Engine
 from minizaya.rl.learner import Learner, LearnerConfig
 from minizaya.rl.loss import token_logprobs
 from minizaya.rl.mismatch import agreement, int8, low_precision
-from minizaya.rl.replay import check_routes, joined, lay_out_routes, pack_routes, unpack_routes
+from minizaya.rl.replay import check_routes, joined, pack_routes, unpack_routes
 from minizaya.rl.rollout import Rollout, check_rollout, load_batch, save_batch
 from rl_tools import PROMPTS, answered
 
@@ -182,7 +182,7 @@ def test_bug_9_packed_together(model):
     texts = [r.prompt + r.tokens for r in rollouts]
     bins = packing.pack([len(text) for text in texts], 20)
     rows = packing.lay_out([torch.tensor(text) for text in texts], bins, 20, 0)
-    routes = lay_out_routes([r.routes for r in rollouts], bins, 20)
+    routes = packing.lay_out_routes([r.routes for r in rollouts], bins, 20)
     assert ((routes < 0).all(-1) | (rows.doc_ids >= 0)).all()
     with torch.no_grad():
         packed = model(rows.tokens, routes=routes, doc_ids=rows.doc_ids)
@@ -195,7 +195,7 @@ def test_bug_9_packed_together(model):
                 assert torch.equal(packed.routes[row, span], alone.routes[0])
                 start += len(texts[i])
     with pytest.raises(ValueError, match="row 0 holds"):
-        lay_out_routes([r.routes for r in rollouts], [[0, 1, 2, 3]], 20)
+        packing.lay_out_routes([r.routes for r in rollouts], [[0, 1, 2, 3]], 20)
 
 
 @pytest.mark.parametrize("broken, says", [

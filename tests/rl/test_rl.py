@@ -52,8 +52,8 @@ from rl_tools import CONFIG, PROMPTS, answered
     (lambda: canary([-1]), "must lie in 0"),
     (lambda: calibrated([]), "at least one token"),
     (lambda: rare_share([1], 10, top=0), "top must lie"),
-    (lambda: Calibrator(0), "highest must be"),
-    (lambda: Calibrator(3, particles=0), "particles must be"),
+    (lambda: Calibrator(0), "highest and particles must be"),
+    (lambda: Calibrator(3, particles=0), "highest and particles must be"),
     (lambda: Calibrator(3, target=0.25), "must lie in 0 < rate < 1, got 0.25"),
     (lambda: Calibrator(3, target=0.8), "must lie in 0 < rate < 1, got 0.8"),
     (lambda: Calibrator(3, spread=-0.1), "must lie in 0 < rate < 1"),
@@ -63,8 +63,8 @@ from rl_tools import CONFIG, PROMPTS, answered
     (lambda: LearnerConfig(advantage="ppo"), "advantage must be"),
     (lambda: LearnerConfig(lr=0), "lr must be positive"),
     (lambda: LearnerConfig(advantage="grpo", brevity=0.2), "brevity is MaxRL's and would have no effect with 'grpo'"),
-    (lambda: LearnerConfig(brevity=-0.1), "brevity must not be negative"),
-    (lambda: LearnerConfig(adam_share=-1.0), "adam_share must not be negative"),
+    (lambda: LearnerConfig(brevity=-0.1), "brevity must not be negative, got .*brevity=-0.1"),
+    (lambda: LearnerConfig(adam_share=-1.0), "adam_share and brevity must not be negative"),
     (lambda: LearnerConfig(delta=1.5), "delta must lie"),
     (lambda: cascade.Stage("x", 2, advantage="grpo", brevity=0.2), "no effect with 'grpo'"),
     (lambda: cascade.Stage("x", 2, style=True, brevity=0.2), "not for style's graded ones"),
@@ -308,7 +308,7 @@ def test_broken_batches_are_named(model):
     for kept in (torch.ones(rows, 3).bool(), torch.ones(rows).bool(), torch.ones(rows, CONFIG.vocab_size),
                  torch.ones(rows + 1, CONFIG.vocab_size).bool()):
         rollouts[0].kept = kept
-        with pytest.raises(ValueError, match="kept must have"):
+        with pytest.raises(ValueError, match="kept must be"):
             learner.update(rollouts, 2)
     rollouts[0].kept, rollouts[0].prompt = None, []
     with pytest.raises(ValueError, match="prompt must hold"):
