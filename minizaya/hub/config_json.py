@@ -5,13 +5,15 @@
 
 "minizaya" has our fields as they are. "transformers" has those of its `ZayaConfig`; RoPE is a table by layer type
 there. "original" is the first release's: it counts half-layers, and has other names; they are known from public ports
-alone. A key that is missing means the released model's value. What only says how to train or to serve is left out.
+alone. A key that is missing means the released model's value. Every key that is there is read, refused, or known to
+change nothing here (`IGNORED`); any other one is named in a warning.
 
 trap: many of these numbers leave no trace in a shape. With a wrong rope_theta the weights still fit, and the model
 answers badly. So every field is checked by itself, and what this code would compute otherwise is refused.
 """
 
 import json
+import warnings
 from dataclasses import fields as fields_of
 from pathlib import Path
 
@@ -41,7 +43,9 @@ SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "tie
           "initializer_range", "num_attention_heads", "num_key_value_heads", "head_dim", "cca_time0", "cca_time1",
           "attention_bias", "layer_types", "sliding_window", "num_experts", "moe_intermediate_size",
           "router_hidden_size", "pad_token_id", "bos_token_id", "eos_token_id")
-FIXED = {"hidden_act": "silu", "num_experts_per_tok": 1}
+FIXED = {"hidden_act": "silu", "num_experts_per_tok": 1, "attention_dropout": 0.0}
+ROPE_KEYS = {"rope_theta", "partial_rotary_factor", "rope_type", "type"}   # "type" is what `rope_type` was called once
+ELSEWHERE = ("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_pct", "rotary_base")  # other models' places
 # the original: ours -> its keys, of which the first one that is there counts
 ORIGINAL = {
     "num_attention_heads": ("cca_num_q_heads", "num_attention_heads"), "head_dim": ("head_dim", "kv_channels"),
@@ -55,6 +59,15 @@ ORIGINAL_FIXED = {"activation_func": "swiglu", "add_bias_linear": False, "cca": 
                   "rope_scaling": False, "scale_residual_merge": True, "zaya_use_eda": True, "zaya_use_mod": True}
 ORIGINAL_ONLY = {"norm_epsilon", "ffn_hidden_size", "zaya_mlp_expansion", "zaya_layers"}  # one tells the dialect
 OLDEST = ("rotary_base", "rope_pct")  # read, never written
+IGNORED = {
+    "how it was written": ("architectures", "auto_map", "_name_or_path", "transformers_version", "model_type"),
+    "the type of the weights, which the files themselves say": ("dtype", "torch_dtype", "zaya_high_prec",
+                                                                "mamba_cache_dtype"),
+    "how to serve": ("use_cache", "max_position_embeddings", "return_dict", "output_hidden_states",
+                     "output_attentions", "output_router_logits", "chunk_size_feed_forward", "_attn_implementation"),
+    "how to train": ("router_aux_loss_coef", "router_jitter_noise", "gradient_checkpointing"),
+    "other kinds of model": ("is_encoder_decoder", "id2label", "label2id", "problem_type"),
+}
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -62,7 +75,7 @@ IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def read_config(folder: str | Path) -> ZayaConfig:
-    """The `ZayaConfig` of a folder, in any dialect. Keys without a meaning in it are passed over, except in ours.
+    """The `ZayaConfig` of a folder, in any dialect. Warns of a key that is neither read nor known to change nothing.
 
     Raises FileNotFoundError; ValueError naming the file and what is wrong: a value of another type, one that no
     released ZAYA has, or sizes that do not fit together.
@@ -75,9 +88,24 @@ def read_config(folder: str | Path) -> ZayaConfig:
     try:
         if kind == "minizaya":
             return checked({name: value for name, value in document.items() if name != "model_type"})
-        return from_original(document) if ORIGINAL_ONLY & document.keys() else from_transformers(document)
+        original = bool(ORIGINAL_ONLY & document.keys())
+        config = from_original(document) if original else from_transformers(document)
     except ValueError as error:
         raise ValueError(f"{path} is no config of a ZAYA model: {error}") from error
+    if unread := unread_keys(document, original):
+        warnings.warn(f"{path}: nothing here computes with {', '.join(unread)}, which is not read", stacklevel=2)
+    return config
+
+
+def unread_keys(document: dict, original: bool) -> list[str]:
+    """The keys that mean nothing to us, and something to somebody: not null, false or empty."""
+    if original:
+        known = {key for theirs in ORIGINAL.values() for key in theirs}
+        known |= {*ORIGINAL_FIXED, *ORIGINAL_ONLY, "swa_layers", "num_hidden_layers"}
+    else:
+        known = {*SHARED, *FIXED, *ELSEWHERE, "rope_parameters"}
+    known |= {*IDS, *(key for keys in IGNORED.values() for key in keys)}
+    return sorted(f"{name!r:.80}" for name, value in document.items() if name not in known and value)
 
 
 def checked(fields: dict) -> ZayaConfig:
@@ -100,6 +128,9 @@ def check_types(fields: dict) -> None:
 def from_transformers(document: dict) -> ZayaConfig:
     """`transformers`' fields as ours. Raises ValueError for a wrong value, or a feature that no released ZAYA uses."""
     refuse_other(document, FIXED)
+    for name in ELSEWHERE:
+        if document.get(name):
+            raise ValueError(f"{name} must stand in rope_parameters, by type of layer, got {document[name]!r:.200}")
     fields = {name: document[name] for name in SHARED if name in document} | first_end(document)
     check_types(fields)
     used = [kind for kind, _ in ROPES if kind in (fields.get("layer_types") or ("hybrid",))]
@@ -110,10 +141,11 @@ def from_transformers(document: dict) -> ZayaConfig:
     if not all("rope_theta" in ropes.get(kind, {}) for kind in used):
         raise ValueError(f"rope_parameters must hold a table with a rope_theta for each of {used}, got {given!r:.200}")
     shares = [ropes[kind].get("partial_rotary_factor", 1.0) for kind in used]
-    kinds = [ropes[kind].get("rope_type", "default") for kind in used]
-    if any(kind != "default" for kind in kinds) or any(share != shares[0] for share in shares):
-        raise ValueError("rope_type must be 'default' and partial_rotary_factor the same in all layers, "
-                         f"got {given!r:.400}")
+    odd = any(ropes[kind].keys() - ROPE_KEYS for kind in used)
+    kinds = [ropes[kind].get(key, "default") for kind in used for key in ("rope_type", "type")]
+    if odd or any(kind != "default" for kind in kinds) or any(share != shares[0] for share in shares):
+        raise ValueError(f"rope_type must be 'default' and partial_rotary_factor the same in all layers, without other "
+                         f"keys than {sorted(ROPE_KEYS)}, got {given!r:.400}")
     fields |= {name: ropes[kind]["rope_theta"] for kind, name in ROPES if "rope_theta" in ropes.get(kind, {})}
     if shares:
         fields["partial_rotary_factor"] = shares[0]
@@ -142,6 +174,8 @@ def from_original(document: dict) -> ZayaConfig:
     if windows and (not isinstance(windows, list) or len(windows) != 2 * fields["num_hidden_layers"]
                     or not all(type(window) is int for window in windows) or len({*windows} - {0}) > 1):
         raise ValueError(f"swa_layers must hold 0 or one same integer for each half-layer, got {windows!r:.80}")
+    if any(windows[1::2]):
+        raise ValueError(f"swa_layers may hold a window for attention alone, the even half-layers, got {windows!r:.80}")
     if any(windows[::2]):
         fields["layer_types"] = ["hybrid_sliding" if window else "hybrid" for window in windows[::2]]
         fields["sliding_window"] = max(windows) + 1  # trap: the original's window leaves the token itself out
@@ -199,8 +233,7 @@ def to_transformers(config: ZayaConfig) -> dict:
     refuse_ablations(config)
     ropes = {kind: {"rope_type": "default", "rope_theta": getattr(config, name),
                     "partial_rotary_factor": config.partial_rotary_factor} for kind, name in ROPES}
-    serving = {"max_position_embeddings": 131072, "use_cache": True, "attention_dropout": 0.0,
-               "output_router_logits": False}
+    serving = {"max_position_embeddings": 131072, "use_cache": True, "output_router_logits": False}
     ours = config.to_dict()
     return {name: ours[name] for name in SHARED} | FIXED | serving | {"rope_parameters": ropes}
 

@@ -63,7 +63,10 @@ def read_contents(folder: str | Path, verify: bool = False) -> Contents:
         check_sums(folder, sums)
     entries: dict[str, Entry] = {}
     for file in sorted(set(where.values())):
-        entries |= read_header(folder / file)
+        for name, entry in read_header(folder / file).items():
+            if name in entries:
+                raise ValueError(f"{name!r:.200} lies in two files, {entries[name].file} and {file}; one is stale")
+            entries[name] = entry
     for name, file in where.items():
         if name not in entries or entries[name].file.name != file:
             raise ValueError(f"{folder / INDEX} says that {name!r:.200} lies in {file}, but it does not")
@@ -82,6 +85,8 @@ def read_contents(folder: str | Path, verify: bool = False) -> Contents:
         if entry.shape != shape:
             raise ValueError(f"{entry.file}: {name!r} is of shape {entry.shape}, the model wants {shape}")
     check_types(entries)
+    if config.tie_word_embeddings:
+        check_tied(entries[parts["embed.weight"][0].name], entries.keys() - wanted.keys(), entries)
     return Contents(config, layout, model, sums, shapes, parts, entries)
 
 
@@ -101,12 +106,36 @@ def empty_model(folder: Path, config: ZayaConfig, tensors: int) -> Zaya:
 
 
 def check_names(folder: Path, found: set[str], wanted: set[str], tied: bool) -> None:
-    """Raises ValueError naming the first tensor missing or unknown. tied: the head may be there, and is not read."""
+    """Raises ValueError naming the first tensor missing or unknown. tied: the head may be there; see `check_tied`."""
     odd = sorted((found - ({"lm_head.weight", "head.weight"} if tied else set())) ^ wanted)
     if odd:
         wrong, what = ("missing or not", "missing") if odd[0] in wanted else ("not", "unknown")
         raise ValueError(f"{folder}: {len(odd)} tensors are {wrong} of this model; "
                          f"the first is {odd[0]!r:.200}, which is {what}")
+
+
+def check_tied(embedding: Entry, heads: set[str], entries: dict[str, Entry]) -> None:
+    """Raises ValueError for a head that is another one than the embedding. A tied model has only the one, and would
+    answer with the wrong head; `transformers` loads the file's and warns."""
+    for name in sorted(heads):
+        head = entries[name]
+        if (head.dtype, head.shape) != (embedding.dtype, embedding.shape) or not same_bytes(head, embedding):
+            raise ValueError(f"{head.file}: {name!r} is not the embedding, although tie_word_embeddings is true; "
+                             "say false in the config, or take it out of the file")
+
+
+def same_bytes(one: Entry, other: Entry, step: int = 2**24) -> bool:
+    """Do two tensors hold the same bytes? Reads a piece of each at a time."""
+    with open(one.file, "rb") as first, open(other.file, "rb") as second:
+        first.seek(one.start)
+        second.seek(other.start)
+        left = one.end - one.start
+        while left > 0:
+            a, b = first.read(min(step, left)), second.read(min(step, left))
+            if a != b or not a:
+                return False
+            left -= len(a)
+    return True
 
 
 def check_types(entries: dict[str, Entry]) -> None:

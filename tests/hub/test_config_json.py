@@ -1,6 +1,7 @@
 """config.json in three dialects: what is missing, what is wrong, and what `transformers` itself writes."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_what_is_missing_is_as_in_the_released_model(tmp_path):
     whole = config_document(RELEASED, "transformers")
     for name in whole.keys() - {"model_type"}:
         assert reading(tmp_path, {key: value for key, value in whole.items() if key != name}) == RELEASED, name
-    other = {"layer_types": None, "rope_parameters": None, "id2label": {"0": "x"}, "new": 1}
+    other = {"layer_types": None, "rope_parameters": None, "id2label": {"0": "x"}, "new": None}
     assert reading(tmp_path, whole | other) == RELEASED
     # as the folder of the release has it: the table, and a key beside the layer types
     typed = {"rope_parameters": whole["rope_parameters"] | {"rope_type": "default"}}
@@ -106,6 +107,13 @@ def test_several_ends_and_none(tmp_path):
     ("rope_parameters", {"hybrid": {"rope_theta": "x"}}, "rope_theta must be"),
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "partial_rotary_factor": []}}, "partial_rotary_factor must be"),
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "rope_type": "yarn"}}, "rope_type must be 'default'"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "type": "yarn", "factor": 4.0}}, "rope_type must be 'default'"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "type": ["default"]}}, "rope_type must be 'default'"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "factor": 4.0}}, "without other keys"),
+    ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_scaling must stand in rope_parameters"),
+    ("rope_theta", 1e6, "rope_theta must stand in rope_parameters"),
+    ("partial_rotary_factor", 0.25, "partial_rotary_factor must stand in rope_parameters"),
+    ("attention_dropout", 0.1, "attention_dropout must be 0.0, got 0.1"),
     ("sliding_window", "9", "sliding_window must be an integer"),
 ])
 def test_a_wrong_value_is_named(tmp_path, name, value, says):
@@ -140,11 +148,30 @@ def test_the_window_of_the_original_leaves_the_token_out(tmp_path):
     ("norm_epsilon", "small", "rms_norm_eps must be a finite number"),
     ("zaya_layers", ["a", 16] * 40, "one value a layer"),
     ("swa_layers", [8, 0], "swa_layers must hold"), ("swa_layers", [8, 0, 9, 0] * 20, "swa_layers must hold"),
+    ("swa_layers", [0, 8] * 40, "may hold a window for attention alone"),
+    ("swa_layers", [8] * 80, "may hold a window for attention alone"),
     ("swa_layers", "many", "swa_layers must hold"), ("tie_word_embeddings", "no", "must be true or false"),
 ])
 def test_what_the_original_must_not_say(tmp_path, name, value, says):
     with pytest.raises(ValueError, match=f"config.json is no config of a ZAYA model: .*{says}"):
         reading(tmp_path, ORIGINAL | {name: value})
+
+
+@pytest.mark.parametrize("layout", ("transformers", "original"))
+def test_a_key_is_read_refused_or_named(tmp_path, layout):
+    """What we write needs no warning, and no key that is null, false or empty does; any other one is named."""
+    document = config_document(RELEASED, layout, torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reading(tmp_path, document | {"logit_cap": None, "experts_shared": 0, "notes": {}}) == RELEASED
+    with pytest.warns(UserWarning, match="nothing here computes with 'final_logit_softcapping', 'shared_experts'"):
+        assert reading(tmp_path, document | {"shared_experts": 1, "final_logit_softcapping": 30.0}) == RELEASED
+
+
+def test_what_is_ignored_is_nowhere_else():
+    ignored = [key for keys in config_json.IGNORED.values() for key in keys]
+    elsewhere = {*config_json.SHARED, *config_json.FIXED, *config_json.ORIGINAL_FIXED, *config_json.ELSEWHERE}
+    assert len(ignored) == len(set(ignored)) and not elsewhere & set(ignored)
 
 
 def test_ours_knows_its_fields(tmp_path):
