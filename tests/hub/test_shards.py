@@ -582,10 +582,9 @@ def slow(*args):
 shards.write_shard = slow
 mz.hub.save(mz.Zaya(mz.ZayaConfig.preset("nano")), {str(folder)!r}, shard_bytes=20_000)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    process.stdout.readline()
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.kill()
     assert folder.exists() == there
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         load(folder)

@@ -677,17 +677,18 @@ def test_the_command(tmp_path):
     import subprocess
     import sys
     command = [sys.executable, "-m", "minizaya", "serve", "--port", "0", "--slots", "4", "--size", "200"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stderr.readline()
-        url = line.split(" at ")[1].split(";")[0]
-        assert url.startswith("http://127.0.0.1:") and "MiB" in line
-        reply = openai.OpenAI(base_url=url, api_key="none").chat.completions.create(**ask())
-        assert reply.choices[0].message.content == "132"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
-    finally:
-        process.kill()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            url = line.split(" at ")[1].split(";")[0]
+            assert url.startswith("http://127.0.0.1:") and "MiB" in line
+            with openai.OpenAI(base_url=url, api_key="none") as client:
+                reply = client.chat.completions.create(**ask())
+            assert reply.choices[0].message.content == "132"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("flags, says", [
