@@ -140,7 +140,7 @@ def execute(notebook, folder, env):
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
     clock = nbformat.v4.new_code_cell("import time; print(time.process_time())")
     copy.cells.append(clock)
-    NotebookClient(copy, km=manager, timeout=CELL_TIMEOUT).execute(cwd=str(folder), env=env)
+    NotebookClient(copy, km=manager, timeout=CELL_TIMEOUT).execute(cwd=str(folder), env=env, cleanup_kc=True)
     copy.cells.pop()
     return copy, float(printed(clock))
 
