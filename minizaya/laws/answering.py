@@ -135,10 +135,9 @@ def top_p(fn, probs, limit):
 def min_p(fn, probs, limit):
     """fn(probs, min_p): float64 (n, v), a number in [0, 1] -> bool (n, v), True: kept."""
     limit = 2.0 ** -round(8 * limit)                     # a power of two, so that ties are exact
-    wanted = torch.tensor([[p >= limit * max(row) for p in row] for row in probs.tolist()])
-    expect(fn(probs, limit), wanted, "b v", "kept")
-    expect(fn(probs, 0.0), torch.ones_like(wanted), "b v", "kept at min_p = 0")
-    expect(fn(probs, 1.0), probs == probs.amax(-1, keepdim=True), "b v", "kept at min_p = 1")
+    for least in (limit, 0.0, 1.0):
+        wanted = torch.tensor([[p >= least * max(row) for p in row] for row in probs.tolist()])
+        expect(fn(probs, least), wanted, "b v", f"kept at min_p = {least:g}")
 
 
 def draw_logits(draw):
@@ -152,11 +151,12 @@ def draw_logits(draw):
 def temperature(fn, logits, temperature):
     """fn(logits, temperature): float (n, v), a number over 0 -> float64 (n, v)."""
     wanted = textbook.softmax(logits / temperature)
-    expect(fn(logits, temperature), wanted, "b v")
-    expect(fn(logits + 1024.0, temperature), wanted, "b v", "with all logits 1024 higher")
-    expect(fn(logits.float(), temperature), wanted, "b v", "from float32 logits")
-    expect(fn(logits, 1e-300), textbook.softmax((logits - logits.amax(-1, keepdim=True)) * 1e300), "b v",
-           "at temperature 1e-300")
+    coldest = textbook.softmax((logits - logits.amax(-1, keepdim=True)) * 1e300)
+    for given, at, right, what in ((logits, temperature, wanted, "probability"),
+                                   (logits + 1024.0, temperature, wanted, "with all logits 1024 higher"),
+                                   (logits.float(), temperature, wanted, "from float32 logits"),
+                                   (logits, 1e-300, coldest, "at temperature 1e-300")):
+        expect(fn(given, at), right, "b v", what)
 
 
 def draw_weights(draw):
@@ -191,5 +191,5 @@ def filters(fn, probs, limit):
         shares = sample.probabilities(probs, 1.0)
         kept = sample.top_p_mask(shares, p) & sample.min_p_mask(shares, m)
         expect(fn(probs, 1.0, p, m), shares * kept, "b v", f"at top_p {p} and min_p {m}")
-    half = sample.top_p_mask(torch.full((1, 2), 0.5, dtype=torch.float64), 0.5)
-    expect(half, torch.tensor([[True, False]]), "b v", "kept of two halves at top_p 0.5")
+    halves = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
+    expect(fn(torch.zeros_like(halves), 1.0, 0.5, 0.0), halves, "b v", "of two halves at top_p 0.5")

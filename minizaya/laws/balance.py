@@ -92,7 +92,6 @@ def against_error(fn, load):
     clear = error.abs() > 1e-4
     shaped(bias, load[None])
     expect(bias[0, clear].sign(), -error[clear].sign(), "e", "direction of the bias of a clearly wrong load")
-    moves(fn, len(load))
 
 
 @law("balance.permutes", "renaming the experts renames the biases", cases=draw_a.cases(histories), subjects=KINDS,
@@ -126,9 +125,7 @@ def sign_step(bias: Tensor, load: Tensor, lr: float) -> Tensor:
 def sign(fn, bias, load, lr):
     """fn(bias, load, lr): float32 (E,), (E,) and a float -> the new bias, float32 (E,),
     up to what all experts share."""
-    got = fn(bias, load, lr)
-    shaped(got, bias)
-    expect(apart(got), apart(bias - lr * off(load).sign()), "e", "bias less the mean bias")
+    expect(apart(fn(bias, load, lr)), apart(bias - lr * off(load).sign()), "e", "bias less the mean bias")
 
 
 def controlled(draw):
@@ -169,9 +166,7 @@ def adamw_is_adamw(fn, loads, lr, beta1, beta2):
         bias.grad = off(load)
         optimizer.step()
         wanted.append(bias.detach().clone())
-    got = fn(loads, lr, beta1, beta2)
-    shaped(got, loads)
-    expect(apart(got), apart(torch.stack(wanted)), "k e", "bias less the mean bias")
+    expect(apart(fn(loads, lr, beta1, beta2)), apart(torch.stack(wanted)), "k e", "bias less the mean bias")
 
 
 @law("balance.adamw_is_sign", "without memory, betas (0, 0), AdamW on the load error is the sign rule",
@@ -179,9 +174,8 @@ def adamw_is_adamw(fn, loads, lr, beta1, beta2):
 def adamw_is_sign(fn, loads):
     """fn(loads, lr, beta1, beta2): as in balance.adamw, here with lr 0.125 and both betas zero. An error is either zero
     or so large that eps = 1e-8 does not show."""
-    got = fn(loads, 0.125, 0.0, 0.0)
-    shaped(got, loads)
-    moved = torch.diff(apart(got), dim=0, prepend=torch.zeros_like(got[:1]))
+    got = apart(fn(loads, 0.125, 0.0, 0.0))
+    moved = torch.diff(got, dim=0, prepend=torch.zeros_like(got[:1]))
     expect(moved, apart(-0.125 * off(loads).sign()), "k e", "move of the bias less the mean move")
 
 
@@ -200,7 +194,10 @@ def sums_to_zero(fn, loads):
 
 
 def measured(draw):
-    return dict(load=shares(draw, draw_a.size(draw, 1, 3), draw_a.size(draw, 2, 6)))
+    """Always with a uniform row and a collapsed one."""
+    load = shares(draw, draw_a.size(draw, 1, 3), draw_a.size(draw, 2, 6))
+    experts = load.shape[-1]
+    return dict(load=torch.cat([load, torch.full((1, experts), 1 / experts), torch.eye(experts)[-1:]]))
 
 
 @law("balance.entropy", "-sum p ln p / ln E: one when the load is uniform and only then, zero when one expert has all",
@@ -209,14 +206,8 @@ def entropy(fn, load):
     """fn(load): float32 (layers, E), E >= 2, each row summing to one -> float32 (layers,)."""
     experts = load.shape[-1]
     rows = [-sum(p * math.log(p) for p in row if p > 0) / math.log(experts) for row in load.tolist()]
-    got = fn(load)
-    expect(got, torch.tensor(rows), "l", "entropy")
-    require(((got >= -1e-6) & (got <= 1 + 1e-6)).all(), "an entropy left the range from 0 to 1")
-    expect(fn(torch.full_like(load, 1 / experts)), torch.ones(len(load)), "l", "entropy of a uniform load")
-    expect(fn(torch.eye(experts)[:1]), torch.zeros(1), "l", "entropy of a collapsed load")
-    uniform = (load - 1 / experts).abs().amax(-1) < 1e-2
-    require(((got > 1 - 1e-5) == uniform).all(), "only a uniform load has entropy one")
-    expect(fn(load / 2), got, "l", "entropy when half the tokens are skipped")
+    expect(fn(load), torch.tensor(rows), "l", "entropy")
+    expect(fn(load / 2), torch.tensor(rows), "l", "entropy when half the tokens are skipped")
 
 
 @law("balance.max_violation", "the largest load over the mean, minus one: 0 is perfect, E - 1 is collapse",
@@ -226,9 +217,7 @@ def max_violation(fn, load):
     """fn(load): float32 (layers, E) -> float32 (layers,)."""
     experts = load.shape[-1]
     rows = [max(row) / (sum(row) / experts) - 1 for row in load.tolist()]
-    got = fn(load)
-    expect(got, torch.tensor(rows), "l")
-    require(((got >= -1e-5) & (got <= experts - 1 + 1e-5)).all(), f"a violation left the range from 0 to {experts - 1}")
+    expect(fn(load), torch.tensor(rows), "l")
 
 
 def routed(draw):
@@ -248,9 +237,7 @@ def counts(fn, routes, experts, mask):
     real = torch.ones(routes.shape[:2], dtype=torch.bool) if mask is None else mask
     wanted = torch.tensor([[sum(int(real[b, t]) for b, t in (routes[..., layer] == e).nonzero().tolist())
                             for e in range(experts + 1)] for layer in range(routes.shape[-1])])
-    got = fn(routes, experts, mask)
-    expect(got, wanted, "l e", "count")
-    expect(got.sum(-1), real.sum().expand(routes.shape[-1]), "l", "sum")
+    expect(fn(routes, experts, mask), wanted, "l e", "count")
 
 
 @law("balance.load", "the load is each expert's fraction of all real tokens, skipped ones included in the whole",
