@@ -13,7 +13,7 @@ from ..rl import reward as pay
 from ..rl.canary import canary as ratios
 from ..rl.canary import repeats
 from . import strategies as draw_a
-from .core import expect, law, require
+from .core import expect, law, parts, require
 
 G_AXES = dict(rewards="g a")
 
@@ -148,9 +148,10 @@ def policy_loss(fn, logp, logp_rollout, advantage, delta, length, cut):
     anything, also minus infinity."""
     valid = torch.ones_like(logp, dtype=torch.bool)
     valid[0, logp.shape[1] - cut:] = cut == 0
-    leaf = logp.clone().requires_grad_(True)
-    handed = torch.where(valid, leaf, float("-inf"))
-    loss = fn(handed, torch.where(valid, logp_rollout, float("-inf")), advantage, valid, float(length), delta)
+    valid[-1, -1] = False                     # there is always some padding
+    # trap: a `where` between leaf and fn would swallow the NaN that padding may send back
+    leaf = torch.where(valid, logp, float("-inf")).requires_grad_(True)
+    loss = fn(leaf, torch.where(valid, logp_rollout, float("-inf")), advantage, valid, float(length), delta)
     total, slopes = 0.0, torch.zeros_like(logp)
     for i in range(len(logp)):
         for t in range(logp.shape[1]):
@@ -261,11 +262,17 @@ def draw_tape(draw):
 def routes_as_bytes(fn, routes, num_experts):
     """fn(routes, num_experts): int16 (tokens, layers), -1 for not recorded, num_experts for skip -> the bytes, and the
     routes read back from them."""
-    data, again = fn(routes, num_experts)
-    require(isinstance(data, bytes) and len(data) == routes.numel(),
+    data, again = parts(fn(routes, num_experts), 2, "the bytes and the routes read back")
+    require(isinstance(data, (bytes, bytearray)) and len(data) == routes.numel(),
             f"{routes.numel()} bytes are wanted, you gave "
-            f"{len(data) if isinstance(data, bytes) else type(data).__name__}")
+            f"{len(data) if isinstance(data, (bytes, bytearray)) else type(data).__name__}")
     expect(again, routes, "t l", "the routes read back")
+    for place, route in enumerate(routes.flatten().tolist()):
+        if route < 0:
+            continue
+        other = routes.clone()
+        other.view(-1)[place] = (route + 1) % (num_experts + 1)
+        require(fn(other, num_experts)[0] != data, f"other routes, the same bytes: place {place} is not in them")
 
 
 # ---- curriculum and mismatch -----------------------------------------------------------------------------------------
@@ -339,5 +346,5 @@ def k3(fn, logp, logp_rollout):
     gaps = [a - b for a, b in zip(logp.tolist(), logp_rollout.tolist())]
     wanted = torch.tensor(sum(math.exp(gap) - 1 - gap for gap in gaps) / len(gaps), dtype=torch.float64)
     got = fn(logp, logp_rollout)
-    require(isinstance(got, torch.Tensor) and float(got) >= 0, f"a tensor of at least zero is wanted, you gave {got!r}")
-    expect(got, wanted, "", "k3")
+    require(isinstance(got, (torch.Tensor, float)), f"a number is wanted, you gave {got!r}")
+    expect(torch.as_tensor(got, dtype=torch.float64), wanted, "", "k3")

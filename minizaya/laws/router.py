@@ -113,11 +113,15 @@ def replays(draw):
 @law("router.replay", "a recorded route is taken as it is, with today's gate; -1 means choose yourself",
      cases=draw_a.cases(replays), **CHOOSE)
 def replay(fn, probs, bias, pinned):
-    """fn(probs, bias, pinned): pinned int64 (b, t), -1 where nothing was recorded -> routes int64 and gates, (b, t)."""
+    """fn(probs, bias, pinned): pinned int64 (b, t), -1 where nothing was recorded -> routes int64 and gates, (b, t).
+    Scores are compared in float32, whatever the type of the probabilities: what differs by less is a tie."""
     routes, gates = parts(fn(probs, bias, pinned), 2, PAIR)
     wanted = torch.where(pinned >= 0, pinned, textbook.chosen(probs, bias))
     expect(routes, wanted, "b t", "route")
     expect(gates, probs.gather(-1, wanted[..., None])[..., 0], "b t", "gate")
+    alike = torch.full_like(probs, 0.25) + 1e-13 * torch.arange(len(bias))
+    routes, _ = parts(fn(alike, torch.zeros_like(bias), torch.full_like(pinned, -1)), 2, PAIR)
+    expect(routes, torch.zeros_like(pinned), "b t", "route where all probabilities are one number in float32")
 
 
 def replayed_logits(draw):

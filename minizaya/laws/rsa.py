@@ -11,26 +11,36 @@ class Script:
     """A generator that writes down what it is asked. Every token it ever returns is another number.
 
     So each token of a prompt tells which trace it comes from, and from which place in it.
+    together: prompts of a round; who asks for fewer at a time asks for the rest of the round next.
     """
 
-    def __init__(self, lengths: list[int]):
-        self.lengths, self.calls, self.traces, self.home = lengths, [], [], {}
+    def __init__(self, lengths: list[int], together: int = 1):
+        self.lengths, self.together, self.calls, self.traces, self.home = lengths, together, [], [], {}
 
     def __call__(self, prompts, max_new_tokens):
+        if self.calls and len(self.traces[-1]) + len(prompts) <= self.together and self.calls[-1][1] == max_new_tokens:
+            self.calls[-1][0].extend(list(prompt) for prompt in prompts)
+            own = self.answers(len(prompts), max_new_tokens, len(self.traces[-1]))
+            self.traces[-1] += [list(trace) for trace in own]
+            return own
         self.calls.append(([list(prompt) for prompt in prompts], max_new_tokens))
+        own = self.answers(len(prompts), max_new_tokens, 0)
+        self.traces.append([list(trace) for trace in own])
+        return own
+
+    def answers(self, count, max_new_tokens, first):
         own = []
-        for _ in prompts:
-            length = min(max_new_tokens, self.lengths[(len(self.home) + len(own)) % len(self.lengths)])
+        for place in range(first, first + count):
+            length = min(max_new_tokens, self.lengths[(len(self.home) + place) % len(self.lengths)])
             start = 1000 + len(self.home)
             own.append(list(range(start, start + length)))
-            self.home |= {token: (len(self.calls) - 1, len(own) - 1) for token in own[-1]}
-        self.traces.append([list(trace) for trace in own])
+            self.home |= {token: (len(self.calls) - 1, place) for token in own[-1]}
         return own
 
 
 def played(fn, question, config, lengths, seed, aggregate=None):
     """Runs the judged function. Returns (result, script, handed): handed[t][n], the tails of trace n of round t + 1."""
-    script, handed, asked = Script(lengths), [], list(question)
+    script, handed, asked = Script(lengths, config.N), [], list(question)
 
     def collect(given, tails):
         require(list(given) == asked, f"aggregate got the question {given}, the law wants {asked}")
@@ -41,7 +51,7 @@ def played(fn, question, config, lengths, seed, aggregate=None):
     for name in ("rounds", "prompts", "generated_tokens"):
         require(hasattr(result, name), f"the result has no {name}")
     require(len(script.calls) == config.T + 1,
-            f"T = {config.T} aggregation rounds are {config.T + 1} calls of the generator, you made "
+            f"T = {config.T} aggregation rounds are {config.T + 1} rounds of the generator, you made "
             f"{len(script.calls)}")
     for t, (prompts, budget) in enumerate(script.calls):
         require(len(prompts) == config.N, f"round {t} has {len(prompts)} prompts, the law wants N = {config.N}")
@@ -75,10 +85,16 @@ RSA = dict(cases=draw_a.cases(draw_run), guards=[lib.markovian_rsa, lib.markovia
 def rounds(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): generator(prompts, max_new_tokens) -> traces, all lists of int;
     rsa has N, C, T, beta, tau; aggregate(question, tails) -> prompt -> an object with rounds, prompts (T + 1 lists of N
-    token lists each) and generated_tokens."""
+    token lists each) and generated_tokens. Without aggregate (None) the layout of a prompt is your own, but the
+    question is in it. A round may be one call of the generator, or several."""
     _, script, _ = played(fn, question, config, lengths, seed)
     require(script.calls[0][0] == [question] * config.N,
             f"round 0 reads {script.calls[0][0]}, the law wants the question alone")
+    alone = Script(lengths, config.N)
+    fn(alone, list(question), config, None, seed)
+    for prompt in (prompt for prompts, _ in alone.calls for prompt in prompts):
+        require(any(prompt[i: i + len(question)] == question for i in range(len(prompt))),
+                f"without aggregate you made the prompt {prompt}, which does not hold the question {question}")
 
 
 @law("rsa.tails", "a tail is the last tau tokens of a trace of the round before, or the whole trace if it is shorter",
@@ -140,7 +156,7 @@ def bound(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds; aggregate here is None (your own layout, at most
     16 marks a tail), and `delimited`."""
     for aggregate, marks in ((None, 16 * (config.C + 1)), (lib.delimited([0], [-1]), config.C + 1)):
-        script = Script(lengths)
+        script = Script(lengths, config.N)
         result = fn(script, list(question), config, aggregate, seed)
         require(result.prompts == [prompts for prompts, _ in script.calls],
                 "prompts are not what the generator was given")
@@ -161,28 +177,39 @@ def seeded(fn, question, config, lengths, seed):
 @law("rsa.uniform", "every trace is as likely to be read as any other, and each new trace draws for itself", **RSA)
 def uniform(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
-    config, read, alike = lib.RSAConfig(N=4, C=2, T=1, beta=2, tau=1), Counter(), 0
+    config, read, alike, again, itself = lib.RSAConfig(N=4, C=2, T=2, beta=2, tau=1), Counter(), 0, 0, 0
     for s in range(60):
-        _, script, (own,) = played(fn, question, config, lengths, seed + s)
-        homes = [frozenset(script.home[tail[-1]][1] for tail in chosen) for chosen in own]
+        _, script, both = played(fn, question, config, lengths, seed + s)
+        homes, later = ([frozenset(script.home[tail[-1]][1] for tail in chosen) for chosen in own] for own in both)
         read.update(n for pair in homes for n in pair)
         alike += len(set(homes)) == 1
+        again += homes == later
+        itself += sum(n in pair for n, pair in enumerate(homes))
     # 240 draws, each reading a trace with probability 1/2: 120 +- 7.7; five standard deviations
     for n in range(4):
         require(80 <= read[n] <= 160, f"in 240 draws of 2 of 4 traces, trace {n} was read {read[n]} times")
     require(alike <= 12, f"in {alike} of 60 runs all four traces read the same tails")  # by chance one in 216
+    require(again <= 6, f"in {again} of 60 runs both rounds read the same subsets")     # by chance one in 1296
+    require(80 <= itself <= 160, f"in 240 draws of 2 of 4 traces, {itself} held the trace's own tail")
 
 
 def draw_votes(draw):
-    return dict(answers=[draw_a.pick(draw, ["4", "5", "17", None]) for _ in range(draw_a.size(draw, 0, 6))])
+    return dict(answers=[draw_a.pick(draw, ["4", "5", "17", None, ""]) for _ in range(draw_a.size(draw, 0, 6))])
+
+
+def majority_or_nobody(answers):
+    """The library's subject."""
+    found = lib.majority(answers)
+    return "nobody" if found is None else found
 
 
 @law("rsa.majority", "the most frequent answer wins, of equals the one given first; no answer is no vote",
-     cases=draw_a.cases(draw_votes), subjects={"majority": lambda answers: lib.majority(answers) or "nobody"},
+     cases=draw_a.cases(draw_votes), subjects={"majority": majority_or_nobody},
      guards=[lib.majority], examples=80)
 def vote(fn, answers):
-    """fn(answers): a list of str or None -> str; "nobody" if there is no answer at all."""
-    given = [answer for answer in answers if answer is not None]
-    wanted = sorted(given, key=lambda answer: (-given.count(answer), given.index(answer)))[0] if given else "nobody"
-    got = fn(list(answers))
-    require(got == wanted, f"of {answers} you chose {got!r}, the law wants {wanted!r}")
+    """fn(answers): a list of str or None -> str; "nobody" if there is no answer at all. An empty text is an answer."""
+    for asked in (answers, ["4", "", ""], [None, "4", "5"], []):
+        given = [answer for answer in asked if answer is not None]
+        wanted = sorted(given, key=lambda answer: (-given.count(answer), given.index(answer)))[0] if given else "nobody"
+        got = fn(list(asked))
+        require(got == wanted, f"of {asked} you chose {got!r}, the law wants {wanted!r}")

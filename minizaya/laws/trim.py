@@ -88,10 +88,11 @@ def draw_conversation(draw):
         return draw_a.pick(draw, (plain, plain, plain, "<think>a</think>", "<|im_end|>"))
 
     conversation = [{"role": "system", "content": said()}] if draw_a.flag(draw) else []
+    silent = draw_a.pick(draw, (False, False, False, True))      # no thought at all
     for _ in range(draw_a.size(draw, 1, 3)):
         content = ""
         # two blocks in a turn: it thinks again after a tool call
-        for _ in range(draw_a.pick(draw, (1, 1, 1, 0, 2))):
+        for _ in range(0 if silent else draw_a.pick(draw, (1, 1, 1, 0, 2))):
             content += f"<think>{letters(draw_a.size(draw, 0, 6))}</think>{letters(draw_a.size(draw, 0, 3))}"
         conversation += [{"role": "user", "content": said()},
                          {"role": "assistant", "content": content or letters(2)}]
@@ -186,10 +187,13 @@ def earlier(fn, conversation, budget):
 
 @law("trim.dropped", "a conversation is dropped exactly when its answers alone do not fit", **TRIM)
 def dropped(fn, conversation, budget):
-    """fn(conversation, budget, tokenizer): as in trim.fits."""
-    need, got = least(written(conversation)), trimmed(fn, conversation, budget)
-    require((got is None) == (need > budget),
-            f"with its last block empty and no other it has {need} tokens, you {'kept' if got else 'dropped'} it")
+    """fn(conversation, budget, tokenizer): as in trim.fits. One without any thought is always tried, too, a token over
+    the budget: there is nothing to cut."""
+    plain = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}]
+    for asked, room in ((conversation, budget), (plain, len(written(plain)) - 1)):
+        need, got = least(written(asked)), trimmed(fn, asked, room)
+        require((got is None) == (need > room), f"at a budget of {room}: {say(written(asked))} has {need} tokens with "
+                f"its last block empty and no other, you {'kept' if got else 'dropped'} it")
 
 
 @law("trim.idempotent", "trimming a trimmed conversation to the same budget changes nothing", **TRIM)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from minizaya import laws
 from minizaya.laws import core, judging
 
-WORDS = {"expect", "require", "finite", "parts", "expect_trainable", "shaped", "moves", "same", "alive", "same_slopes",
+WORDS = {"expect", "require", "finite", "parts", "expect_trainable", "shaped", "moves", "same", "alive", "same_slopes", "expect_either",
          "whole"}
 WHOLE = ("model.", "decoding.")   # whole models are slow
 EXAMPLES = (12, 4)
@@ -95,7 +95,8 @@ def judged(law: str, fn, left_out: str | None = None):
     LEFT_OUT.clear()
     LEFT_OUT.update({left_out} if left_out else ())
     try:
-        verdict = judging.judge(law, fn, shrink=False, examples=min(laws.get(law).examples, EXAMPLES[law.startswith(WHOLE)]))
+        few = 100 if law.startswith("trim.") else EXAMPLES[law.startswith(WHOLE)]
+        verdict = judging.judge(law, fn, shrink=False, examples=min(laws.get(law).examples, few))
     finally:
         LEFT_OUT.clear()
     return verdict, list(dict.fromkeys(SPOKE))

@@ -38,11 +38,11 @@ WRONG = {
                         lambda load: 0.25 * (load - load.mean()).sign()],
     "balance.layers": [lambda loads: -(loads - loads.mean(1, keepdim=True)).cumsum(0), lambda loads: loads * 0],
     "balance.against_error": [
-        (lambda loads: sign(loads).expand(2, *loads.shape), "you gave shape"),
+        lambda loads: torch.cat([sign(loads)] * 2),
         lambda loads: -sign(loads),
         lambda loads: loads - 1 / loads.shape[-1], lambda loads: -loads],
     "balance.entropy": [
-        lambda p: -torch.xlogy(p, p).sum(-1) / math.log(p.shape[-1]),
+        lambda p: -torch.xlogy(p, p).sum(-1) / math.log(p.shape[-1]), lambda p: balance.entropy(p) + (p.sum(-1) == 1),
         lambda p: -(p * p.log()).sum(-1), lambda p: 1 - p.amax(-1),
                         lambda p: -torch.xlogy(p, p).sum(0) / p.shape[-1]],
     "balance.max_violation": [lambda p: p.amax(-1) / p.mean(-1), lambda p: p.amax(-1) - p.mean(-1)],

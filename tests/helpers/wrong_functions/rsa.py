@@ -58,5 +58,99 @@ def with_bug(**bug):
                                                                              **bug)
 
 
+def without_aggregate(generator, question, rsa, aggregate=None, seed=0):
+    """The layout of its own forgets the question."""
+    return textbook(generator, question, rsa, aggregate or (lambda question, tails: sum(tails, [])), seed)
+
+
+def once_and_for_all(generator, question, rsa, aggregate=None, seed=0):
+    """Each trace reads the same subset in every round."""
+    few = random.Random(f"{seed}/{question}")
+    kept = [few.sample(range(rsa.N), rsa.C) for _ in range(rsa.N)]
+    return textbook(generator, question, rsa, aggregate, seed,
+                    draw=lambda rng, n, rsa, i, fixed: [i] if rsa.C == 1 else kept[i])
+
+
+def one_prompt_a_call(generator, question, rsa, aggregate=None, seed=0):
+    """Right."""
+    def each(prompts, max_new_tokens):
+        return [generator([prompt], max_new_tokens)[0] for prompt in prompts]
+    return textbook(each, question, rsa, aggregate, seed)
+
+
+def result(change):
+    """The right run; of what is returned, change(namespace) spoils something."""
+    def wrong(generator, question, rsa, aggregate=None, seed=0):
+        got = textbook(generator, question, rsa, aggregate, seed)
+        change(got)
+        return got
+    return wrong
+
+
+def asks(change):
+    """The right run with another generator's answers: change(generator) -> generator."""
+    return lambda generator, question, rsa, aggregate=None, seed=0: textbook(change(generator), question, rsa,
+                                                                             aggregate, seed)
+
+
+def other_question(generator, question, rsa, aggregate=None, seed=0):
+    told = aggregate and (lambda question, tails: aggregate([0], tails))
+    return textbook(generator, question, rsa, told, seed)
+
+
+def twice_as_long(generator, question, rsa, aggregate=None, seed=0):
+    twice = aggregate or (lambda question, tails: [*question, *(20 * sum(tails, []))])
+    return textbook(generator, question, rsa, twice, seed)
+
+
+def hides_its_prompts(generator, question, rsa, aggregate=None, seed=0):
+    got = textbook(generator, question, rsa, aggregate, seed)
+    got.prompts = [[prompt[:1] for prompt in own] for own in got.prompts]
+    return got
+
+
+def asks_more(generator, question, rsa, aggregate=None, seed=0):
+    """The question with a token of its own behind it."""
+    told = aggregate and (lambda question, tails: aggregate(question[:-1], tails))
+    return textbook(generator, [*question, 7], rsa, told, seed)
+
+
+def one_prompt_for_all(generator, question, rsa, aggregate=None, seed=0):
+    """Every trace of a round reads what the first one reads."""
+    made = []
+
+    def told(question, tails):
+        made.append(made[-1] if len(made) % rsa.N else aggregate(question, tails))
+        return made[-1]
+
+    return textbook(generator, question, rsa, aggregate and told, seed)
+
+
 WRONG = {
+    "rsa.rounds": [
+        without_aggregate, asks_more, (other_question, "aggregate got the question"),
+        (result(lambda got: delattr(got, "prompts")), "the result has no prompts"),
+        (with_bug(**BUGS["one round too many"]), "rounds of the generator"),
+        (result(lambda got: got.rounds.reverse()), "rounds are not the traces"), hides_its_prompts,
+        asks(lambda generator: lambda prompts, n: generator(prompts, n + 1)),
+        (asks(lambda generator: lambda prompts, n: generator(prompts + prompts[:1], n)), "prompts, the law wants N"),
+    ],
+    "rsa.tails": [with_bug(**BUGS["the tail is the head"]), with_bug(**BUGS["always from round 0"])],
+    "rsa.subset": [with_bug(**BUGS["with replacement"]), with_bug(**BUGS["one tail fewer"]),
+                   one_prompt_for_all],
+    "rsa.own_tail": [with_bug(**BUGS["C = 1 drawn uniformly"])],
+    "rsa.full_chain": [with_bug(tail=lambda trace, tau: trace[-1:])],
+    "rsa.accounting": [with_bug(**BUGS["prompts are counted"])],
+    "rsa.bound": [twice_as_long, with_bug(**BUGS["whole traces"]), hides_its_prompts],
+    "rsa.seed": [lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, 0),
+                 lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, random.random())],
+    "rsa.uniform": [
+        (with_bug(**BUGS["the same subset for every trace"]), "read the same tails"),
+        with_bug(**BUGS["the last trace is never drawn"]),
+        once_and_for_all,
+        with_bug(draw=lambda rng, n, rsa, i, fixed: rng.sample([k for k in range(n) if k != i] or [i], rsa.C)),
+        with_bug(draw=lambda rng, n, rsa, i, fixed: [i, *rng.sample([k for k in range(n) if k != i], rsa.C - 1)]),
+    ],
+    "rsa.majority": [lambda answers: max([x for x in answers if x] or ["nobody"], key=answers.count),
+                     lambda answers: next((x for x in answers if x is not None), "nobody")],
 }

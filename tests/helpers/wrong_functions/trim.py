@@ -79,19 +79,114 @@ def in_words(conversation, budget, tokenizer):
     return ap_trim(conversation, budget + 3, tokenizer)
 
 
+def shaped(change):
+    """The right answer in another form: change(Trimmed) -> anything."""
+    def wrong(conversation, budget, tokenizer):
+        got = ap_trim(conversation, budget, tokenizer)
+        return got and change(got)
+    return wrong
+
+
+def spoils_input(conversation, budget, tokenizer):
+    got = ap_trim(conversation, budget, tokenizer)
+    conversation.append({"role": "user", "content": "and?"})
+    return got
+
+
+def without_tag(tag):
+    """Where something was cut, all such tags go, too."""
+    def wrong(conversation, budget, tokenizer):
+        got = ap_trim(conversation, budget, tokenizer)
+        if got is None or got.action == "kept":
+            return got
+        stays = [token != tokenizer.special_ids[tag] for token in got.tokens]
+        return Trimmed(*([x for x, s in zip(part, stays) if s] for part in got[:2]), got.action)
+    return wrong
+
+
+def no_block_stays(conversation, budget, tokenizer):
+    """Where something is cut, all blocks go."""
+    got = ap_trim(conversation, budget, tokenizer)
+    if got is None or got.action == "kept":
+        return got
+    encoded = chat.encode(conversation, tokenizer)
+    return trim._without(encoded, [(block.start - 1, block.end + 1) for block in encoded.blocks], got.action)
+
+
+def keeps_what_has_no_thought(conversation, budget, tokenizer):
+    encoded = chat.encode(conversation, tokenizer)
+    if not encoded.blocks:
+        return Trimmed(encoded.tokens, encoded.loss_mask, "kept")
+    return ap_trim(conversation, budget, tokenizer)
+
+
+def drops_what_fits(conversation, budget, tokenizer):
+    got = ap_trim(conversation, budget, tokenizer)
+    return None if got and got.action == "kept" and budget < 10**6 else got
+
+
+def half_when_it_fits(conversation, budget, tokenizer):
+    got = ap_trim(conversation, budget, tokenizer)
+    short = got and got.action == "kept" and ap_trim(conversation, max(1, len(got.tokens) - 1), tokenizer)
+    return short._replace(action="kept") if short else got
+
+
+def drops_at(multiple):
+    """Drops at every budget that is such a multiple, and at no other."""
+    return lambda c, b, t: None if b % multiple == 0 and b < 10**6 else ap_trim(c, b, t)
+
+
+def earlier_too(conversation, budget, tokenizer):
+    """Drops the earlier blocks always, then cuts the last one to the budget's size if need be."""
+    got = ap_trim(conversation, budget, tokenizer)
+    if got is None or got.action != "tail":
+        return got
+    encoded = chat.encode(conversation, tokenizer)
+    *earlier, last = encoded.blocks
+    gaps = [(block.start - 1, block.end + 1) for block in earlier]
+    excess = max(0, len(encoded.tokens) - sum(end - start for start, end in gaps) - budget)
+    return trim._without(encoded, [*gaps, (last.end - excess, last.end)], "tail")
+
+
+def less_at_even_budgets(conversation, budget, tokenizer):
+    less = ap_trim(conversation, budget - 4, tokenizer) if budget % 2 == 0 and 4 < budget < 10**6 else None
+    return less or ap_trim(conversation, budget, tokenizer)
+
+
 WRONG = {
-    "trim.fits": [in_words, by_tokens(lambda t, m, a, b: (t + t[-1:], m + m[-1:], a)),
+    "trim.fits": [
+        (shaped(lambda got: [1]), "no Trimmed"),
+        (shaped(lambda got: got._replace(action="cut")), "there is no action 'cut'"),
+        (spoils_input, "it changed the conversation"),
+        (shaped(lambda got: got._replace(tokens=tuple(got.tokens))), "tokens must be a list of int"),
+        shaped(lambda got: got._replace(loss_mask=[int(x) for x in got.loss_mask])),
+        shaped(lambda got: got._replace(tokens=got.tokens[::-1])),
+        without_tag("<think>"),
+        in_words, by_tokens(lambda t, m, a, b: (t + t[-1:], m + m[-1:], a)),
                   lambda c, b, t: ap_trim(c, b + 1, t)],
-    "trim.kept": [lambda c, b, t: ap_trim(c, b - 1, t) if b > 1 else ap_trim(c, b, t),
+    "trim.kept": [
+        (drops_what_fits, "and fits, you dropped it"),
+        half_when_it_fits,
+        lambda c, b, t: ap_trim(c, b - 1, t) if b > 1 else ap_trim(c, b, t),
                   by_tokens(lambda t, m, a, b: (t, m, "kept")), by_tokens(lambda t, m, a, b: (t, m, "tail"))],
     "trim.answers": [head_cut, by_tokens(lambda t, m, a, b: (t[:-1], m[:-1], a)),
                      by_tokens(lambda t, m, a, b: (t[1:], m[1:], a))],
-    "trim.prefix": [tail_kept, oldest_first],
+    "trim.prefix": [
+        (no_block_stays, "must keep its tags"),
+        tail_kept, oldest_first],
     "trim.exact": [lambda c, b, t: when_too_long(c, b, t, max(1, b - 1)), in_fours],
-    "trim.earlier": [oldest_first, by_tokens(lambda t, m, a, b: (t, m, "kept" if a == "kept" else "tail"))],
-    "trim.dropped": [never_cuts, guarded_minimum, in_words],
-    "trim.idempotent": [head_cut, by_tokens(lambda t, m, a, b: (t, m, "tail"))],
-    "trim.monotone": [lambda c, b, t: ap_trim(c, b - b % 2 * 3 if b > 4 else b, t), guarded_minimum],
+    "trim.earlier": [
+        earlier_too,
+        oldest_first, by_tokens(lambda t, m, a, b: (t, m, "kept" if a == "kept" else "tail"))],
+    "trim.dropped": [
+        keeps_what_has_no_thought,
+        never_cuts, guarded_minimum, in_words],
+    "trim.idempotent": [
+        (head_cut, "no conversation any more"),
+        head_cut, by_tokens(lambda t, m, a, b: (t, m, "tail"))],
+    "trim.monotone": [
+        (drops_at(2), "dropped at"), less_at_even_budgets,
+        lambda c, b, t: ap_trim(c, b - b % 2 * 3 if b > 4 else b, t), guarded_minimum],
     "trim.loss_mask": [by_tokens(lambda t, m, a, b: (t, [True] * len(t), a)),
                        by_tokens(lambda t, m, a, b: (t, m[1:] + m[:1], a)),
                        by_tokens(lambda t, m, a, b: (t, m[:-1], a)),
