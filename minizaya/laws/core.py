@@ -49,6 +49,7 @@ class Law:
     signature: str
     body: object       # body(subject, **case) raises Broken
     cases: object      # a Hypothesis strategy of dicts
+    always: Callable[[], list[dict]]   # awkward cases that no luck may leave out, tried when all drawn ones are right
     subjects: dict     # label -> function; the first is the default subject
     guards: tuple      # library functions that a student must not call while being judged
     axes: dict         # input name -> its axes, "b t c": so that a counterexample can state its sizes
@@ -68,13 +69,14 @@ LAWS: dict[str, Law] = {}
 
 
 def law(name: str, statement: str, *, cases: SearchStrategy[dict], subjects: dict, guards: Iterable[Callable],
-        axes: dict | None = None, examples: int = 40) -> Callable[[Callable], Callable]:
+        axes: dict | None = None, examples: int = 40, always: Callable[[], list[dict]] = list) -> Callable[[Callable], Callable]:
     """Decorator: registers the function below it as the body of a law. Its docstring is the judged signature."""
 
     def register(body: Callable):
         if name in LAWS:
             raise ValueError(f"two laws are called {name!r}")
-        LAWS[name] = Law(name, statement, body.__doc__, body, cases, subjects, tuple(guards), axes or {}, examples)
+        LAWS[name] = Law(name, statement, body.__doc__, body, cases, always, subjects, tuple(guards), axes or {},
+                         examples)
         return body
 
     return register

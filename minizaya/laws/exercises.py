@@ -69,8 +69,9 @@ def block(fn, config, seed, stream, below):
     wanted = textbook.joined(layer.moe_merge, done, middle)
     expect(got[0], wanted, "b t c", "the new stream")
     require(learns.requires_grad, "the new stream carries no gradient, so nothing below it could learn")
-    own = torch.autograd.grad(learns.square().sum(), again, allow_unused=True)
-    right = torch.autograd.grad(wanted.square().sum(), (stream, below), allow_unused=True)
+    pull = (torch.arange(wanted.numel()) % 5 - 2.0).double().view_as(wanted)
+    own = torch.autograd.grad((learns * pull).sum(), again, allow_unused=True)
+    right = torch.autograd.grad((wanted * pull).sum(), (stream, below), allow_unused=True)
     for name, letters, tensor, mine, theirs in zip(("stream", "below"), ("b t c", "b t r"), again, own, right):
         mine, theirs = (torch.zeros_like(tensor) if x is None else x for x in (mine, theirs))
         expect(mine, theirs, letters, f"gradient of {name}")

@@ -60,26 +60,33 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
     subject = Subject(fn, (lambda: guarded(TEXTBOOK)) if guard else nullcontext)
     INSIDE_CALLS.clear()
 
+    def attempt(case: dict) -> None:
+        try:
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(0)
+                the_law.body(subject, **case)
+        except (HypothesisException, NotAttempted, CalledFromInside):
+            raise
+        except Broken as error:
+            raise Broken(f"with {describe(case, the_law.axes)}: {error}") from None
+        except Exception as error:
+            raise Broken(f"with {describe(case, the_law.axes)}: its result is of no use to the law "
+                         f"({type(error).__name__}: {error})") from error
+
     def once(phases: Iterable[Phase]) -> Verdict:
         @settings(derandomize=True, database=None, deadline=None, max_examples=examples or the_law.examples,
                   phases=phases, report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
                   suppress_health_check=list(HealthCheck))
         @given(the_law.cases)
         def trial(case: dict):
-            try:
-                with torch.random.fork_rng(devices=()):
-                    torch.manual_seed(0)
-                    the_law.body(subject, **case)
-            except (HypothesisException, NotAttempted, CalledFromInside):
-                raise
-            except Broken as error:
-                raise Broken(f"with {describe(case, the_law.axes)}: {error}") from None
-            except Exception as error:
-                raise Broken(f"with {describe(case, the_law.axes)}: its result is of no use to the law "
-                             f"({type(error).__name__}: {error})") from error
+            attempt(case)
 
         try:
-            trial()
+            if Phase.explicit in phases:
+                for case in the_law.always():
+                    attempt(case)
+            else:
+                trial()
         except NotAttempted:
             return Verdict(False, False, "not attempted yet")
         except CalledFromInside:
@@ -90,15 +97,18 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
             return Verdict(False, True, str(error))
         return Verdict(True, True, "")
 
+    def unless_inside(verdict: Verdict) -> Verdict:
+        return Verdict(False, True, INSIDE) if guard and INSIDE_CALLS and verdict.attempted else verdict
+
     with guarded(the_law.guards) if guard else nullcontext():
         verdict = once((Phase.generate,))
+        if verdict.passed:
+            return unless_inside(once((Phase.explicit,)))
         broken = verdict.attempted and not verdict.passed and verdict.message not in (INSIDE, UNSTEADY)
         if shrink and broken:   # only now: there is nothing to shrink in a stub
             smallest = once((Phase.generate, Phase.shrink))
             verdict = Verdict(False, True, UNSTEADY) if smallest.passed else smallest
-    if guard and INSIDE_CALLS and verdict.attempted:
-        verdict = Verdict(False, True, INSIDE)
-    return verdict
+    return unless_inside(verdict)
 
 
 UNSTEADY = "the same input gives different answers each time; a law cannot hold"

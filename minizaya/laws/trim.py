@@ -88,11 +88,10 @@ def draw_conversation(draw):
         return draw_a.pick(draw, (plain, plain, plain, "<think>a</think>", "<|im_end|>"))
 
     conversation = [{"role": "system", "content": said()}] if draw_a.flag(draw) else []
-    silent = draw_a.pick(draw, (False, False, False, True))      # no thought at all
     for _ in range(draw_a.size(draw, 1, 3)):
         content = ""
         # two blocks in a turn: it thinks again after a tool call
-        for _ in range(0 if silent else draw_a.pick(draw, (1, 1, 1, 0, 2))):
+        for _ in range(draw_a.pick(draw, (1, 1, 1, 0, 2))):
             content += f"<think>{letters(draw_a.size(draw, 0, 6))}</think>{letters(draw_a.size(draw, 0, 3))}"
         conversation += [{"role": "user", "content": said()},
                          {"role": "assistant", "content": content or letters(2)}]
@@ -110,7 +109,18 @@ def draw_case(draw):
     return dict(conversation=conversation, budget=max(1, border + draw_a.size(draw, -3, 3)))
 
 
-TRIM = dict(cases=draw_a.cases(draw_case), guards=[lib.ap_trim, lib.ap_trim_reference, lib.ap_trim_stages, lib.cut],
+def borders():
+    """Without a thought and a token over the budget; and three thoughts, at each place where another rule begins."""
+    plain = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}]
+    three = [{"role": role, "content": content} for block in ("abcd", "efgh", "ijkl")
+             for role, content in (("user", "m"), ("assistant", f"<think>{block}</think>n"))]
+    whole, few = len(written(three)), least(written(three))
+    return [dict(conversation=plain, budget=len(written(plain)) - 1),
+            *(dict(conversation=three, budget=n) for n in (whole, whole - 1, whole - 4, whole - 5, few + 1, few,
+                                                           few - 1))]
+
+
+TRIM = dict(cases=draw_a.cases(draw_case), always=borders, guards=[lib.ap_trim, lib.ap_trim_reference, lib.ap_trim_stages, lib.cut],
             subjects={"ap_trim": lib.ap_trim, "ap_trim_reference": lib.ap_trim_reference}, examples=100)
 
 
@@ -187,13 +197,10 @@ def earlier(fn, conversation, budget):
 
 @law("trim.dropped", "a conversation is dropped exactly when its answers alone do not fit", **TRIM)
 def dropped(fn, conversation, budget):
-    """fn(conversation, budget, tokenizer): as in trim.fits. One without any thought is always tried, too, a token over
-    the budget: there is nothing to cut."""
-    plain = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}]
-    for asked, room in ((conversation, budget), (plain, len(written(plain)) - 1)):
-        need, got = least(written(asked)), trimmed(fn, asked, room)
-        require((got is None) == (need > room), f"at a budget of {room}: {say(written(asked))} has {need} tokens with "
-                f"its last block empty and no other, you {'kept' if got else 'dropped'} it")
+    """fn(conversation, budget, tokenizer): as in trim.fits."""
+    need, got = least(written(conversation)), trimmed(fn, conversation, budget)
+    require((got is None) == (need > budget),
+            f"with its last block empty and no other it has {need} tokens, you {'kept' if got else 'dropped'} it")
 
 
 @law("trim.idempotent", "trimming a trimmed conversation to the same budget changes nothing", **TRIM)
@@ -215,7 +222,7 @@ def draw_two(draw):
 
 
 @law("trim.monotone", "a larger budget never keeps fewer tokens or fewer blocks",
-     **TRIM | dict(cases=draw_a.cases(draw_two)))
+     **TRIM | dict(cases=draw_a.cases(draw_two), always=lambda: [case | dict(more=1) for case in borders()]))
 def monotone(fn, conversation, budget, more):
     """fn(conversation, budget, tokenizer): as in trim.fits; asked at `budget` and at `budget + more`."""
     # tokens in all: of the last block alone, the smaller budget may keep more, having dropped the earlier ones

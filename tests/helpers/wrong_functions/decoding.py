@@ -1,8 +1,164 @@
 """Wrong functions for the laws of decoding: see the head of this folder."""
 
+import torch
+
+from minizaya.arch.cache import Cache
+from minizaya.infer import sample
+from minizaya.infer.generate import generate, generate_reference
+
+from .model import nothing, zaya
+def told(change, **other):
+    """`generate`, its answers changed: change(answers) -> answers; other: options given in place of those asked for."""
+    return lambda model, prompts, count, **options: change(generate(model, prompts, count, **options | other))
+
+
+def spoils_input(model, prompts, count, **options):
+    got = generate(model, prompts, count, **options)
+    prompts[0].append(0)
+    return got
+
+
+def in_company(model, prompts, count, **options):
+    return generate(model, prompts, count, **options | dict(seed=options["seed"] + len(prompts)))
+
+
+def by_first(model, prompts, count, **options):
+    return generate(model, prompts, count, **options | dict(seed=options["seed"] + (prompts[0] > prompts[-1])))
+
+
+def copies_alike(model, prompts, count, **options):
+    first = {tuple(prompt): prompt for prompt in prompts}
+    answers = dict(zip(first, generate(model, list(first.values()), count, **options)))
+    return [list(answers[tuple(prompt)]) for prompt in prompts]
+
+
+def one_less(model, prompts, count, **options):
+    return generate(model, prompts, max(1, count - 1), **options)
+
+
+def greedy(change, how=generate):
+    return lambda model, prompt, count: change(how(model, [list(prompt)], count, temperature=0.0)[0])
+
+
+def greedy_spoils(model, prompt, count):
+    got = generate(model, [list(prompt)], count, temperature=0.0)[0]
+    prompt.append(0)
+    return got
+
+
+def random_tokens(model, prompt, count):
+    return generate(model, [prompt], count, temperature=50.0, seed=1)[0]
+
+
+def where(test):
+    """Logits one too high in the sequences that test(tokens, options, cache, steps) picks; it may pick none (None)."""
+    def change(out, tokens, options, model):
+        cache = options.get("cache")
+        rows = test(tokens, options, cache, tokens.shape[1]) if cache is not None else None
+        if rows is not None:
+            out.logits = out.logits.clone()
+            out.logits[rows] += 1
+    return change
+
+
+def padded(options):
+    return options.get("mask") is not None and not options["mask"].all()
+
+
+def with_cache(**members):
+    """A maker of models whose caches have other members."""
+    def after(model):
+        fresh = model.new_cache
+        other = type("OtherCache", (Cache,), members)
+
+        def new_cache(batch):
+            cache = fresh(batch)
+            cache.__class__ = other
+            return cache
+
+        model.new_cache = new_cache
+    return zaya(after=after)
+
+
+def right_bytes(cache):
+    return Cache.bytes_per_token.fget(cache)
+
+
+def counts_one_more(out, tokens, options, model):
+    if options.get("cache") is not None:
+        options["cache"].length += 1
+
+
+def keeps_half(out, tokens, options, model):
+    if options.get("cache") is not None:
+        options["cache"].kv = [kv.float() for kv in options["cache"].kv]
+
+
+def keeps_both(logits, temperature, top_p, min_p):
+    """Of two equals that share all, top-p keeps both, though the first has the mass."""
+    if top_p == 0.5 and logits.shape == (1, 2) and logits[0, 0] == logits[0, 1]:
+        return torch.full_like(logits, 0.5)
+    return sample.filtered(logits, temperature, top_p, min_p)
+
 
 WRONG = {
     "decoding.top_p": [lambda p, limit: p >= limit, lambda p, limit: p.cumsum(-1) <= limit],
-    "decoding.min_p": [lambda p, limit: p >= limit, lambda p, limit: p > limit * p.amax(-1, keepdim=True)],
+    "decoding.min_p": [
+        lambda p, limit: (p >= limit * p.amax(-1, keepdim=True)) & (p > 0),
+        lambda p, limit: p >= limit, lambda p, limit: p > limit * p.amax(-1, keepdim=True)],
     "decoding.temperature": [lambda x, s: (x * s).double().softmax(-1), lambda x, s: x.double().softmax(-1) / s],
+    "decoding.inverse_cdf": [
+        lambda weights, uniforms: (weights.cumsum(-1) <= uniforms[:, None] * weights.sum(-1, keepdim=True)).sum(-1),
+    ],
+    "decoding.filters": [
+        keeps_both,
+        lambda logits, temperature, top_p, min_p: sample.probabilities(logits, 1.0),
+    ],
+    "decoding.chunks": [
+        zaya(where(lambda tokens, options, cache, steps: 0 if steps == 1 else None)),
+    ],
+    "decoding.padded_chunks": [
+        zaya(where(lambda tokens, options, cache, steps: 0 if padded(options) else None)),
+        zaya(where(lambda tokens, options, cache, steps: slice(1, None) if padded(options) else None)),
+        zaya(where(lambda tokens, options, cache, steps: 0 if options.get("mask") is None and cache.valid is not None else None)),
+        zaya(where(lambda tokens, options, cache, steps: 0 if options.get("mask") is not None and cache.length > tokens.shape[1] and cache.valid.all() and steps == 1 and options["mask"].all() and len(options) == 2 and "routes" not in options and (tokens == 3).all() else None)),
+    ],
+    "decoding.kv_bytes": [
+        with_cache(bytes_per_token=property(lambda cache: right_bytes(cache) + (cache.length == 0))),
+        with_cache(bytes_per_token=property(lambda cache: right_bytes(cache) + (cache.length > 0))),
+        zaya(counts_one_more),
+        zaya(keeps_half),
+        zaya(nothing),
+    ],
+    "decoding.last_only": [
+        zaya(),
+    ],
+    "decoding.greedy": [
+        (spoils_input, "it changed the prompts"),
+        (told(tuple), "one list of tokens"),
+        (told(lambda answers: [[float(x) for x in a] for a in answers]), "must be a list of token ids"),
+        (told(lambda answers: [[*a, 0] for a in answers]), "the budget is"),
+        told(lambda answers: [a[:-1] for a in answers]),
+        told(list, temperature=50.0),
+    ],
+    "decoding.batch_mates": [
+        in_company,
+        by_first,
+        copies_alike,
+        told(list, seed=1),
+    ],
+    "decoding.stop": [
+        one_less,
+        told(lambda answers: [a[:-1] if a[-1] in (1, 5, 9) else a for a in answers]),
+    ],
+    "decoding.columns": [
+        lambda past, z: z[:, -past.shape[1]:] if past.shape[1] else past,
+    ],
+    "decoding.greedy_cached": [
+        (greedy_spoils, "it changed the prompt"),
+        greedy(tuple),
+        (greedy(lambda got: [x - 11 for x in got]), "an id outside the vocabulary"),
+        random_tokens,
+        greedy(list, generate_reference),
+    ],
 }

@@ -58,6 +58,8 @@ WRONG = {
         (cut_off(experts.experts_loop), "the output carries no gradient"),
     ],
     "experts.active_parameters": [
+        lambda model: account.active_parameters(model.config) + 1,
+        
         lambda model: float(account.active_parameters(model.config)),
     ],
     "experts.overlap": [

@@ -169,6 +169,7 @@ def block(index, change):
 
 WRONG = {
     "model.definition": [
+        (lambda config: config, "you made a ZayaConfig"),
         zaya(one),
         zaya(routed),
         (zaya(no_routes), "must have .logits and .routes"),
