@@ -69,7 +69,8 @@ LAWS: dict[str, Law] = {}
 
 
 def law(name: str, statement: str, *, cases: SearchStrategy[dict], subjects: dict, guards: Iterable[Callable],
-        axes: dict | None = None, examples: int = 40, always: Callable[[], list[dict]] = list) -> Callable[[Callable], Callable]:
+        axes: dict | None = None, examples: int = 40,
+        always: Callable[[], list[dict]] = list) -> Callable[[Callable], Callable]:
     """Decorator: registers the function below it as the body of a law. Its docstring is the judged signature."""
 
     def register(body: Callable):

@@ -140,7 +140,7 @@ def batched(fn, stack):
     """fn(stack): float64 (e, m, n) -> (e, m, n)."""
     got = same_shape(fn(stack), stack)
     for e, g in enumerate(stack):
-        expect_either(got[e], lambda added: textbook(g, added), "o c", f"expert {e}")
+        expect_either(got[e], lambda added, g=g: textbook(g, added), "o c", f"expert {e}")
 
 
 # ---- the step --------------------------------------------------------------------------------------------------------

@@ -120,7 +120,8 @@ def borders():
                                                            few - 1))]
 
 
-TRIM = dict(cases=draw_a.cases(draw_case), always=borders, guards=[lib.ap_trim, lib.ap_trim_reference, lib.ap_trim_stages, lib.cut],
+TRIM = dict(cases=draw_a.cases(draw_case), always=borders,
+            guards=[lib.ap_trim, lib.ap_trim_reference, lib.ap_trim_stages, lib.cut],
             subjects={"ap_trim": lib.ap_trim, "ap_trim_reference": lib.ap_trim_reference}, examples=100)
 
 

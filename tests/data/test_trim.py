@@ -11,7 +11,7 @@ import minizaya as mz
 from minizaya import laws
 from minizaya.data import chat, trim
 from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
-from minizaya.data.trim import Trimmed, ap_trim, ap_trim_reference, ap_trim_stages
+from minizaya.data.trim import ap_trim, ap_trim_reference, ap_trim_stages
 from wrong_functions.trim import by_tokens
 
 BYTE = ByteTokenizer()

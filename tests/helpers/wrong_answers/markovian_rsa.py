@@ -147,11 +147,84 @@ def my_rsa(generator, question, rsa, aggregate=None, seed=0):
         traces.append(generator(own, rsa.beta))
     return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
 ''',
+        "the question dropped where aggregate is None": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "the same subsets in every round": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            draw = random.Random(f"{seed}/{question}")
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "its own trace is never read": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else
+                      draw.sample(tails[:n] + tails[n + 1:], min(rsa.C, rsa.N - 1))
+                      for n, tail in enumerate(tails)]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "its own trace is always read": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else
+                      [tail, *draw.sample(tails[:n] + tails[n + 1:], rsa.C - 1)] for n, tail in enumerate(tails)]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
     },
     "majority": {
         "no answer votes": '''
 def my_majority(answers):
     votes = [str(answer) for answer in answers]
+    return max(votes, key=votes.count) if votes else "nobody"
+''',
+        "an empty answer does not vote": '''
+def my_majority(answers):
+    votes = [answer for answer in answers if answer]
     return max(votes, key=votes.count) if votes else "nobody"
 ''',
         "the first": '''

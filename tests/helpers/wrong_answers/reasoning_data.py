@@ -2,6 +2,26 @@
 
 WRONG = {
     "trim": {
+        "kept if there is no thought to cut": '''
+def my_trim(conversation, budget, tokenizer):
+    whole = chat.encode(conversation, tokenizer)
+    if len(whole.tokens) <= budget or not whole.blocks:
+        return whole.tokens, whole.loss_mask, "kept"
+    keep, excess = [True] * len(whole.tokens), len(whole.tokens) - budget
+    *earlier, last = whole.blocks
+    action = "tail"
+    if excess > last.end - last.start:                       # rule 3
+        action = "thinks_dropped"
+        for block in earlier:
+            for i in range(block.start - 1, block.end + 1):
+                keep[i], excess = False, excess - 1
+    if excess > last.end - last.start:
+        return None
+    for i in range(last.end - max(0, excess), last.end):     # rule 2
+        keep[i] = False
+    tokens = [token for token, stays in zip(whole.tokens, keep) if stays]
+    return tokens, [flag for flag, stays in zip(whole.loss_mask, keep) if stays], action
+''',
         "keeps the end of the thought, not its beginning": '''
 def my_trim(conversation, budget, tokenizer):
     whole = chat.encode(conversation, tokenizer)

@@ -47,6 +47,13 @@ def my_advantage(rewards):
         "divided by each answer's own length": LOSS.replace(
             "* push).sum() / (len(logp) * length)", "* push).sum(-1).div(valid.sum(-1).clamp_min(1)).mean()"),
         "the sign": LOSS.replace("return -(", "return ("),
+        "padding struck out after the exponential": '''
+def my_loss(logp, logp_rollout, advantage, valid, length, delta):
+    moved, push = logp.detach().exp() - logp_rollout.exp(), advantage[:, None]
+    dropped = (push > 0) & (moved > delta) | (push < 0) & (moved < -delta)
+    ratio = (logp - logp_rollout).exp()
+    return -torch.where(valid & ~dropped, ratio * push, 0.0).sum() / (len(logp) * length)
+''',
         "gradient through the mask's ratio only": LOSS.replace("(logp - old).exp()", "(logp - old).exp().detach()"),
         "padding multiplied by zero": LOSS.replace("logp.masked_fill(~valid, 0.0)", "logp").replace(
             "logp_rollout.masked_fill(~valid, 0.0)", "logp_rollout"),

@@ -30,6 +30,10 @@ WRONG = {
         "unrecorded is expert 0": TAPE.replace("255 if route < 0 else route", "max(route, 0)"),
         "unrecorded is the skip route": TAPE.replace("255 if route < 0 else route",
                                                      "num_experts if route < 0 else route"),
+        "nothing is encoded": '''
+def my_tape(routes, num_experts):
+    return bytes(routes.numel()), routes.clone()
+''',
         "column by column": TAPE.replace("routes.flatten()", "routes.T.flatten()"),
         "two bytes each": TAPE.replace(
             "data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())",
@@ -46,6 +50,7 @@ WRONG = {
             "probs.gather(-1, routes[..., None]).squeeze(-1)",
             "probs.gather(-1, routes[..., None]).softmax(-1).squeeze(-1)"),
         "the gate is a constant": CHOICE.replace("return routes, probs.gather", "return routes, probs.detach().gather"),
+        "scores in the type of the probabilities": CHOICE.replace("probs.detach().float()", "probs.detach()"),
         "the record is ignored": CHOICE.replace("torch.where(pinned < 0, routes, pinned)", "routes"),
     },
 }

@@ -2,6 +2,14 @@
 
 WRONG = {
     "newton_schulz": {
+        "a zero gradient is divided by zero": '''
+def my_newton_schulz(g):
+    x = g / g.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+''',
         "four steps": '''
 def my_newton_schulz(g):
     x = g / g.norm().clamp_min(1e-7)
@@ -44,6 +52,18 @@ def my_newton_schulz(g):
 ''',
     },
     "matched": {
+        "one number everywhere": '''
+def my_matched(g):
+    return torch.full_like(g, 0.2)
+''',
+        "the sign": '''
+def my_matched(g):
+    return 0.2 * g.sign()
+''',
+        "the gradient brought to its size": '''
+def my_matched(g):
+    return 0.2 * g / g.square().mean().sqrt().clamp_min(1e-7)
+''',
         "no matching": '''
 def my_matched(g):
     x = g / g.norm().clamp_min(1e-7)

@@ -87,6 +87,11 @@ def wrong_at(start):
     return run
 
 
+def half_angles(positions, frequencies, dtype):
+    turn = (positions[:, None].bfloat16() * frequencies.bfloat16())[:, None]
+    return turn.cos(), turn.sin()
+
+
 def layer(change):
     def run(module, x):
         return change(run_layer(True)(module, x))
@@ -170,7 +175,7 @@ WRONG = {
     ],
     "cca.rope_half": [
         lambda p, f, t: tuple(x.float() for x in attention.rope_angles(p, f, t)),
-        lambda p, f, t: tuple(x[:, None] for x in ((p[:, None].bfloat16() * f.bfloat16()).cos(), (p[:, None].bfloat16() * f.bfloat16()).sin())),
+        half_angles,
     ],
     "cca.rope_frequencies": [
         lambda width, theta: attention.rope_frequencies(width + 2, theta)[:-1],

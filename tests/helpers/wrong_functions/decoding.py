@@ -6,7 +6,9 @@ from minizaya.arch.cache import Cache
 from minizaya.infer import sample
 from minizaya.infer.generate import generate, generate_reference
 
-from .model import nothing, zaya
+from .model import called, nothing, zaya
+
+
 def told(change, **other):
     """`generate`, its answers changed: change(answers) -> answers; other: options given in place of those asked for."""
     return lambda model, prompts, count, **options: change(generate(model, prompts, count, **options | other))
@@ -65,6 +67,17 @@ def padded(options):
     return options.get("mask") is not None and not options["mask"].all()
 
 
+def unmasked_after_mask(tokens, options, cache, steps):
+    return 0 if options.get("mask") is None and cache.valid is not None else None
+
+
+def masked_at_last(tokens, options, cache, steps):
+    """A single token 3 with a mask, after others: what the law asks last."""
+    mask = options.get("mask")
+    asked = mask is not None and mask.all() and cache.valid.all() and "routes" not in options
+    return 0 if asked and cache.length > steps == 1 and (tokens == 3).all() else None
+
+
 def with_cache(**members):
     """A maker of models whose caches have other members."""
     def after(model):
@@ -89,9 +102,24 @@ def counts_one_more(out, tokens, options, model):
         options["cache"].length += 1
 
 
-def keeps_half(out, tokens, options, model):
-    if options.get("cache") is not None:
-        options["cache"].kv = [kv.float() for kv in options["cache"].kv]
+def half_that_says_whole(config):
+    """Keys and values in float32, and a cache that counts float64's bytes."""
+    wanted = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers * 8
+
+    def keeps_half(out, tokens, options, model):
+        if options.get("cache") is not None:
+            options["cache"].kv = [kv.float() for kv in options["cache"].kv]
+
+    model = with_cache(bytes_per_token=property(lambda cache: wanted))(config)
+    forward = model.forward
+
+    def narrow(tokens, **options):
+        out = forward(tokens, **options)
+        keeps_half(out, tokens, options, model)
+        return out
+
+    model.forward = narrow
+    return model
 
 
 def keeps_both(logits, temperature, top_p, min_p):
@@ -108,11 +136,12 @@ WRONG = {
         lambda p, limit: p >= limit, lambda p, limit: p > limit * p.amax(-1, keepdim=True)],
     "decoding.temperature": [lambda x, s: (x * s).double().softmax(-1), lambda x, s: x.double().softmax(-1) / s],
     "decoding.inverse_cdf": [
-        lambda weights, uniforms: (weights.cumsum(-1) <= uniforms[:, None] * weights.sum(-1, keepdim=True)).sum(-1),
+        lambda weights, uniforms: weights.argmax(-1),
     ],
     "decoding.filters": [
         keeps_both,
-        lambda logits, temperature, top_p, min_p: sample.probabilities(logits, 1.0),
+        lambda logits, temperature, top_p, min_p: (sample.probabilities(logits, 1.0) if logits.shape[1] > 2 else
+                                                   sample.filtered(logits, temperature, top_p, min_p)),
     ],
     "decoding.chunks": [
         zaya(where(lambda tokens, options, cache, steps: 0 if steps == 1 else None)),
@@ -120,18 +149,18 @@ WRONG = {
     "decoding.padded_chunks": [
         zaya(where(lambda tokens, options, cache, steps: 0 if padded(options) else None)),
         zaya(where(lambda tokens, options, cache, steps: slice(1, None) if padded(options) else None)),
-        zaya(where(lambda tokens, options, cache, steps: 0 if options.get("mask") is None and cache.valid is not None else None)),
-        zaya(where(lambda tokens, options, cache, steps: 0 if options.get("mask") is not None and cache.length > tokens.shape[1] and cache.valid.all() and steps == 1 and options["mask"].all() and len(options) == 2 and "routes" not in options and (tokens == 3).all() else None)),
+        zaya(where(unmasked_after_mask)),
+        zaya(where(masked_at_last)),
     ],
     "decoding.kv_bytes": [
         with_cache(bytes_per_token=property(lambda cache: right_bytes(cache) + (cache.length == 0))),
         with_cache(bytes_per_token=property(lambda cache: right_bytes(cache) + (cache.length > 0))),
-        zaya(counts_one_more),
-        zaya(keeps_half),
+        (zaya(counts_one_more), "the cache counts"),
+        (half_that_says_whole, "the tensors hold"),
         zaya(nothing),
     ],
     "decoding.last_only": [
-        zaya(),
+        called(lambda tokens, options: {}),
     ],
     "decoding.greedy": [
         (spoils_input, "it changed the prompts"),
@@ -160,5 +189,14 @@ WRONG = {
         (greedy(lambda got: [x - 11 for x in got]), "an id outside the vocabulary"),
         random_tokens,
         greedy(list, generate_reference),
+    ],
+    "decoding.replay_chunks": [
+        called(lambda tokens, options: {name: x for name, x in options.items() if name != "routes"}),
+    ],
+    "decoding.long": [
+        zaya(where(lambda tokens, options, cache, steps: 0 if cache.length > 32 else None)),
+    ],
+    "decoding.select": [
+        with_cache(select=lambda cache, rows: Cache.select(cache, rows.flip(0))),
     ],
 }

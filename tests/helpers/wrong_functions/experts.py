@@ -59,10 +59,10 @@ WRONG = {
     ],
     "experts.active_parameters": [
         lambda model: account.active_parameters(model.config) + 1,
-        
+
         lambda model: float(account.active_parameters(model.config)),
     ],
     "experts.overlap": [
-        lambda a, b, d: measure.overlap(*(measure.top_subspace(m, d, "output") for m in (a, b))) if a.shape == b.shape else torch.zeros((), dtype=a.dtype),
+        lambda a, b, d: measure.overlap(*(measure.top_subspace(m, d, "input") for m in (a, b))) / d,
     ],
 }

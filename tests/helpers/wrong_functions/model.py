@@ -8,6 +8,7 @@ from torch import nn
 
 from minizaya.arch.model import Zaya
 
+
 def zaya(change=None, after=None, config=None):
     """A maker of models that are wrong in one place: change(out, tokens, options, model) spoils what forward gives;
     after(model) spoils what was made; config(config) makes another model than the one asked for."""

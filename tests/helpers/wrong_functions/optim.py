@@ -5,6 +5,7 @@ import torch
 from minizaya.laws import optim as law
 from minizaya.train import muon
 
+
 def no_guard(g):
     x = g / g.norm()
     for _ in range(5):

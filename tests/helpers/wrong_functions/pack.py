@@ -5,6 +5,7 @@ import torch
 from minizaya.data import pack
 from minizaya.laws.pack import four
 
+
 def one_more(lengths, capacity):
     return [*pack.pack(lengths, capacity), []]
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from minizaya.arch import residual
 from wrong_ways import doubled, raised
 
+
 def half_by_half(x, weight, eps):
     """All in bfloat16."""
     x = x.to(weight.dtype)

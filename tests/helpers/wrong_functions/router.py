@@ -79,4 +79,7 @@ WRONG = {
         raised(climb),
         doubled(climb),
     ],
+    "router.skip_limit": [
+        lambda p, b: p[..., :-1].amax(-1) - p[..., -1],
+    ],
 }
