@@ -14,8 +14,8 @@ from functools import cache
 from minizaya import laws
 from minizaya.laws import core, judging
 
-WORDS = {"expect", "require", "finite", "parts", "expect_trainable", "shaped", "moves", "same", "alive", "same_slopes", "expect_either",
-         "whole"}
+WORDS = {"expect", "require", "finite", "parts", "expect_trainable", "shaped", "moves", "same", "alive", "same_slopes",
+         "expect_either", "whole"}
 WHOLE = ("model.", "decoding.")   # whole models are slow
 EXAMPLES = (10, 4)
 MORE = {"decoding.padded_chunks": 12, "decoding.select": 10, "model.batch": 10, "model.padding": 10, "model.causal": 8,

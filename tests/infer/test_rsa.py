@@ -18,7 +18,7 @@ from minizaya.infer.generate import generate
 from minizaya.infer.rsa import RSAConfig, delimited, in_words, majority, markovian_rsa, markovian_rsa_many, mean_score
 from minizaya.laws.rsa import Script
 from minizaya.studies.compare import answer_of, summary
-from wrong_functions.rsa import BUGS, textbook
+from wrong_functions.rsa import BUGS, one_prompt_a_call, textbook
 
 NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.") and law.name != "rsa.majority"]
 
@@ -32,6 +32,10 @@ def verdicts(fn):
 
 def test_the_textbook_passes():
     assert all(verdicts(textbook).values()) and len(NAMES) == 9  # and rsa.majority, which judges another function
+
+
+def test_a_round_may_ask_for_one_prompt_at_a_time():
+    assert all(verdicts(one_prompt_a_call).values())
 
 
 @pytest.mark.parametrize("bug", BUGS)

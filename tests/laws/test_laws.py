@@ -11,6 +11,7 @@ from minizaya.arch import cca, experts, residual
 from wrong_functions import not_a_number, spoiled
 from wrong_functions.cca import heads_mixed, shift
 from wrong_functions.experts import by_expert
+from wrong_functions.trim import keeps_what_has_no_thought
 
 ALL = laws.all()
 NAMES = [law.name for law in ALL]
@@ -144,3 +145,36 @@ def test_an_unknown_law_names_its_neighbours():
 def test_verdicts_repeat():
     first = [laws.judge("cca.attention", heads_mixed, shrink=True).message for _ in range(2)]
     assert first[0] == first[1] != ""
+
+
+def test_right_answers_of_another_make_pass():
+    """What a student may well write: a guard that is added, a bytearray, a Python float."""
+    def newton_schulz(g):
+        x = g / (g.norm() + 1e-7)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        return x
+
+    def tape(routes, experts):
+        data = bytearray(255 if route < 0 else route for route in routes.flatten().tolist())
+        read = [-1 if byte == 255 else byte for byte in data]
+        return data, torch.tensor(read, dtype=torch.int16).view(routes.shape)
+
+    def k3(logp, logp_rollout):
+        gap = logp - logp_rollout
+        return float((gap.exp() - 1 - gap).mean())
+
+    for name, fn in (("optim.polynomial", newton_schulz), ("optim.scale_free", newton_schulz),
+                     ("optim.batched", lambda stack: newton_schulz(stack) if stack.dim() == 2 else
+                      torch.stack([newton_schulz(g) for g in stack])),
+                     ("optim.rms", lambda g: 0.2 * max(g.shape) ** 0.5 * newton_schulz(g)),
+                     ("rl.routes_as_bytes", tape), ("rl.k3", k3)):
+        verdict = laws.judge(name, fn)
+        assert verdict.passed, (name, verdict.message)
+
+
+def test_awkward_cases_are_tried_after_the_drawn_ones():
+    """At whatever number of examples: a conversation without a thought that is too long is never left to luck."""
+    verdict = laws.judge("trim.dropped", keeps_what_has_no_thought, examples=1)
+    assert not verdict.passed and "you kept it" in verdict.message

@@ -54,6 +54,7 @@ WRONG = {
         lambda lengths, capacity: pack.pack(lengths, capacity)[:: -1 if lengths > lengths[::-1] else 1],
     ],
     "pack.few": [
+        lambda lengths, capacity: one_each(lengths, capacity) if len(lengths) == 2 else pack.pack(lengths, capacity),
         all_in_one,
         one_each,
         one_more,

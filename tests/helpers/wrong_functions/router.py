@@ -18,6 +18,18 @@ def other_route(p, b, r=None):
     return (routes + 1) % p.shape[-1], gates
 
 
+def other_record(p, b, r):
+    """The recorded route's gate beside another route."""
+    routes, gates = router.choose(p, b, r)
+    return torch.where(r < 0, routes, (routes + 1) % p.shape[-1]), gates
+
+
+def in_their_own_type(p, b, r):
+    """Compares scores in float64."""
+    routes = torch.where(r < 0, (p + b).argmax(-1), r)
+    return routes, p.gather(-1, routes[..., None])[..., 0]
+
+
 def half_gate(p, b, r=None):
     routes, gates = router.choose(p, b, r)
     return routes, gates / 2
@@ -62,6 +74,7 @@ WRONG = {
         lambda p, b: router.choose(p, b + 1 / 128 * (torch.arange(len(b)) == len(b) - 1)),
                               lambda p, b: router.choose(p[..., :-1], b[:-1])],
     "router.replay": [
+        other_record, in_their_own_type,
         other_route,
         half_gate,
         lambda p, b, r: router.choose(p, b), lambda p, b, r: router.choose(p, b, r.clamp_min(0))],

@@ -72,7 +72,7 @@ def once_and_for_all(generator, question, rsa, aggregate=None, seed=0):
 
 
 def one_prompt_a_call(generator, question, rsa, aggregate=None, seed=0):
-    """Right."""
+    """Right: nobody says that a round must be one call."""
     def each(prompts, max_new_tokens):
         return [generator([prompt], max_new_tokens)[0] for prompt in prompts]
     return textbook(each, question, rsa, aggregate, seed)
