@@ -123,7 +123,8 @@ def top_p(fn, probs, limit):
                 break
             own[token] = True
             mass += row[token]
-    if any(abs(s - limit) < 1e-12 for row in probs.sort(-1, descending=True).values.cumsum(-1).tolist() for s in row):
+    masses = probs.sort(-1, descending=True).values.cumsum(-1).tolist()
+    if limit < 1 and any(abs(mass - limit) < 1e-12 for row in masses for mass in row):
         limit -= 1e-9                                    # a tie of mass and limit is a matter of rounding: step off it
         if limit <= 0:
             return
