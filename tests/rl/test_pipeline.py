@@ -230,7 +230,8 @@ def test_an_orphan_generator_ends(tmp_path):
     Shelf(tmp_path).publish(
         0, {name: value for name, value in tiny_model().state_dict().items() if name != "head.weight"}
     )
-    generate_for_ever(tiny_job(2), tiny_model().config, TOKENIZER, str(tmp_path), parent=os.getppid() + 1)  # comes back
+    generate_for_ever(tiny_job(2), tiny_model().config, TOKENIZER, str(tmp_path), "cpu",
+                      parent=os.getppid() + 1)  # comes back
     assert Shelf(tmp_path).numbers("batch") == []
 
 

@@ -239,7 +239,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, momentum):
         assert torch.equal(a, b)
     assert [r["loss"] for r in whole.records] == [r["loss"] for r in second.records]
     with pytest.raises(ValueError, match="resume with the same"):
-        trainer(run=tmp_path / "run", resume=True, optimizer="adamw", momentum=momentum)
+        trainer(run=tmp_path / "run", resume=True, optimizer="adamw")
 
 
 def test_state_by_name_and_nothing_to_remember_without_momentum():
