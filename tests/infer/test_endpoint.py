@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
-from minizaya.infer.endpoint import Endpoint, RunFile, retry_after
+from minizaya.infer.endpoint import Endpoint, retry_after
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
+from minizaya.infer.run_file import RunFile
 
 TOKENIZER = ByteTokenizer()
 
