@@ -108,7 +108,13 @@ def draw_probs(draw):
     return dict(probs=share / share.sum(-1, keepdim=True), limit=draw_a.size(draw, 1, 20) / 20)
 
 
-KEEP = dict(cases=draw_a.cases(draw_probs), axes=dict(probs="b v"))
+def ties():
+    """Tokens that share a place, tokens of no probability at all, and one alone; limits at the border."""
+    probs = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.0, 0.25, 0.25, 0.5], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    return [dict(probs=probs, limit=limit) for limit in (0.05, 0.25, 0.5, 1.0)]
+
+
+KEEP = dict(cases=draw_a.cases(draw_probs), always=ties, axes=dict(probs="b v"))
 
 
 @law("decoding.top_p", "top-p keeps the fewest most probable tokens whose mass reaches p, the best one always",

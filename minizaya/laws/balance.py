@@ -226,7 +226,15 @@ def routed(draw):
     return dict(routes=draw_a.integers(draw, b, t, layers, low=0, high=experts), experts=experts, mask=mask)
 
 
-ROUTES = dict(cases=draw_a.cases(routed), axes=dict(routes="b t l"))
+def hardly_routed():
+    """All of it padding; one token alone; every token skipped."""
+    routes = torch.tensor([[[0, 2], [1, 2]]])
+    return [dict(routes=routes, experts=2, mask=torch.zeros(1, 2, dtype=torch.bool)),
+            dict(routes=routes[:, :1], experts=2, mask=None),
+            dict(routes=torch.full_like(routes, 2), experts=2, mask=None)]
+
+
+ROUTES = dict(cases=draw_a.cases(routed), always=hardly_routed, axes=dict(routes="b t l"))
 
 
 @law("balance.counts", "the counts of all routes sum to the tokens that are not padding",

@@ -316,8 +316,15 @@ def draw_belief(draw):
                 asked=asked, right=draw_a.size(draw, 0, asked))
 
 
+def surprises():
+    """Curves that are all but certain, and outcomes that they thought impossible: rates under 1e-6 and over."""
+    curves = dict(particles=[(1.0, 0.5), (9.0, 0.5)], weights=[0.5, 0.5])
+    return [curves | dict(difficulty=difficulty, asked=asked, right=right)
+            for difficulty in (1, 9) for asked in (1, 400) for right in (0, 1, asked)]
+
+
 @law("rl.belief", "each curve's weight is multiplied by the chance it gave to the outcome, and weights add up to one",
-     cases=draw_a.cases(draw_belief), axes={}, examples=100, subjects={"reweighed": curriculum.reweighed},
+     cases=draw_a.cases(draw_belief), always=surprises, axes={}, examples=100, subjects={"reweighed": curriculum.reweighed},
      guards=[curriculum.reweighed])
 def belief(fn, particles, weights, difficulty, asked, right):
     """fn(particles, weights, difficulty, right, asked): particles is a list of (mu, s), the pass rate being

@@ -1,6 +1,5 @@
 """The training loop on several ranks: `train.loop`'s steps, with the same losses, whatever the layout."""
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from ..arch import balance
 from ..arch.model import Zaya
 from ..train.checkpoint import latest
 from ..train.loop import Recipe, Trainer, check_targets, interrupts, last_step, must_match, read_log
-from ..train.optim import decays, learning_rate
+from ..train.optim import decays
 from ..train.sources import IGNORE, Batch
 from . import sharded_state
 from .expert_parallel import global_load
@@ -84,15 +83,7 @@ class ParallelTrainer(Trainer):
         norm = clip(model, recipe.clip, grid)
         sums = grid.sum(torch.tensor([*(losses[name] for name in names), tokens, stop], dtype=torch.float64)).cpu()
         loss = float(sums[:-2].sum() / scored.sum())
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
-                             f"large, got {recipe.lr}")
-        lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup, recipe.final_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        lr = self.move_weights(loss, norm)
 
         # trap: the load of the global batch. A rank's own rows are a small sample, and biases must not differ by rank
         load = global_load(grid.sum(visits)[None]).cpu()

@@ -121,15 +121,7 @@ class Trainer:
 
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
         loss = losses.total() / targets.total()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
-                             f"large, got {recipe.lr}")
-        lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup, recipe.final_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        lr = self.move_weights(loss, norm)
 
         # trap: balance on the load of the whole batch. One micro-batch is a small sample, often of one kind of text,
         # and a router that must be even on each of them cannot specialise
@@ -145,6 +137,23 @@ class Trainer:
             "max_violation": float(balance.max_violation(load).max()),  # worst layer
             "tok_per_s": tokens / (time.perf_counter() - start),
         }
+
+    def move_weights(self, loss: float, norm: float) -> float:
+        """The optimizer's step, at the rate of this step, and no gradients after it. Returns the rate.
+
+        Raises ValueError, before any weight has moved, when loss or norm is not finite.
+        """
+        recipe = self.recipe
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise ValueError(f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}; lr may be too "
+                             f"large, got {recipe.lr}")
+        lr = learning_rate(self.step, recipe.steps, recipe.lr, recipe.warmup, recipe.final_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return lr
 
     # ---- many steps --------------------------------------------------------------------------------------------------
 

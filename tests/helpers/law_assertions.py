@@ -19,7 +19,8 @@ WORDS = {"expect", "require", "finite", "parts", "expect_trainable", "shaped", "
 WHOLE = ("model.", "decoding.")   # whole models are slow
 EXAMPLES = (10, 4)
 MORE = {"decoding.padded_chunks": 12, "decoding.select": 10, "model.batch": 10, "model.padding": 10, "model.causal": 8,
-        "cca.attention_hidden": 40, "balance.adamw": 3}
+        "cca.attention_hidden": 40, "balance.adamw": 3, "rl.length_bonus": 80, "parallel.by_expert": 20, "pack.few": 40,
+        "model.ablations": 20}
 MORE |= {law.name: 40 for law in laws.all() if law.name.startswith("trim.")}
 SPOKE: list[str] = []     # the assertions that raised in the last judging, the innermost first
 LEFT_OUT: set[str] = set()
