@@ -324,8 +324,8 @@ def surprises():
 
 
 @law("rl.belief", "each curve's weight is multiplied by the chance it gave to the outcome, and weights add up to one",
-     cases=draw_a.cases(draw_belief), always=surprises, axes={}, examples=100, subjects={"reweighed": curriculum.reweighed},
-     guards=[curriculum.reweighed])
+     cases=draw_a.cases(draw_belief), always=surprises, axes={}, examples=100,
+     subjects={"reweighed": curriculum.reweighed}, guards=[curriculum.reweighed])
 def belief(fn, particles, weights, difficulty, asked, right):
     """fn(particles, weights, difficulty, right, asked): particles is a list of (mu, s), the pass rate being
     1 / (1 + exp((difficulty - mu) / s)); weights a list that adds up to one; right of asked answers were right -> the
