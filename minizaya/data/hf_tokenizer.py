@@ -22,9 +22,12 @@ class HFTokenizer(Tokenizer):
             instance, {"<|im_start|>": "<start_of_turn>", "<|im_end|>": "<end_of_turn>", "<think>": "<unused0>",
             "</think>": "<unused1>"}. Texts use our names.
 
-    Raises ValueError if the file cannot be read, if a special token of SPECIALS is not in it, or if two of the chat
-    template's share one id; ModuleNotFoundError, with what to install, without the package. `encode` raises it, too,
-    for text whose pieces the file itself turns into a control token (by normalising them, say).
+    The rule: a text is what its pieces are, since prompts are put together from pieces. A file that marks where a text
+    begins or ends (Llama 2's puts a space before each, so that "a" and "b" give "a b") does not keep it: it is refused.
+
+    Raises ValueError if the file cannot be read or marks texts, if a special token of SPECIALS is not in it, or if two
+    of the chat template's share one id; ModuleNotFoundError, with what to install, without the package. `encode` raises
+    ValueError, too, for text whose pieces the file itself turns into a control token (by normalising them, say).
     """
 
     kind = "huggingface"
@@ -58,6 +61,9 @@ class HFTokenizer(Tokenizer):
         self.names = names
         self.inner.no_truncation()   # trap: a file may carry both, and then long texts are cut in silence
         self.inner.no_padding()
+        if mark := text_mark(self.inner):
+            raise ValueError(f"file: {file} adds {mark!r} to every text, so pieces put together would not be their "
+                             "text; allowed are files that add nothing (no Prepend, no prefix space, no end of word)")
 
         theirs = {token: token for token in SPECIALS} | names
         unknown = sorted(set(theirs) - set(SPECIALS))
@@ -115,6 +121,16 @@ class HFTokenizer(Tokenizer):
             return self.inner.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
             raise ValueError("text: it holds a lone surrogate, which has no UTF-8 bytes") from None
+
+
+def text_mark(inner: object) -> str:
+    """What a tokenizer of the package writes before or behind every text that it is given; "" for nothing."""
+    letter = "a"
+    written = inner.normalizer.normalize_str(letter) if inner.normalizer else letter
+    if inner.pre_tokenizer:
+        written = "".join(piece for piece, _ in inner.pre_tokenizer.pre_tokenize_str(written))
+    before, found, after = written.partition(letter)
+    return before + after + (getattr(inner.model, "end_of_word_suffix", None) or "") if found else ""
 
 
 def _package() -> ModuleType:

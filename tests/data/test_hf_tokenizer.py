@@ -69,3 +69,54 @@ def test_without_the_package_the_command_says_it_in_a_line(file, tmp_path, monke
     assert cli.main(["sample", "--weights", str(folder), "--prompt", "Hello"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and 'pip install "minizaya[checkpoints]"' in said
+
+
+# ---- marks of texts --------------------------------------------------------------------------------------------------
+
+MARK = "\u2581"
+PIECES = {  # what puts a mark where a text begins or ends: Llama 2's file, its newer form, GPT-2's option, CLIP's words
+    "prepend": ({"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": MARK},
+        {"type": "Replace", "pattern": {"String": " "}, "content": MARK}]}}, MARK),
+    "metaspace": ({"pre_tokenizer": {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always",
+                                     "split": False}}, MARK),
+    "first": ({"pre_tokenizer": {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first",
+                                 "split": False}}, MARK),
+    "prefix space": ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
+                                        "use_regex": True}}, "\u0120"),
+    "end of word": ({"model": {"end_of_word_suffix": "</w>"}}, "</w>"),
+}
+
+
+def changed(file, change):
+    described = json.loads(file.read_text())
+    for name, value in change.items():
+        described[name] = described[name] | value if name == "model" else value
+    file.write_text(json.dumps(described))
+    return file
+
+
+@pytest.mark.parametrize("change, mark", PIECES.values(), ids=PIECES)
+def test_a_file_that_marks_texts_is_refused(file, change, mark):
+    names = {"<think>": "<x>"}
+    plain = HFTokenizer(file, names)
+    marked = changed(file, change)
+    with pytest.raises(ValueError, match=f"file: .* adds '{mark}' to every text"):
+        HFTokenizer(marked, names)
+    with pytest.raises(ValueError, match=f"file: the tokenizer.json in data adds '{mark}' to every text"):
+        from_dict(plain.to_dict() | {"file": marked.read_text()})
+
+
+@pytest.mark.parametrize("change", [
+    {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": MARK}},    # Gemma's, the released model's
+    {"pre_tokenizer": {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "never", "split": False}},
+    {"normalizer": {"type": "NFKC"}}, {"normalizer": {"type": "Lowercase"}}, {"pre_tokenizer": None}],
+    ids=["gemma", "never", "NFKC", "lowercase", "none"])
+def test_a_file_that_marks_words_alone_is_read(file, change):
+    assert HFTokenizer(changed(file, change), {"<think>": "<x>"})
+
+
+def test_a_text_is_what_its_pieces_are(file):
+    tokenizer = HFTokenizer(file, {"<think>": "<x>"})
+    pieces = [TEXT, "a", " b", "", "c ", "<bos>", "\n", "the"]
+    assert tokenizer.decode([i for piece in pieces for i in tokenizer.encode(piece)]) == "".join(pieces)
