@@ -13,8 +13,9 @@ answer ("continuous batching"). Decoding one sequence reads all weights for one 
 A request's tokens depend on its prompt, settings and seed, not on its company (up to rounding): it has a stream of
 random numbers of its own. `generate_reference` is the definition, and the engine equals it token for token.
 
-One request's trouble ends that request: where the model gives it no finite logits, its finish is "error", its slot is
-wiped and freed, and the others go on. An exception out of `step` is trouble of the whole engine.
+One request's trouble ends that request: its finish is "error", `Completion.error` says why, its slot is wiped and
+freed, and the others go on. Trouble is no finite logits, a failure of the sampling, or a failure of the model (no
+memory, say) that comes again when the request is read alone.
 """
 
 from collections import deque
@@ -30,13 +31,15 @@ from .generate import answering, check_request, left_pad
 from .sample import choose, keep_mask, streams, tempered
 from .slots import SlotCache
 
+NO_LOGITS = "logits must hold no NaN and no +inf, and a finite value"
+
 
 @dataclass(frozen=True)
 class Completion:
     """What became of a request.
 
     tokens: the new ones; the stop token is the last, if there was one. finish: "stop", "length", "cancelled", or
-    "error" where the next token's logits held NaN, +inf, or nothing finite.
+    "error"; then error says why there is no next token.
     logprobs: float per new token, the log-probability with which it was drawn, in float64: log softmax(logits /
     temperature) over what top-p and min-p kept (at temperature 0: over all, of the logits themselves); or None. kept:
     bool (new tokens, vocab), what top-p and min-p kept, or None without a filter. routes: int16 (prompt + new tokens,
@@ -48,6 +51,7 @@ class Completion:
     logprobs: list[float] | None = None
     routes: Tensor | None = None
     kept: Tensor | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Request:
     stop: frozenset[int]
     stream: Random
     record: bool
-    broken: bool = False
+    trouble: str | None = None  # why it ends with "error"
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routes: list[Tensor] = field(default_factory=list)
@@ -140,13 +144,11 @@ class Engine:
         A request that ends with "error" has no pair; it is in `done`.
         """
         with answering(self.model):
-            old = len(self.active)
-            written = self.join()  # what has just joined has had its token
-            if old:
-                written = self.decode(old) + written
+            written = self.decode() if self.active else []  # before the others join: those have had their token then
+            written += self.join()
         for slot in range(len(self.active) - 1, -1, -1):  # from the end: `free` moves the last one
             request = self.active[slot]
-            if request.broken:
+            if request.trouble:
                 self.cache.wipe(slot)
                 self.finish(request, "error")
                 self.free(slot)
@@ -160,29 +162,53 @@ class Engine:
     def join(self) -> list[tuple[int, int]]:
         """Reads waiting prompts into free slots, at most `joining` together, and writes their first tokens."""
         count = min(self.joining, self.slots - len(self.active), len(self.waiting))
-        if count == 0:
-            return []
-        new = [self.waiting.popleft() for _ in range(count)]
-        tokens, mask = left_pad([request.prompt for request in new], self.model.embed.weight.device)
-        read = self.model.new_cache(count)
-        out = self.model(tokens, cache=read, mask=mask, last_only=True)
-        self.cache.join(read, [len(request.prompt) for request in new])
-        self.active += new
-        for row, request in enumerate(new):
-            if request.record:
-                request.routes.append(out.routes[row, tokens.shape[1] - len(request.prompt):].to(torch.int16))
-        return self.choose(new, out.logits[:, 0])
+        return self.read([self.waiting.popleft() for _ in range(count)]) if count else []
 
-    def decode(self, count: int) -> list[tuple[int, int]]:
-        """One token of the first `count` sequences."""
-        requests, everyone = self.active[:count], self.cache.batch
+    def read(self, new: list[Request], again: bool = False) -> list[tuple[int, int]]:
+        """Reads each prompt, and what there is of its answer, into a free slot, and writes its next token.
+
+        Where the model fails, each is read again, alone. One that fails then is finished, and has no slot.
+        """
+        texts = [request.prompt + request.tokens for request in new]
+        try:
+            tokens, mask = left_pad(texts, self.model.embed.weight.device)
+            read = self.model.new_cache(len(new))
+            out = self.model(tokens, cache=read, mask=mask, last_only=True)
+            self.cache.join(read, [len(text) for text in texts])
+        except Exception as error:  # trap: it holds the tensors of the call that failed; they go where it ends
+            trouble = said(error)
+        else:
+            self.active += new
+            for row, request in enumerate(new):
+                if request.record:
+                    unread = tokens.shape[1] - len(texts[row]) + sum(map(len, request.routes))
+                    request.routes.append(out.routes[row, unread:].to(torch.int16))
+            return self.choose(new, out.logits[:, 0])
+        self.cache.batch = len(self.active)
+        if again:
+            new[0].trouble = trouble
+            self.finish(new[0], "error")
+            return []
+        return [pair for request in new for pair in self.read([request], again=True)]
+
+    def decode(self) -> list[tuple[int, int]]:
+        """One token of every sequence.
+
+        Where the model fails, it has taken in a part of the step, nobody knows which: the slots are given up, and each
+        sequence is read again, alone. So a failure that passes is none, and one that stays is that of its sequence.
+        """
+        requests = self.active
         tokens = torch.tensor([[request.tokens[-1]] for request in requests], device=self.model.embed.weight.device)
-        self.cache.batch = count  # those behind have only just joined
-        self.cache.measure()
-        out = self.model(tokens, cache=self.cache)
-        self.cache.step()
-        self.cache.batch = everyone
-        self.cache.measure()
+        try:
+            out = self.model(tokens, cache=self.cache)
+            self.cache.step()
+        except Exception:  # as in `read`
+            out = None
+        if out is None:
+            for slot in range(len(requests)):
+                self.cache.wipe(slot)
+            self.active, self.cache.batch = [], 0
+            return [pair for request in requests for pair in self.read([request], again=True)]
         for row, request in enumerate(requests):
             if request.record:
                 request.routes.append(out.routes[row].to(torch.int16))
@@ -191,34 +217,47 @@ class Engine:
     def choose(self, requests: list[Request], logits: Tensor) -> list[tuple[int, int]]:
         """The next token of each request that has one, those with the same settings together."""
         for request, finite in zip(requests, logits.amax(-1).isfinite().tolist()):
-            request.broken = not finite
-        for settings in {request.settings: None for request in requests if not request.broken}:
-            rows = [i for i, request in enumerate(requests) if request.settings == settings and not request.broken]
+            request.trouble = request.trouble if finite else NO_LOGITS
+        for settings in {request.settings: None for request in requests if not request.trouble}:
+            rows = [i for i, request in enumerate(requests) if request.settings == settings and not request.trouble]
             own = logits if len(rows) == len(requests) else logits[rows]
             uniforms = None
             if settings[0] > 0:
                 drawn = [requests[i].stream.random() for i in rows]
                 uniforms = torch.tensor(drawn, dtype=torch.float64, device=own.device)
-            chosen = choose(own, *settings, uniforms)
-            for i, token in zip(rows, chosen.tolist()):
-                requests[i].tokens.append(token)
-            self.note([requests[i] for i in rows], own, *settings)
-        return [(request.number, request.tokens[-1]) for request in requests if not request.broken]
+            self.write([requests[i] for i in rows], own, uniforms)
+        return [(request.number, request.tokens[-1]) for request in requests if not request.trouble]
 
-    def note(self, requests: list[Request], logits: Tensor, temperature: float, top_p: float, min_p: float) -> None:
-        """Records the log-probability of each request's newest token, and what else was kept, where it is wanted."""
+    def write(self, requests: list[Request], logits: Tensor, uniforms: Tensor | None) -> None:
+        """The next token of requests with the same settings. Where that fails, of each alone, or it is in trouble."""
+        try:
+            chosen = choose(logits, *requests[0].settings, uniforms)
+            self.note(requests, chosen, logits)
+        except Exception as error:
+            requests[0].trouble = said(error) if len(requests) == 1 else None
+        else:
+            for request, token in zip(requests, chosen.tolist()):
+                request.tokens.append(token)
+            return
+        for i, request in enumerate(requests if len(requests) > 1 else ()):
+            self.write([request], logits[i: i + 1], None if uniforms is None else uniforms[i: i + 1])
+
+    def note(self, requests: list[Request], chosen: Tensor, logits: Tensor) -> None:
+        """Records the log-probability of each request's token `chosen`, and what else was kept, where it is wanted."""
         rows = [i for i, request in enumerate(requests) if request.record]
+        temperature, top_p, min_p = requests[0].settings
         if not rows:
             return
         logits, filters = tempered(logits[rows], temperature or 1.0), temperature > 0 and (top_p < 1 or min_p > 0)
         if filters:
             kept = keep_mask(logits.softmax(-1), top_p, min_p)
             logits = logits.masked_fill(~kept, float("-inf"))
-        logprobs = logits.log_softmax(-1)
+        logprobs = logits.log_softmax(-1).gather(-1, chosen[rows, None])[:, 0].tolist()
+        kept = kept.cpu() if filters else None
         for row, i in enumerate(rows):
-            requests[i].logprobs.append(float(logprobs[row, requests[i].tokens[-1]]))
+            requests[i].logprobs.append(logprobs[row])
             if filters:
-                requests[i].kept.append(kept[row].cpu())
+                requests[i].kept.append(kept[row])
 
     def finish(self, request: Request, why: str) -> None:
         routes = None
@@ -229,7 +268,7 @@ class Engine:
             routes = torch.cat([read, torch.full((unread, layers), -1, dtype=torch.int16)])
         kept = torch.stack(request.kept) if request.kept else None
         logprobs = request.logprobs if request.record else None
-        self.done[request.number] = Completion(request.tokens, why, logprobs, routes, kept)
+        self.done[request.number] = Completion(request.tokens, why, logprobs, routes, kept, request.trouble)
 
     def free(self, slot: int) -> None:
         """The sequence in this slot leaves, the last one takes its place."""
@@ -238,11 +277,17 @@ class Engine:
         self.active.pop()
 
 
+def said(error: Exception) -> str:
+    """An exception as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def engine_generate(engine: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
                     top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0) -> list[list[int]]:
     """`generate`, run by an engine: the same tokens. Raises ValueError as `generate` and `Engine.submit` do.
 
-    Unlike `generate` it writes every other answer to its end before it raises for one without finite logits.
+    Unlike `generate` it writes every other answer to its end before it raises for one in trouble: ValueError where it
+    had no finite logits, RuntimeError where the model or the sampling failed.
     """
     prompts, stop = check_request(engine.model, prompts, max_new_tokens, temperature, top_p, min_p, stop, seed)
     numbers = [engine.queue(prompt, max_new_tokens, (temperature, top_p, min_p), stop, stream)
@@ -252,6 +297,6 @@ def engine_generate(engine: Engine, prompts: Sequence[Sequence[int]], max_new_to
     done = [engine.take(number) for number in numbers]
     for i, completion in enumerate(done):
         if completion.finish == "error":
-            raise ValueError(f"prompts[{i}]: logits must hold no NaN and no +inf, and a finite value; "
-                             f"they did not after {len(completion.tokens)} new tokens")
+            kind = ValueError if completion.error == NO_LOGITS else RuntimeError
+            raise kind(f"prompts[{i}]: {completion.error}, after {len(completion.tokens)} new tokens")
     return [completion.tokens for completion in done]

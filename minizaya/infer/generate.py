@@ -151,13 +151,13 @@ def check_request(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens:
     return checked, frozenset(token_ids("stop", stop, vocabulary))
 
 
-def token_ids(name: str, tokens: Iterable[int], vocabulary: int) -> list[int]:
-    """`tokens` as a list of ints in 0..vocabulary - 1; ValueError naming `name` otherwise."""
+def token_ids(name: str, tokens: Iterable[int], vocabulary: int | None = None) -> list[int]:
+    """`tokens` as a list of ints, in 0..vocabulary - 1 where that is known; ValueError naming `name` otherwise."""
     try:
         ids = [operator.index(token) for token in tokens]
     except TypeError:
         raise ValueError(f"{name} must be a list of token ids (integers), got {tokens!r}") from None
-    for token in ids:
+    for token in ids if vocabulary is not None else ():
         if not 0 <= token < vocabulary:
             raise ValueError(f"{name} must hold ids in 0..{vocabulary - 1} (the vocabulary), got {token}")
     return ids

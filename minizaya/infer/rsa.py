@@ -19,12 +19,12 @@ Sources: ZAYA1-8B report (arXiv 2605.05365), section VI and equation 24; RSA, ar
 """
 
 import hashlib
-import operator
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..data.tokenizer_base import Tokenizer
+from .generate import token_ids
 
 Tokens = list[int]
 Generator = Callable[[list[Tokens], int], list[Tokens | None]]
@@ -98,7 +98,7 @@ def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]],
     results are those of one question at a time.
     """
     aggregate, reduce = aggregate or concatenated, reduce or last_tokens
-    questions = [checked_tokens(f"questions[{i}]", question) for i, question in enumerate(questions)]
+    questions = [token_ids(f"questions[{i}]", question) for i, question in enumerate(questions)]
     if not questions or not all(questions):
         raise ValueError("questions must hold at least one question of at least one token")
     draws = [stream_of(seed, question) for question in questions]
@@ -234,7 +234,7 @@ def checked_traces(traces: Iterable[Iterable[int] | None], count: int, longest: 
         raise ValueError(f"generator must return one trace a prompt, {count} in all, got {len(traces)}")
     found = []
     for i, trace in enumerate(traces):
-        found.append(None if trace is None else checked_tokens(f"generator's trace {i}", trace))
+        found.append(None if trace is None else token_ids(f"generator's trace {i}", trace))
         if trace is not None and len(found[-1]) > longest:
             raise ValueError(f"generator's trace {i} has {len(found[-1])} tokens, max_new_tokens was {longest}")
     return found
@@ -242,15 +242,7 @@ def checked_traces(traces: Iterable[Iterable[int] | None], count: int, longest: 
 
 def checked_tail(tail: Iterable[int], tau: int) -> Tokens:
     """What `reduce` gave. Raises ValueError when it is longer than tau: the bound on prompts would not hold."""
-    tail = checked_tokens("reduce's tail", tail)
+    tail = token_ids("reduce's tail", tail)
     if len(tail) > tau:
         raise ValueError(f"reduce's tail has {len(tail)} tokens, tau is {tau}")
     return tail
-
-
-def checked_tokens(name: str, tokens: Iterable[int]) -> Tokens:
-    """`tokens` as a list of int. Raises ValueError naming `name`."""
-    try:
-        return [operator.index(token) for token in tokens]
-    except TypeError:
-        raise ValueError(f"{name} must be a list of token ids (integers), got {tokens!r}") from None

@@ -108,6 +108,10 @@ class SlotCache(Cache):
         self.batch -= 1
         self.measure()
 
+    def select(self, rows: Tensor) -> None:
+        """Refused: a sequence leaves by `leave`; keys of one would go on with the columns of another."""
+        raise ValueError(f"rows: a slot cache cannot select, its sequences leave one by one (`leave`), got {rows!r}")
+
     def wipe(self, slot: int) -> None:
         """Zeros in a slot that held NaN or infinity: the next sequence there would multiply them by its zeros."""
         for layer, room in enumerate(self.kv):

@@ -42,7 +42,8 @@ class Generator:
 
     def answer(self, asked: list[dict], seed: int, refresh: Callable[[], None] | None = None) -> list[Rollout]:
         """`group` answers to each of `asked` (from `draw_problem`), in order. refresh is called between the engine's
-        steps; it may call `load`."""
+        steps; it may call `load`. Raises RuntimeError where the model fails at one: its weights are broken, or there is
+        no memory, and so it would be at others."""
         numbers, versions = [], {}
         for i, problem in enumerate(asked):
             prompt = self.tokenizer.encode(problem["prompt"])
@@ -54,10 +55,13 @@ class Generator:
                 refresh()
             for number, _ in self.engine.step():
                 versions.setdefault(number, []).append(self.version)
-        return [self.judged(number, asked[i // self.group], versions[number]) for i, number in enumerate(numbers)]
+        return [self.judged(number, asked[i // self.group], versions.get(number, []))
+                for i, number in enumerate(numbers)]
 
     def judged(self, number: int, asked: dict, versions: list[int]) -> Rollout:
         done = self.engine.take(number)
+        if done.finish == "error":
+            raise RuntimeError(f"no answer to {asked['prompt']!r}: {done.error}, after {len(done.tokens)} new tokens")
         text = self.tokenizer.decode(done.tokens)
         reward, flags = float(self.judge(asked, text)), ()
         if self.threshold and repeats(done.tokens, self.threshold):

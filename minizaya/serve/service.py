@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from ..arch.model import Zaya
 from ..data.tokenizer import Tokenizer
-from ..infer.engine import Engine
+from ..infer.engine import Engine, said
 
 END = None    # put behind the last token
 GLANCE = 0.5  # seconds that a reader waits for a token before it looks up
@@ -30,18 +30,19 @@ class Busy(RuntimeError):
 class Answer:
     """One request's tokens, to be read once.
 
-    finish: "stop", "length", "cancelled", or "error": the model gave it no finite logits, or the engine broke.
+    finish: "stop", "length", "cancelled", or "error": the model or the sampling failed, or the engine broke; then error
+    says why.
     """
 
     def __init__(self, service: "Service", number: int):
-        self.service, self.number, self.finish = service, number, None
+        self.service, self.number, self.finish, self.error = service, number, None, None
         self.tokens: queue.SimpleQueue = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[int]:
         return self.read()
 
     def read(self, watch: Callable[[], None] = lambda: None) -> Iterator[int]:
-        """The tokens as they come. Raises RuntimeError when the engine broke.
+        """The tokens as they come. Raises RuntimeError, with the reason, when the engine broke at this answer.
 
         watch: called before each token, and every half second while none comes. What it raises ends the reading, and
         the request with it.
@@ -61,7 +62,7 @@ class Answer:
             if self.finish is None:
                 self.cancel()
         if self.finish == "error":
-            raise RuntimeError("the engine broke while it wrote this answer")
+            raise RuntimeError(f"the engine broke while it wrote this answer: {self.error}")
 
     def cancel(self) -> None:
         """Stops the request; reading ends. Harmless when it is done already."""
@@ -137,9 +138,9 @@ class Service:
             self.callers -= 1
             yield
 
-    def end(self, answer: Answer, why: str) -> None:
+    def end(self, answer: Answer, why: str, error: str | None = None) -> None:
         self.answers.pop(answer.number, None)
-        answer.finish = why
+        answer.finish, answer.error = why, error
         answer.tokens.put(END)
 
     def work(self) -> None:
@@ -151,7 +152,7 @@ class Service:
             with self.lock:
                 why, self.closed = "cancelled" if self.closed else "error", True
                 for answer in list(self.answers.values()):
-                    self.end(answer, why)
+                    self.end(answer, why, "its thread ended")
 
     def step(self) -> None:
         """Waits for work, and hands out one step's tokens. When the engine breaks, all under way hear of it."""
@@ -163,13 +164,14 @@ class Service:
                 return
             try:
                 written = self.engine.step()
-            except Exception:
+            except Exception as error:
                 for answer in list(self.answers.values()):
-                    self.end(answer, "error")
+                    self.end(answer, "error", said(error))
                 self.engine.cache = None  # there may be no room for two
                 self.engine = Engine(self.model, self.engine.slots, self.engine.size)
                 return
             for number, token in written:
                 self.answers[number].tokens.put(token)
             for number in [number for number in self.answers if number in self.engine.done]:
-                self.end(self.answers[number], self.engine.take(number).finish)
+                done = self.engine.take(number)
+                self.end(self.answers[number], done.finish, done.error)

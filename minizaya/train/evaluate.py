@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..arch.model import Zaya
 from ..data import tasks
 from ..data.tokenizer import Tokenizer
-from ..infer.generate import generate
+from ..infer.generate import answering, generate
 
 # where a model card looks: an easy problem, two in between, a hard one
 LEVELS = {"addition": (2, 6, 10, 16), "base": (1, 2, 3, 5), "chain100": (2, 6, 12, 20), "copy": (4, 10, 16, 24),
@@ -19,7 +19,6 @@ LEVELS = {"addition": (2, 6, 10, 16), "base": (1, 2, 3, 5), "chain100": (2, 6, 1
 ROWS = 256  # sequences decoded at a time
 
 
-@torch.no_grad()
 def held_out_loss(model: Zaya, tokens: Tensor, window: int = 128, batch: int = 16) -> float:
     """Mean loss in nats a token over `tokens`, int64 (n,): every token but the first is predicted exactly once.
 
@@ -36,8 +35,6 @@ def held_out_loss(model: Zaya, tokens: Tensor, window: int = 128, batch: int = 1
         raise ValueError(f"tokens must be one-dimensional, at least 2 long, got {tuple(tokens.shape)}")
     device = model.embed.weight.device
     half, last = window // 2, len(tokens) - 1           # inputs 0 .. last - 1 predict targets 1 .. last
-    was_training = model.training
-    model.eval()
     total = 0.0
     # spans (first input, inputs before the first scored one, inputs in all)
     spans = [(0, 0, min(window, last))]
@@ -45,13 +42,13 @@ def held_out_loss(model: Zaya, tokens: Tensor, window: int = 128, batch: int = 1
     full = [span for span in spans[1:] if span[2] == window]
     groups = [spans[:1], *(full[i: i + batch] for i in range(0, len(full), batch)),
               [span for span in spans[1:] if span[2] < window]]
-    for group in filter(None, groups):
-        inputs = torch.stack([tokens[start: start + length] for start, _, length in group]).to(device)
-        targets = torch.stack([tokens[start + 1: start + length + 1] for start, _, length in group]).to(device)
-        skip = group[0][1]
-        logits = model(inputs).logits[:, skip:]
-        total += F.cross_entropy(logits.flatten(0, 1), targets[:, skip:].flatten(), reduction="sum").item()
-    model.train(was_training)
+    with answering(model):
+        for group in filter(None, groups):
+            inputs = torch.stack([tokens[start: start + length] for start, _, length in group]).to(device)
+            targets = torch.stack([tokens[start + 1: start + length + 1] for start, _, length in group]).to(device)
+            skip = group[0][1]
+            logits = model(inputs).logits[:, skip:]
+            total += F.cross_entropy(logits.flatten(0, 1), targets[:, skip:].flatten(), reduction="sum").item()
     return total / last
 
 

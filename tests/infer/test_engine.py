@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import minizaya as mz
+from minizaya.infer import engine as infer_engine
 from minizaya.infer.engine import Completion, Engine, engine_generate
 from minizaya.infer.generate import generate, generate_reference
 from minizaya.infer.slots import SlotCache
@@ -235,14 +236,17 @@ def test_planted_bugs_change_tokens(model, name, monkeypatch):
 
 
 def poisoned(model, token, value):
-    """The model, in whose stream this token is NaN or infinite."""
+    """The model, in whose stream this token is NaN or infinite, or at which it fails (None)."""
     def spoil(module, args, out):
-        return out.masked_fill((args[0] == token)[..., None], value)
+        if value is None and bool((args[0] == token).any()):
+            raise RuntimeError("out of\nmemory")
+        return out if value is None else out.masked_fill((args[0] == token)[..., None], value)
 
     return model.embed.register_forward_hook(spoil)
 
 
-@pytest.mark.parametrize("value, slots, record", [(math.nan, 1, True), (math.inf, 2, False)])
+@pytest.mark.parametrize("value, slots, record", [(math.nan, 1, True), (math.inf, 2, False), (None, 1, False),
+                                                  (None, 3, True)])
 def test_one_requests_trouble_ends_that_request(value, slots, record):
     """At its prompt or in the middle of its answer; its slot's next tenant, too, writes what it would alone."""
     model = tiny(5)
@@ -262,12 +266,86 @@ def test_one_requests_trouble_ends_that_request(value, slots, record):
         spoilt = 9 in prompt or 9 in tokens[:-1]
         tokens = [] if 9 in prompt else tokens[: tokens.index(9) + 1] if spoilt else tokens
         assert done.finish == ("error" if spoilt else "length") and done.tokens == tokens == streamed[number]
+        wrong = "RuntimeError: out of memory" if value is None else infer_engine.NO_LOGITS
+        assert done.error == (wrong if spoilt else None)
         assert not record or (len(done.logprobs) == len(tokens) and len(done.routes) == len(prompt) + len(tokens))
-    with pytest.raises(ValueError, match=r"prompts\[1\]: logits must hold no NaN"):
+    kind, says = (RuntimeError, "RuntimeError: out of") if value is None else (ValueError, "logits must hold no NaN")
+    with pytest.raises(kind, match=rf"prompts\[1\]: {says}.* after 0 new tokens"):
         hook = poisoned(model, 9, value)
         engine_generate(engine, [[1], [9]], 1)
     hook.remove()
     assert all(bool(part.isfinite().all()) for part in [*engine.cache.kv, *engine.cache.all_columns])
+
+
+WORK = [([1, 2, 3], {}), ([4], {"temperature": 0.0}), ([5, 6], {"top_p": 0.8}), ([7, 7, 7, 7], {}), ([8], {})]
+
+
+def answered(model, slots=3, joining=2):
+    """What an engine makes of WORK: everything that is recorded."""
+    engine = Engine(model, slots=slots, size=16, joining=joining)
+    numbers = [engine.submit(prompt, 5, seed=i, record=True, **settings) for i, (prompt, settings) in enumerate(WORK)]
+    while engine.busy:
+        engine.step()
+    return [engine.take(number) for number in numbers]
+
+
+@pytest.mark.parametrize("fails", [{0}, {1}, {2}, {3}, {2, 5}, "many"])
+def test_a_failure_that_passes_changes_nothing(fails):
+    """At the first prompts, at a step, while others join, twice, or whenever several are read at once."""
+    model = tiny(6)
+    wanted, calls = answered(model), []
+
+    def fail(module, args, kwargs):
+        calls.append(args[0].shape)
+        if (len(calls) - 1 in fails) if fails != "many" else args[0].shape[0] > 1:
+            raise RuntimeError("out of memory")
+
+    hook = model.register_forward_pre_hook(fail, with_kwargs=True)
+    found = answered(model)
+    hook.remove()
+    assert len(calls) > 8
+    for one, other in zip(found, wanted):
+        assert (one.tokens, one.finish, one.error) == (other.tokens, other.finish, None)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-12) and torch.equal(one.routes, other.routes)
+        assert one.kept is other.kept is None or torch.equal(one.kept, other.kept)
+
+
+def test_a_model_that_fails_for_good_ends_each_request_and_not_the_engine():
+    model = tiny(6)
+    wanted = answered(model)
+    hook = model.layers[1].register_forward_pre_hook(lambda module, args: 1 / 0)
+    found = answered(model)
+    assert [(done.tokens, done.finish, done.error) for done in found] == \
+        [([], "error", "ZeroDivisionError: division by zero")] * len(WORK)
+    hook.remove()
+    assert [done.tokens for done in answered(model)] == [done.tokens for done in wanted]
+
+
+@pytest.mark.parametrize("part", ["choose", "tempered"])
+def test_a_sampling_that_fails_ends_its_request(part, monkeypatch):
+    """The others with its settings write what they would have: with the chances that were drawn for them."""
+    model = tiny(6)
+    wanted, true, seen = answered(model), getattr(infer_engine, part), []
+    row = model(torch.tensor([WORK[3][0] + wanted[3].tokens[:2]])).logits[0, -1].detach()
+
+    def fail(logits, *settings):
+        seen.append(len(logits))
+        if bool((logits - row).abs().amax(-1).lt(1e-9).any()):
+            raise RuntimeError("no choice")
+        return true(logits, *settings)
+
+    monkeypatch.setattr(infer_engine, part, fail)
+    found = answered(model, slots=5, joining=5)
+    assert max(seen) >= 3
+    for i, (one, other) in enumerate(zip(found, wanted)):
+        n, why, error = (2, "error", "RuntimeError: no choice") if i == 3 else (5, "length", None)
+        assert (one.tokens, one.finish, one.error) == (other.tokens[:n], why, error)
+        assert one.logprobs == pytest.approx(other.logprobs[:n], abs=1e-12)
+
+
+def test_a_slot_cache_selects_nothing(model):
+    with pytest.raises(ValueError, match="rows: a slot cache cannot select"):
+        Engine(model, slots=2, size=4).cache.select(torch.tensor([0]))
 
 
 @pytest.mark.parametrize("temperature", [1e-308, 5e-324, 1e-30, 1e308])

@@ -108,6 +108,15 @@ def test_a_loop_earns_nothing():
     assert generator.judged(1, asked | {"number": number}, [0]).reward == 1
 
 
+def test_an_answer_that_breaks_is_told_with_its_problem():
+    """Before its first token, too. Broken weights must not become a batch."""
+    model = tiny_model()
+    model.norm.register_forward_hook(lambda module, args, out: out * float("nan"))
+    asked = {"prompt": "12+34?", "room": 5, "task": "addition", "number": 0, "difficulty": 1}
+    with pytest.raises(RuntimeError, match=r"no answer to '12\+34\?': logits must hold no NaN.*, after 0 new tokens"):
+        Generator(model, TOKENIZER, group=2, slots=2, size=40).answer([asked], 0)
+
+
 def _completion(tokens):
     from minizaya.infer.engine import Completion
     return Completion(tokens, "stop", [0.0] * len(tokens), torch.zeros(len(tokens), 2, dtype=torch.int16))

@@ -603,10 +603,34 @@ def test_an_engine_that_breaks_is_replaced(monkeypatch):
     model = tiny_model()
     with Service(model, TOKENIZER, slots=2, size=60) as service:
         monkeypatch.setattr(Engine, "step", lambda self: 1 / 0)
-        with pytest.raises(RuntimeError, match="engine broke"):
+        with pytest.raises(RuntimeError, match="engine broke.*: ZeroDivisionError: division by zero"):
             list(service.ask([1, 2], 5))
         monkeypatch.undo()
         assert len(list(service.ask([1, 2], 5))) == 5 and not service.answers
+
+
+def test_a_model_that_fails_at_one_answer_fails_at_that_one():
+    """Each asker has an answer or a reason of its own, and the service goes on with the same engine."""
+    model = tiny_model()
+    wanted = [generate(model, [[5, 6, i]], 9, seed=i)[0] for i in range(4)]
+
+    def fail(module, args):
+        if bool((args[0][:, :3] == torch.tensor([5, 6, 2])).all(-1).any()):
+            raise RuntimeError("CUDA out of memory")
+
+    hook = model.register_forward_pre_hook(fail)
+    with Service(model, TOKENIZER, slots=3, size=60) as service:
+        engine = service.engine
+        with service.turn():
+            answers = [service.ask([5, 6, i], 9, seed=i) for i in range(4)]
+        for i, answer in enumerate(answers):
+            if i == 2:
+                with pytest.raises(RuntimeError, match="while it wrote this answer: RuntimeError: CUDA out of memory"):
+                    list(answer.read(patience()))
+            else:
+                assert list(answer.read(patience())) == wanted[i]
+        hook.remove()
+        assert list(service.ask([5, 6, 2], 9, seed=2).read(patience())) == wanted[2] and service.engine is engine
 
 
 def test_an_old_answer_cannot_cancel_a_new_one(monkeypatch):

@@ -220,6 +220,18 @@ def test_held_out_loss_scores_every_token_once_with_context(length):
     assert held_out_loss(model, tokens, window, batch=2) == pytest.approx(wanted / (length - 1), rel=1e-5)
 
 
+def test_held_out_loss_leaves_modes_alone():
+    """Also those of single modules, and where it fails."""
+    model = tiny_model().train()
+    model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    held_out_loss(model, torch.arange(9), 4)
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(ValueError):
+        held_out_loss(model, torch.full((9,), 10**6), 4)
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_solve_counts_right_answers():
     """A fake model of the right interface would prove little: train a real one until it knows a handful by heart."""
     problems = tasks.problems("addition", "train", 1, 6, seed=3)
