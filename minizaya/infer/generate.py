@@ -11,9 +11,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..arch.model import Zaya
+from ..notebook import text_bar, tqdm
 from .sample import check_sampling, choose, draw_uniforms
 
 
@@ -60,7 +60,7 @@ def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int,
 
 
 def decode(model: Zaya, prompts: list[list[int]], max_new_tokens: int, choose_next: Callable, stop: frozenset[int],
-           uniforms: Tensor | None, bar: tqdm) -> list[list[int]]:
+           uniforms: Tensor | None, bar: text_bar) -> list[list[int]]:
     """One batch of `generate`, in eval mode already. choose_next: logits (n, v) and uniforms (n,) to int64 (n,)."""
     answers: list[list[int]] = [[] for _ in prompts]
     device = model.embed.weight.device

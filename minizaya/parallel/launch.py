@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ..notebook import in_notebook, tqdm
 from ..train.loop import interrupts
 
 LOST = 75      # exit code of a rank that has done nothing wrong, but lost the others
@@ -94,7 +95,9 @@ def wait(processes: list[subprocess.Popen], folder: Path, limit: float, foregrou
 
     began = time.monotonic()
     try:
-        with interrupts() if foreground else nullcontext([]) as asked:
+        with (interrupts() if foreground else nullcontext([]) as asked,
+              tqdm(total=len(processes), desc="processes done", mininterval=1, leave=False,
+                   disable=foreground or not in_notebook()) as line):
             while None in codes() and not any(codes()):
                 if asked:
                     asked.clear()
@@ -102,6 +105,8 @@ def wait(processes: list[subprocess.Popen], folder: Path, limit: float, foregrou
                 if time.monotonic() - began > limit:
                     raise TimeoutError(f"the job was not done after {limit:g} seconds")
                 time.sleep(0.05)
+                line.set_postfix_str(f"{time.monotonic() - began:.0f} s", refresh=False)
+                line.update(codes().count(0) - line.n)
         if any(codes()):
             time.sleep(GRACE)
             raise verdict(codes(), folder)

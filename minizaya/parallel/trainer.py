@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from ..arch import balance
 from ..arch.model import Zaya
+from ..notebook import tqdm
 from ..train.checkpoint import latest
 from ..train.loop import Recipe, Trainer, check_targets, interrupts, last_step, must_match, read_log
 from ..train.optim import decays
@@ -115,7 +115,7 @@ class ParallelTrainer(Trainer):
                     watch(record)
                 line.update()
                 line.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tok_per_s']:.0f}", refresh=False)
-        self.save()
+            self.save()
         return self.step >= self.recipe.steps
 
     # ---- the run folder ----------------------------------------------------------------------------------------------

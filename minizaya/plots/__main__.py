@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..hip import KernelError
+from ..notebook import tqdm
 from . import FIGURES
 
 

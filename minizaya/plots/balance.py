@@ -9,10 +9,10 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from ..arch import balance
 from ..arch.router import choose
+from ..notebook import tqdm
 from .style import BLACK, BLUE, COLOR, GREEN, ORANGE, PURPLE, SKY, WIDTH, styled
 
 RULES = {"none": COLOR["baseline"], "P": SKY, "PI": BLUE, "PID": PURPLE, "sign": ORANGE, "AdamW": BLACK}

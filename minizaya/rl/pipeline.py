@@ -19,10 +19,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..arch.model import Zaya
 from ..data.tokenizer import Tokenizer
+from ..notebook import tqdm
 from ..train import checkpoint
 from ..train.loop import append, interrupts, read_log
 from .buffer import Shelf

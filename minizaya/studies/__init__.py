@@ -21,7 +21,8 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from tqdm import tqdm
+
+from ..notebook import tqdm
 
 STUDIES = ("cca_ablation", "router_nano", "balance_nano", "residual_depth", "trimming", "training", "aggregation",
            "cascade", "router_replay", "parallel", "full_8b")

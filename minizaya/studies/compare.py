@@ -13,11 +13,8 @@ The last three also say what a vote over their last population would give, and h
 An accuracy's standard error counts problems, not traces: the N traces of a problem share its luck.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-
-from tqdm import tqdm
 
 from ..arch.model import Zaya
 from ..data import tasks
@@ -26,6 +23,7 @@ from ..data.tasks import Problem
 from ..data.tokenizer import Tokenizer
 from ..infer.generate import generate
 from ..infer.rsa import Generator, RSAConfig, delimited, majority, markovian_rsa_many
+from ..notebook import tqdm
 
 ROWS = 256  # sequences decoded at a time
 
@@ -65,7 +63,7 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
 
     methods = {"markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta),
                "majority": replace(rsa, N=(rsa.T + 1) * rsa.N, T=0)}
-    for name, config in tqdm(methods.items(), desc="compare", unit="method", file=sys.stderr):
+    for name, config in tqdm(methods.items(), desc="compare", unit="method"):
         results = markovian_rsa_many(sampler(model, tokenizer, seed, known), questions, config, aggregate, seed)
         if name == "majority":
             shares = [right(problem, tokenizer.encode(tasks.CUE + voted + tasks.END)) if voted else 0
@@ -118,7 +116,7 @@ def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, proble
 def sweep(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
     """One row a point of SWEEP: {"beta", "tau", "rounds": `after_each_round`}. The shape of the report's Table XII."""
     found = []
-    for beta, tau in tqdm(SWEEP, desc="sweep", unit="point", file=sys.stderr):
+    for beta, tau in tqdm(SWEEP, desc="sweep", unit="point"):
         own = replace(setting, rsa=replace(setting.rsa, beta=beta, tau=tau))
         found.append({"beta": beta, "tau": tau, "rounds": after_each_round(model, tokenizer, own, problems, seed)})
     return found

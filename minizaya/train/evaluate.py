@@ -1,16 +1,14 @@
 """Honest figures: the loss on text that was held out, and the share of held-out problems solved."""
 
-import sys
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..arch.model import Zaya
 from ..data import tasks
 from ..data.tokenizer import Tokenizer
 from ..infer.generate import answering, generate
+from ..notebook import tqdm
 
 # where a model card looks: an easy problem, two in between, a hard one
 LEVELS = {"addition": (2, 6, 10, 16), "base": (1, 2, 3, 5), "chain100": (2, 6, 12, 20), "copy": (4, 10, 16, 24),
@@ -57,7 +55,7 @@ def answers(model: Zaya, tokenizer: Tokenizer, problems: list[tasks.Problem], ro
     """One answer to each problem, token ids up to the end mark, at most as many as `rooms` says; in the given order."""
     order = sorted(range(len(problems)), key=rooms.__getitem__)  # batch mates of one length: no row waits long
     found, stop = [[]] * len(problems), tokenizer.encode(tasks.END)
-    for first in tqdm(range(0, len(order), rows), desc="solve", unit="batch", file=sys.stderr, disable=not bar):
+    for first in tqdm(range(0, len(order), rows), desc="solve", unit="batch", disable=not bar):
         group = order[first: first + rows]
         prompts = [tokenizer.encode(problems[i].prompt) for i in group]
         written = generate(model, prompts, rooms[group[-1]], temperature, stop=stop, seed=seed)

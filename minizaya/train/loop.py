@@ -27,10 +27,10 @@ from types import FrameType
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from ..arch import balance
 from ..arch.model import Zaya
+from ..notebook import in_notebook, tqdm
 from . import checkpoint
 from .optim import adamw, learning_rate, muon
 from .sources import IGNORE, Batch
@@ -163,8 +163,8 @@ class Trainer:
 
         evaluate() is called every `eval_every` steps and at the end; its figures join the log record under "eval".
         A checkpoint is written every `save_every` steps and at the end (0: at the end only), if the run has a folder.
-        watch(records) is called after each evaluation. Ctrl-C finishes the step, saves, and returns False.
-        Raises ValueError when `until`, `eval_every` or `save_every` is negative.
+        watch(records) is called after each evaluation. Ctrl-C finishes the step and saves; then this returns False, and
+        in a notebook raises KeyboardInterrupt. ValueError when `until`, `eval_every` or `save_every` is negative.
         """
         last = last_step(self.recipe, until, eval_every=eval_every, save_every=save_every)
         with (interrupts() as stop,
@@ -180,10 +180,10 @@ class Trainer:
                     self.save()
                 line.update()
                 line.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tok_per_s']:.0f}", refresh=False)
-        self.save()
+            self.save()
         if stop:
             where = f"; go on with --out {self.run_folder} --resume" if self.run_folder else ""
-            tqdm.write(f"stopped after step {self.step} of {self.recipe.steps}{where}", file=sys.stderr)
+            print(f"stopped after step {self.step} of {self.recipe.steps}{where}", file=sys.stderr)
         return self.step >= self.recipe.steps
 
     # ---- the run folder ----------------------------------------------------------------------------------------------
@@ -269,14 +269,20 @@ def append(log: Path, record: dict) -> None:
 
 @contextmanager
 def interrupts() -> Iterator[list[bool]]:
-    """Within it Ctrl-C does not raise: it adds an entry to the yielded list. A second Ctrl-C raises as usual."""
+    """Within it Ctrl-C does not raise: it adds an entry to the yielded list. A second Ctrl-C raises as usual.
+
+    In a notebook KeyboardInterrupt is raised at its end, or "Run All" would go on with a model that is half trained.
+    """
     stop: list[bool] = []
+    pressed = False
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield stop
         return
 
     def note(signum: int, frame: FrameType | None) -> None:
-        stop.append(True)
+        nonlocal pressed
+        pressed = True
+        stop.append(True)   # the caller may clear it
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, note)
@@ -284,3 +290,5 @@ def interrupts() -> Iterator[list[bool]]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+    if pressed and in_notebook():
+        raise KeyboardInterrupt("stopped after a whole step")

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ..arch.model import Zaya
 from ..config import ZayaConfig
@@ -26,6 +25,7 @@ from ..data import tasks, text
 from ..data.aggregation import aggregation_documents
 from ..data.tokenizer import CharTokenizer, Tokenizer
 from ..infer.generate import generate
+from ..notebook import tqdm
 from . import checkpoint
 from .loop import Recipe, Trainer
 from .sources import Batch, Source, mixture, packed_source, problem_documents, seed_of, text_source, training_problem

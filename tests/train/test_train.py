@@ -16,7 +16,7 @@ import minizaya as mz
 from minizaya.commands.demo import free_folder, report
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
-from minizaya.train import checkpoint
+from minizaya.train import checkpoint, loop
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
@@ -277,6 +277,26 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, uninterr
     assert trainer.step == 5 and "--resume" in capsys.readouterr().err
     again = tiny_trainer(tmp_path, resume=True)
     assert again.train(bar=False) and losses(again) == losses(uninterrupted)
+
+
+def test_in_a_notebook_ctrl_c_saves_and_raises(tmp_path, monkeypatch, uninterrupted):
+    """Or "Run All" would go on with a model that is half trained. What was trained is kept, whole steps only."""
+    monkeypatch.setattr(loop, "in_notebook", lambda: True)
+    trainer = tiny_trainer(tmp_path)
+    sources = trainer.batches
+
+    def press(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return sources(step)
+
+    trainer.batches = press
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(bar=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    again = tiny_trainer(tmp_path, resume=True)
+    assert again.step == 5 and again.train(bar=False) and losses(again) == losses(uninterrupted)
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path, uninterrupted):

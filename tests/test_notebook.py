@@ -1,0 +1,88 @@
+"""What is different in a notebook, seen from a kernel's messages: Ctrl-C, progress bars, verdicts.
+
+One kernel serves all of these: starting one and importing torch in it takes seconds.
+"""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+from lesson_tools import ROOT, ThisPython
+from minizaya import notebook
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """Runs a cell: code -> (reply, outputs). With `press`, Ctrl-C once the cell has printed "ready"."""
+    manager = KernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
+    manager.start_kernel(cwd=str(ROOT))
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+
+    def run(code, press=False):
+        outputs = []
+
+        def hook(message):
+            outputs.append((message["msg_type"], message["content"]))
+            if press and message["content"].get("text", "").startswith("ready"):
+                manager.interrupt_kernel()
+
+        reply = client.execute_interactive(code, timeout=120, output_hook=hook)["content"]
+        return reply, [(kind, content) for kind, content in outputs if kind not in ("status", "execute_input")]
+
+    yield run
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def without_widgets(code):
+    """The cell in a kernel that cannot import ipywidgets."""
+    return f"import sys; kept = sys.modules.get('ipywidgets')\nsys.modules['ipywidgets'] = None\ntry:\n    {code}\n" \
+           "finally:\n    del sys.modules['ipywidgets']\n    if kept: sys.modules['ipywidgets'] = kept"
+
+
+WAIT = """
+import time
+from minizaya.train.loop import interrupts
+with interrupts() as stop:
+    print("ready", flush=True)
+    while not stop:
+        time.sleep(0.01)
+    print("saved")
+"""
+
+
+def test_stop_finishes_the_step_and_stops_the_notebook(kernel):
+    reply, outputs = kernel(WAIT, press=True)
+    assert reply["status"] == "error" and reply["ename"] == "KeyboardInterrupt"
+    assert "saved" in "".join(content["text"] for kind, content in outputs if kind == "stream")
+
+
+def test_a_bar_is_a_widget_and_never_red(kernel):
+    reply, outputs = kernel("from minizaya.notebook import tqdm\nfor i in tqdm(range(3), desc='steps'): pass")
+    assert reply["status"] == "ok"
+    kinds = [kind for kind, _ in outputs]
+    assert "stream" not in kinds     # JupyterLab draws standard error on red
+    (shown,) = [content["data"] for kind, content in outputs if kind == "display_data"]
+    assert "application/vnd.jupyter.widget-view+json" in shown
+
+
+def test_without_ipywidgets_a_bar_is_text_and_not_red(kernel):
+    reply, outputs = kernel(without_widgets("from minizaya.notebook import tqdm\n    for i in tqdm(range(3)): pass"))
+    assert reply["status"] == "ok", reply
+    assert outputs and {content.get("name") for _, content in outputs} == {"stdout"}
+    assert re.search(r"3/3", "".join(content["text"] for _, content in outputs))
+
+
+def test_a_terminal_is_no_notebook(capsys):
+    assert not notebook.in_notebook() and not notebook.has_widgets()
+    for _ in notebook.tqdm(range(3)):
+        pass
+    shown = capsys.readouterr()
+    assert "3/3" in shown.err and not shown.out
+    code = "from minizaya.notebook import in_notebook; import IPython; assert not in_notebook()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
