@@ -63,6 +63,11 @@ def example(dtype: torch.dtype = torch.float32, device: str = "cpu", layers: int
     return visits.to(device), bias.to(device), mean.to(device), mean.square().to(device), 5
 
 
+def full(run: Callable, kernel: str) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size: 40 layers."""
+    launch(run, *example(layers=40))
+
+
 def work(kernel: str, tokens: int = 16384, layers: int = 40, experts: int = 16) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch at ZAYA1-8B's size, whatever the tokens."""
     return layers * (4 * (experts + 1) + 6 * 4 * experts), layers * experts * 16

@@ -77,6 +77,15 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> tuple:
     return normal(4), normal(2), normal(2), documents
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, width: int = 128) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers; of the narrower kernels, with narrower
+    heads. merge: one decoding step."""
+    def meta(*shape):
+        return torch.empty(*shape, dtype=torch.bfloat16 if kernel.endswith("bf16") else torch.float32, device="meta")
+    queries, width = (1, width) if "merge" in kernel else (tokens, int(kernel.split("_")[2]))
+    launch(run, meta(1, queries, heads, width), *(meta(1, tokens, kv_heads, width) for _ in range(2)))
+
+
 def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, width: int = 128) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size, one row of `tokens`.
 
@@ -85,4 +94,5 @@ def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, wi
     size = 2 if kernel.endswith("bf16") else 4
     if "merge" in kernel:
         return heads * (64 * (width + 2) * 4 + width * size), 3 * heads * 64 * width
+    width = int(kernel.split("_")[2])                     # the narrower kernels, with narrower heads
     return tokens * width * (2 * heads + 2 * kv_heads) * size, 4 * heads * width * tokens * (tokens + 1) // 2

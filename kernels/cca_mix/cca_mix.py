@@ -165,6 +165,19 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu", batch: int
             angles.cos().to(device, dtype), angles.sin().to(device, dtype))
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, dim: int = 128) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers."""
+    def meta(*shape):
+        return torch.empty(*shape, dtype=torch.bfloat16 if kernel.endswith("bf16") else torch.float32, device="meta")
+    channels, angles = (heads + kv_heads) * dim, meta(1, tokens, dim // 4)
+    inputs = (meta(1, tokens, channels + kv_heads * dim), meta(channels, 1, 2), meta(channels), meta(channels, dim, 2),
+              meta(channels), meta(kv_heads), angles, angles)
+    if "backward" in kernel:
+        launch_backward(run, *(meta(1, tokens, n, dim) for n in (heads, kv_heads, kv_heads)), *inputs)
+    else:
+        launch(run, *inputs)
+
+
 def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, dim: int = 128) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size. Weights count once."""
     size, channels, values = 2 if kernel.endswith("bf16") else 4, (heads + kv_heads) * dim, kv_heads * dim

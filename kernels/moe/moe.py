@@ -74,6 +74,21 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> tuple:
     return tuple((arg.to(dtype) if arg.is_floating_point() else arg).to(device) for arg in args)
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, width: int = 2048, inner: int = 2048,
+         experts: int = 16) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers; every expert has as many tokens."""
+    def meta(*shape, dtype: torch.dtype | None = None):
+        of_name = torch.bfloat16 if kernel.endswith("bf16") else torch.float32
+        return torch.empty(*shape, dtype=dtype or of_name, device="meta")
+    order, starts = meta(tokens, dtype=torch.int32), (torch.arange(experts + 1) * (tokens // experts)).int()
+    if kernel == "moe_group":
+        group(run, meta(tokens, dtype=torch.int64), experts)
+    elif "hidden" in kernel:
+        hidden(run, meta(tokens, width), meta(experts, 2 * inner, width), order, starts)
+    else:
+        output(run, meta(tokens, inner), meta(experts, width, inner), meta(tokens), order, starts)
+
+
 def work(kernel: str, tokens: int = 16384, width: int = 2048, inner: int = 2048, experts: int = 16) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size, no token skipped."""
     size = 2 if kernel.endswith("bf16") else 4

@@ -79,6 +79,12 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> tuple:
     return torch.randn(96, 72, generator=draw).to(dtype).to(device), 1, dtype
 
 
+def full(run: Callable, kernel: str, m: int = 2048, n: int = 2048) -> None:
+    """The launches of one step on an expert's gate map of ZAYA1-8B, of a matrix without numbers."""
+    dtype = torch.bfloat16 if kernel.endswith("bf16") else torch.float32
+    launch(run, torch.empty(m, n, dtype=dtype, device="meta"), 1, dtype)
+
+
 def work(kernel: str, tokens: int = 16384, m: int = 2048, n: int = 2048) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch on an expert's gate map of ZAYA1-8B, whatever `tokens`.
 

@@ -70,6 +70,18 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> tuple:
     return (normal(64, 512).to(dtype), normal(64, 512), *(normal(512).to(dtype) for _ in range(5)), 1e-5)
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, width: int = 2048) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers."""
+    def meta(*shape, dtype: torch.dtype | None = None):
+        of_name = torch.bfloat16 if kernel.endswith("bf16") else torch.float32
+        return torch.empty(*shape, dtype=dtype or of_name, device="meta")
+    inputs = meta(tokens, width), meta(tokens, width, dtype=torch.float32), *(meta(width) for _ in range(5)), 1e-5
+    if "backward" in kernel:
+        launch_backward(run, meta(tokens, width, dtype=torch.float32), meta(tokens, width), *inputs)
+    else:
+        launch(run, *inputs)
+
+
 def work(kernel: str, tokens: int = 16384, width: int = 2048) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size."""
     size = 2 if kernel.endswith("bf16") else 4

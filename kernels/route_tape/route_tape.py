@@ -97,6 +97,16 @@ def example(dtype: torch.dtype = torch.int64, device: str = "cpu", layers: int =
     return routes.to(device), slot.to(device), position.to(device), blank(65, 128, layers, device)
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, layers: int = 40) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size: one prompt of `tokens`."""
+    routes = torch.zeros(tokens, layers, dtype=torch.int16 if kernel.endswith("i16") else torch.int64)
+    slot, position, tape = torch.zeros(tokens).int(), torch.arange(tokens).int(), blank(1, tokens, layers)
+    if "replay" in kernel:
+        launch_replay(run, tape, slot, position, layers, routes.dtype)
+    else:
+        launch(run, routes, slot, position, tape)
+
+
 def work(kernel: str, tokens: int = 16384, layers: int = 40) -> tuple[int, int]:
     """(fewest bytes, 0 operations) of one launch at ZAYA1-8B's size: ids, tape, and 8 bytes that say where."""
     return tokens * (layers * ((2 if kernel.endswith("i16") else 8) + 1) + 8), 0

@@ -90,6 +90,17 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu", n: int = 6
             linear(choices, size), bias, 1e-5)
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, width: int = 2048, size: int = 256,
+         choices: int = 17) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers."""
+    def meta(*shape, dtype: torch.dtype | None = None):
+        of_name = torch.bfloat16 if kernel.endswith("bf16") else torch.float32
+        return torch.empty(*shape, dtype=dtype or of_name, device="meta")
+    launch(run, meta(tokens, width), meta(tokens, size), meta(size), meta(size, width), meta(size), meta(size),
+           meta(size, size), meta(size), meta(size, size), meta(size), meta(choices, size),
+           meta(choices, dtype=torch.float32), 1e-5)
+
+
 def work(kernel: str, tokens: int = 16384, width: int = 2048, size: int = 256, choices: int = 17) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size, weights read once."""
     bytes_each = 2 if kernel.endswith("bf16") else 4

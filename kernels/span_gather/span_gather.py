@@ -108,6 +108,12 @@ def example(dtype: torch.dtype = torch.int64, device: str = "cpu") -> tuple:
     return tokens.to(device), packed_spans(lengths, bins).to(device), len(bins), 1024, 0
 
 
+def full(run: Callable, kernel: str, tokens: int = 16384, length: int = 512) -> None:
+    """The launch of `kernel` on full rows of documents of `length` tokens."""
+    buffer = torch.zeros(tokens, dtype=torch.int64 if kernel.endswith("i64") else torch.float32)
+    launch(run, buffer, packed_spans([length] * (tokens // length), [list(range(tokens // length))]), 1, tokens, 0)
+
+
 def work(kernel: str, tokens: int = 16384, length: int = 512) -> tuple[int, int]:
     """(fewest bytes, 0 operations) of one launch: full rows of documents of `length` tokens, ids of documents too."""
     each = 8 if kernel.endswith("i64") else 4

@@ -207,7 +207,7 @@ def test_gfx942_needs_no_scratch(source):
     """No scratch, no spills, LDS that fits, and none of the instructions that emulators lack."""
     for row in report.rows(source):
         assert row["scratch"] == 0 and row["spills"] == 0 and 0 <= row["lds"] <= 65536 and row["occupancy"] >= 1, row
-        assert row["bytes"] > 0 and row["predicted_us"] > 0
+        assert row["bytes"] > 0 and row["predicted_us"] > 0 and row["limit"] in row["floors"]
     listing = hip.build(source, "gfx942").with_suffix(".s").read_text()
     for instruction in ("s_setreg", "buffer_atomic", "s_store", "s_buffer_store", "smfmac", "scratch_"):
         assert f"\t{instruction}" not in listing, instruction
