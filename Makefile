@@ -68,7 +68,8 @@ $(VENV)/test.stamp: $(VENV)/lessons.stamp
 # JupyterLab refuses to run as root (in a container, say) unless it is told to. With the passive policy torch's threads
 # sleep while they wait, so a lesson stays quick while a browser uses the other core.
 lessons: $(VENV)/lessons.stamp
-	OMP_WAIT_POLICY=PASSIVE $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) lessons
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m jupyterlab --config lessons/.jupyter/config.py \
+		$(if $(filter 0,$(shell id -u)),--allow-root) lessons
 
 # Two processes, a test file at a time each; one torch thread in each, since a product this small gains from no second
 # one. `$(PY) -m pytest tests/laws/test_laws.py` runs a part.

@@ -3,20 +3,27 @@
 One kernel serves all of these: starting one and importing torch in it takes seconds.
 """
 
+import asyncio
+import json
+import platform
 import re
+import runpy
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import traitlets.config
 from jupyter_client.manager import KernelManager
 
-from lesson_tools import ROOT, ThisPython
+from lesson_tools import PATHS, ROOT, ThisPython
 from minizaya import notebook
 
 
 @pytest.fixture(scope="module")
 def kernel():
-    """Runs a cell: code -> (reply, outputs). With `press`, Ctrl-C once the cell has printed "ready"."""
+    """Runs a cell: code -> (reply, outputs). With `press`, Ctrl-C once the cell has printed "ready". None: its info."""
     manager = KernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
     manager.start_kernel(cwd=str(ROOT))
     client = manager.blocking_client()
@@ -24,6 +31,8 @@ def kernel():
     client.wait_for_ready(timeout=60)
 
     def run(code, press=False):
+        if code is None:
+            return client.kernel_info(reply=True, timeout=60)["content"]
         outputs = []
 
         def hook(message):
@@ -86,3 +95,47 @@ def test_a_terminal_is_no_notebook(capsys):
     assert "3/3" in shown.err and not shown.out
     code = "from minizaya.notebook import in_notebook; import IPython; assert not in_notebook()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# ---- JupyterLab as `make lessons` starts it --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    monkeypatch.setenv("PATH", "elsewhere")
+    config = traitlets.config.Config()
+    runpy.run_path(str(ROOT / "lessons/.jupyter/config.py"), {"get_config": lambda: config})
+    return config
+
+
+def test_a_lesson_says_what_its_kernel_says(kernel):
+    """JupyterLab writes what a kernel calls itself into an open notebook; where that changes nothing, nobody is asked
+    to save. The version of Python, which differs, is the next test's."""
+    told = kernel(None)["language_info"] | {"version": "3.11.0"}
+    for path in PATHS:
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        assert metadata["language_info"] == told, path.name
+        assert metadata["kernelspec"]["display_name"] == "Python 3 (ipykernel)"
+
+
+def test_opened_and_saved_a_lesson_is_as_it_was(settings, tmp_path):
+    for path in PATHS:
+        shutil.copy(path, tmp_path)
+    files = settings.ServerApp.contents_manager_class(root_dir=str(tmp_path))
+    for path in PATHS:
+        model = asyncio.run(files.get(path.name))
+        assert model["content"]["metadata"]["language_info"]["version"] == platform.python_version()
+        asyncio.run(files.save({"type": "notebook", "format": "json", "content": model["content"]}, path.name))
+        assert (tmp_path / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_terminal_finds_this_environment(settings, monkeypatch):
+    assert settings.ServerApp.terminado_settings["shell_command"][1:] == []     # "-l" would set PATH anew
+    assert shutil.which("python") == str(Path(sys.executable).parent / "python")
+
+
+def test_the_rendered_table_of_lessons_opens_first(settings):
+    assert settings.LabApp.default_url == "/lab/tree/README.md"
+    overrides = json.loads(Path(settings.LabApp.app_settings_dir, "overrides.json").read_text())
+    assert overrides["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"] == {"markdown": "Markdown Preview"}
+    assert "--config lessons/.jupyter/config.py" in (ROOT / "Makefile").read_text()

@@ -42,7 +42,7 @@ every_exercise = pytest.mark.parametrize("name, exercise", EVERY, ids=[f"{n}-{e.
 
 MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS = 280, 2000, 300
 ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools",
-                   "random", "time", "warnings"}
+                   "random", "tempfile", "time", "warnings"}
 
 
 def kernel_env(**changes):
