@@ -14,8 +14,9 @@ from ..arch import balance
 from ..arch.model import Zaya
 from ..notebook import tqdm
 from ..train.checkpoint import latest
-from ..train.loop import Recipe, Trainer, check_targets, interrupts, last_step, must_match, read_log
+from ..train.loop import Recipe, Trainer, check_targets, check_untouched, interrupts, last_step, must_match, read_log
 from ..train.optim import decays
+from ..train.run_lock import RunLock
 from ..train.sources import IGNORE, Batch
 from . import sharded_state
 from .expert_parallel import global_load
@@ -55,6 +56,7 @@ class ParallelTrainer(Trainer):
         self.balancer.bias = self.balancer.bias.cpu()
         if run is not None:
             self.run_folder = Path(run)
+            self.lock = RunLock(self.run_folder if grid.rank == 0 else None)
             self.open_run(resume)
 
     def train_step(self, stop: bool = False) -> dict:
@@ -105,7 +107,8 @@ class ParallelTrainer(Trainer):
         """
         last = last_step(self.recipe, until, save_every=save_every)
         line = tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar or self.grid.rank > 0)
-        with interrupts() as asked, line:
+        with self.lock, interrupts() as asked, line:
+            check_untouched(self.run_folder, self.saved_step)
             while self.step < last and not self.stop:
                 record = self.train_step(bool(asked))
                 self.log(record)
@@ -125,7 +128,9 @@ class ParallelTrainer(Trainer):
         newest = latest(folder)
         if not resume and (newest or (folder / "log.jsonl").exists()):
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
+        self.lock.take()
         dist.barrier()                                # nobody looks after somebody has written
+        newest = latest(folder)                       # as it is now that no other job writes
         if newest:
             info = read_info(newest)
             must_match(newest, info, self.recipe, self.keep)

@@ -12,18 +12,15 @@ name. A batch has one fate: trained on, evicted because the shelf was full (the 
 Ours, not a message queue's: what waits survives both sides, and a reader can open the folder and look.
 """
 
-try:
-    import fcntl
-except ImportError:  # Windows without WSL has no such locks
-    fcntl = None
 import json
 import re
 from pathlib import Path
-from typing import TextIO
 
+from filelock import BaseFileLock
 from torch import Tensor
 
 from ..train import checkpoint
+from ..train.run_lock import try_lock
 from .rollout import Rollout, load_batch, save_batch
 
 NUMBER = re.compile(r"(batch|taken|weights)-(\d{8,})\.safetensors")
@@ -40,7 +37,7 @@ class Shelf:
             raise ValueError(f"capacity must be at least 2, the trainer waits for two whole batches, got {capacity}")
         self.folder, self.capacity = Path(folder), capacity
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.locks: dict[str, TextIO] = {}
+        self.locks: dict[str, BaseFileLock] = {}
 
     def lock(self, side: str) -> bool:
         """Makes this the only "generator" or "trainer" of the shelf; False while another one is alive.
@@ -48,21 +45,17 @@ class Shelf:
         trap: a generator whose trainer was killed lives on for a moment, and two of them would make the same batch
         number. The system lets go of the lock when its owner dies, however it dies.
         """
-        if fcntl is None or side in self.locks:
-            return True
-        file = open(self.folder / f"{side}.lock", "w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return False
-        self.locks[side] = file
+        if side not in self.locks:
+            lock = try_lock(self.folder / f"{side}.lock")
+            if lock is None:
+                return False
+            self.locks[side] = lock
         return True
 
     def unlock(self) -> None:
         """Lets go of all locks."""
         while self.locks:
-            self.locks.popitem()[1].close()
+            self.locks.popitem()[1].release()
 
     def numbers(self, kind: str) -> list[int]:
         """The numbers of the "batch", "taken" or "weights" files that are there, ascending."""

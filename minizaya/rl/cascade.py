@@ -19,6 +19,7 @@ from ..data import tasks
 from ..data.tokenizer import Tokenizer
 from ..train import checkpoint, stages
 from ..train.evaluate import answers
+from ..train.run_lock import RunLock
 from ..train.sources import seed_of
 from .buffer import Shelf
 from .curriculum import Calibrator, Scheduler
@@ -109,35 +110,35 @@ def train(model: Zaya, tokenizer: Tokenizer, folder: str | Path, table: tuple[St
     """Runs all stages on `model`, in place. Each stage's shelf, log and checkpoint lie in `folder`/N-name.
 
     share: of every stage's updates. Returns True when all are done, False when Ctrl-C stopped one: call it again with
-    the same arguments to go on. Raises ValueError when `folder` was made with others.
+    the same arguments to go on. Raises ValueError when `folder` was made with others, or another process trains in it.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # as it reads back from the file: lists for tuples
-    plan = json.loads(json.dumps({"table": [asdict(stage) for stage in table], "seed": seed, "share": share}))
-    plan_file = folder / "plan.json"
-    if plan_file.exists():
-        known = json.loads(plan_file.read_text())
-        if {key: known[key] for key in plan} != plan:
-            raise ValueError(f"{folder} was made with another table, seed or share; choose another folder")
-    else:
-        believed = calibrate(model, tokenizer, sorted({name for stage in table for name in stage.tasks}), seed)
-        known = plan | {"levels": {name: belief.best() for name, belief in believed.items()}}
-        checkpoint.replace_file(plan_file, json.dumps(known, indent=1).encode())
-    levels = dict(known["levels"])
-    for number, stage in enumerate(table, start=1):
-        own = folder / f"{number}-{stage.name}"
-        job = job_of(stage, levels, seed * 100 + number, share)
-        own.mkdir(parents=True, exist_ok=True)
-        if stage.aggregation:  # as the SFT had them
-            wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}
-            job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)),
-                                          seed_of("cascade", seed, number))
-        keep = {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
-        if not run(job, model, tokenizer, own, keep, processes, bar=bar):
-            return False
-        levels = {**levels, **last_levels(own)}
-    return True
+    with RunLock(folder):
+        # as it reads back from the file: lists for tuples
+        plan = json.loads(json.dumps({"table": [asdict(stage) for stage in table], "seed": seed, "share": share}))
+        plan_file = folder / "plan.json"
+        if plan_file.exists():
+            known = json.loads(plan_file.read_text())
+            if {key: known[key] for key in plan} != plan:
+                raise ValueError(f"{folder} was made with another table, seed or share; choose another folder")
+        else:
+            believed = calibrate(model, tokenizer, sorted({name for stage in table for name in stage.tasks}), seed)
+            known = plan | {"levels": {name: belief.best() for name, belief in believed.items()}}
+            checkpoint.replace_file(plan_file, json.dumps(known, indent=1).encode())
+        levels = dict(known["levels"])
+        for number, stage in enumerate(table, start=1):
+            own = folder / f"{number}-{stage.name}"
+            job = job_of(stage, levels, seed * 100 + number, share)
+            own.mkdir(parents=True, exist_ok=True)
+            if stage.aggregation:  # as the SFT had them
+                wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}
+                job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)),
+                                              seed_of("cascade", seed, number))
+            keep = {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
+            if not run(job, model, tokenizer, own, keep, processes, bar=bar):
+                return False
+            levels = {**levels, **last_levels(own)}
+        return True
 
 
 def job_of(stage: Stage, levels: dict[str, int], seed: int, share: float) -> Job:

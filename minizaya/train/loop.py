@@ -33,6 +33,7 @@ from ..arch.model import Zaya
 from ..notebook import in_notebook, tqdm
 from . import checkpoint
 from .optim import adamw, learning_rate, muon
+from .run_lock import RunLock
 from .sources import IGNORE, Batch
 
 
@@ -75,13 +76,15 @@ class Trainer:
         keep: plain JSON values to write beside each checkpoint, such as the tokenizer and the choice of data.
         resume: go on from the newest checkpoint in `run`; if there is none, start at the beginning.
     Raises:
-        ValueError: `run` holds a run already and `resume` is False; recipe or `keep` are not those of the checkpoint.
+        ValueError: `run` holds a run already and `resume` is False; recipe or `keep` are not those of the checkpoint;
+            another process trains in `run`. The folder is this process's until `train` has ended.
     """
 
     def __init__(self, model: Zaya, recipe: Recipe, batches: Callable[[int], list[Batch]],
                  run: str | Path | None = None, keep: dict | None = None, resume: bool = False):
         self.model, self.recipe, self.batches = model, recipe, batches
         self.run_folder = None if run is None else Path(run)
+        self.lock = RunLock(self.run_folder)
         self.keep = keep or {}
         settings = model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2)
         self.optimizer = adamw(*settings) if recipe.optimizer == "adamw" else muon(*settings, recipe.momentum)
@@ -164,11 +167,13 @@ class Trainer:
         evaluate() is called every `eval_every` steps and at the end; its figures join the log record under "eval".
         A checkpoint is written every `save_every` steps and at the end (0: at the end only), if the run has a folder.
         watch(records) is called after each evaluation. Ctrl-C finishes the step and saves; then this returns False, and
-        in a notebook raises KeyboardInterrupt. ValueError when `until`, `eval_every` or `save_every` is negative.
+        in a notebook raises KeyboardInterrupt. ValueError when `until`, `eval_every` or `save_every` is negative, or
+        somebody else has the run.
         """
         last = last_step(self.recipe, until, eval_every=eval_every, save_every=save_every)
-        with (interrupts() as stop,
+        with (self.lock, interrupts() as stop,
               tqdm(total=last, initial=self.step, desc="train", unit="step", disable=not bar) as line):
+            check_untouched(self.run_folder, self.saved_step)
             while self.step < last and not stop:
                 record = self.train_step()
                 if evaluate and (self.step == last or eval_every and self.step % eval_every == 0):
@@ -194,6 +199,8 @@ class Trainer:
         if not resume and (newest or (folder / "log.jsonl").exists()):
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         checkpoint.safetensors()  # fail now, not at the first save
+        self.lock.take()
+        newest = checkpoint.latest(folder)  # as it is now that nobody else writes
         if newest:
             info = checkpoint.read_info(newest)
             must_match(newest, info, self.recipe, self.keep)
@@ -226,6 +233,13 @@ def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
     for name, value in {"recipe": asdict(recipe), **keep}.items():
         if info.get(name) != value:
             raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
+
+
+def check_untouched(folder: Path | None, step: int) -> None:
+    """Raises ValueError unless the newest checkpoint in `folder` is that of `step`, which we know; -1: none."""
+    newest = folder and checkpoint.latest(folder)
+    if folder is not None and step != (-1 if newest is None else int(checkpoint.KEPT.fullmatch(newest.name)[1])):
+        raise ValueError(f"{folder} has been trained on meanwhile: its newest checkpoint is {newest}; resume it")
 
 
 def check_targets(step: int, targets: float) -> None:

@@ -28,6 +28,7 @@ from ..infer.generate import generate
 from ..notebook import tqdm
 from . import checkpoint
 from .loop import Recipe, Trainer
+from .run_lock import RunLock
 from .sources import Batch, Source, mixture, packed_source, problem_documents, seed_of, text_source, training_problem
 
 SHORT = {"addition": (1, 8), "base": (1, 3), "chain100": (1, 8), "copy": (1, 12), "countdown": (1, 3),
@@ -95,32 +96,34 @@ def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, s
         share: of every stage's tokens; 0.01 tries the whole path in a minute.
         resume: go on where a stopped run in `out` was; a finished stage is not done again.
         sizes: what differs from the preset nano. device: where the model is, and so everything is computed.
-    Raises ValueError when `out` holds a run and `resume` is False, or the table is another one than the run's.
+    Raises ValueError when `out` holds a run and `resume` is False, the table is another one than the run's, or another
+    process trains in `out`.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share!r}")
     out, tokenizer, model = Path(out), CharTokenizer(text.ALPHABET, unknown="unk"), None
-    for number, stage in enumerate(table, start=1):
-        folder = out / f"{number}-{stage.name}"
-        torch.manual_seed(seed)
-        config = ZayaConfig.preset("nano", rope_theta=stage.rope_theta, vocab_size=tokenizer.vocab_size, **sizes)
-        before, model = model, Zaya(config).to(device)
-        if before is not None:  # the RoPE base is no weight: everything else carries over
-            model.load_state_dict(before.state_dict())
-        steps = max(1, round(stage.tokens * share / TOKENS_A_STEP))
-        recipe = Recipe(steps=steps, lr=stage.lr, warmup=min(50, steps), seed=seed, optimizer="muon",
-                        final_share=stage.final_share)
-        records = None
-        if "aggregation" in stage.mixture:
-            levels = {name: level for name, level in AGGREGATED.items() if name in stage.levels} or stage.levels
-            problems = max(len(levels), round(stage.rollouts * share))
-            records = rollouts(out / "rollouts.jsonl", before, tokenizer, levels, problems, seed)
-        keep = {"tokenizer": tokenizer.to_dict(), "stage": json.loads(json.dumps(asdict(stage)))}
-        chances = seed_of("stages", seed, number)   # each stage has its own, and shares them with no other seed
-        trainer = Trainer(model, recipe, sources(stage, tokenizer, chances, records), folder, keep, resume)
-        if not trainer.train(save_every=100, bar=bar):
-            return False
-    return True
+    with RunLock(out):
+        for number, stage in enumerate(table, start=1):
+            folder = out / f"{number}-{stage.name}"
+            torch.manual_seed(seed)
+            config = ZayaConfig.preset("nano", rope_theta=stage.rope_theta, vocab_size=tokenizer.vocab_size, **sizes)
+            before, model = model, Zaya(config).to(device)
+            if before is not None:  # the RoPE base is no weight: everything else carries over
+                model.load_state_dict(before.state_dict())
+            steps = max(1, round(stage.tokens * share / TOKENS_A_STEP))
+            recipe = Recipe(steps=steps, lr=stage.lr, warmup=min(50, steps), seed=seed, optimizer="muon",
+                            final_share=stage.final_share)
+            records = None
+            if "aggregation" in stage.mixture:
+                levels = {name: level for name, level in AGGREGATED.items() if name in stage.levels} or stage.levels
+                problems = max(len(levels), round(stage.rollouts * share))
+                records = rollouts(out / "rollouts.jsonl", before, tokenizer, levels, problems, seed)
+            keep = {"tokenizer": tokenizer.to_dict(), "stage": json.loads(json.dumps(asdict(stage)))}
+            chances = seed_of("stages", seed, number)   # each stage has its own, and shares them with no other seed
+            trainer = Trainer(model, recipe, sources(stage, tokenizer, chances, records), folder, keep, resume)
+            if not trainer.train(save_every=100, bar=bar):
+                return False
+        return True
 
 
 def sources(stage: Stage, tokenizer: Tokenizer, seed: int,

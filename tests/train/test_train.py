@@ -378,7 +378,7 @@ def test_optimizer_state_goes_by_name_and_comes_back():
 def test_only_the_newest_checkpoint_stays_and_nothing_is_pickled(saved):
     trainer, folder = saved
     trainer.train(until=6, save_every=1, bar=False)
-    assert [p.name for p in sorted(folder.parent.iterdir())] == ["checkpoint-00000006", "log.jsonl"]
+    assert [p.name for p in sorted(folder.parent.iterdir())] == ["checkpoint-00000006", "log.jsonl", "run.lock"]
     assert {p.suffix for p in checkpoint.latest(folder.parent).iterdir()} == {".safetensors", ".json"}
 
 
