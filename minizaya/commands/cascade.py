@@ -10,7 +10,7 @@ import torch
 from ..hub import zoo
 from ..rl import cascade
 from ..train import checkpoint, evaluate
-from . import device
+from . import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0 when all stages are done, 130 when Ctrl-C stopped one (it can go on with --resume)."""
     if args.table:
+        flags.refuse(args, "with --table", out=None, model="nano-reasoner", resume=False, share=1.0, processes=2,
+                     seed=0, problems=100, publish=None, device="auto")
         print(json.dumps(cascade.rows()) if args.json else cascade.text_table())
         return 0
     if args.out is None:

@@ -65,7 +65,7 @@ def free_folder() -> Path:
 def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> dict:
     """Trains, examines, and returns the figures. steps None: `STEPS`, or what fits into `SECONDS`.
 
-    resume: go on with the run in `out`, with as many steps as it was begun with.
+    resume: go on with the run in `out`, with as many steps as it was begun with; others are refused.
     """
     start = time.perf_counter()
     # trap: for matrices this small a second thread brings little, and when another program wants that core, the two
@@ -84,7 +84,7 @@ def demo(out: Path, seed: int = 0, steps: int | None = None, resume: bool = Fals
                                    bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id))
     batches = mixture(text_source(train_ids, ROWS, SEQ, seed),
                       task_source(TASK, DIFFICULTY, tokenizer, TASK_ROWS, seed))
-    if resume and (begun := latest(out)):
+    if steps is None and resume and (begun := latest(out)):
         steps = read_info(begun)["recipe"]["steps"]
     if steps is None:
         steps = steps_that_fit(Trainer(model, Recipe(steps=STEPS), batches), SECONDS, STEPS)

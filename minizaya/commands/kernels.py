@@ -15,6 +15,7 @@ from ..hip.machine.floors import FLOORS, PEAKS, loop
 from ..hip.report import TOKENS, declared, rows
 from ..hip.trace import traced
 from ..plots.hip_kernels import traffic
+from . import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", action="store_true", help="build all of them, for the CPU and for MI300 (gfx942)")
     parser.add_argument("--trace", action="store_true", help="run the example on the CPU and count what it moves")
     parser.add_argument("--explain", metavar="KERNEL", help="the hot loop of one kernel function, and what limits it")
-    parser.add_argument("--figure", metavar="FILE", help="with --trace: draw who touches what into FILE")
+    parser.add_argument("--figure", metavar="FILE", help="trace the kernel `name`, and draw who touches what into FILE")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -30,6 +31,10 @@ def run(args: argparse.Namespace) -> int:
     """Prints one row a kernel, or what the asked-for flags ask for. Returns 0."""
     if not names():
         raise ValueError(AWAY)
+    if args.explain:
+        flags.refuse(args, "with --explain, which names a kernel function", name=None, trace=False, figure=None)
+    if args.name is None:
+        flags.refuse(args, "without the name of one kernel: a file has room for one", figure=None)
     if args.build:
         built(args.name)
     if args.trace or args.figure:

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from . import flags
+
 ROOT = Path(__file__).resolve().parents[2]
 ORIGINALS = ROOT / "lessons"
 MARKS = {"passed": "✔", "wrong": "✘", "open": "○"}
@@ -155,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.folder} is no folder; the lessons come with the repository, "
                          "--folder says where yours lie")
     if args.without_answers:
+        flags.refuse(args, "with --without-answers", seconds=300.0)
         written = without_answers(args.folder, args.without_answers)
         print(json.dumps([str(path) for path in written]) if args.json else "\n".join(map(str, written)))
         return 0

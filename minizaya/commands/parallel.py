@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="the run's folder: log, newest checkpoint; no picture is drawn")
     other.add_argument("--optimizer", default="adamw", metavar="adamw",
                        help="AdamW only: Muon needs whole matrices, and a rank holds rows of them")
+    other.add_argument("--device", choices=("auto",), default="auto", metavar="auto",
+                       help="auto only: a GPU for each rank where there are enough, else all on the CPU")
     parser.add_argument("--timeout", type=float, default=20.0,
                         help="seconds that a rank waits for the others before it gives up (default 20)")
 

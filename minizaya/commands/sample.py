@@ -16,6 +16,7 @@ from ..hub.weights import add_weight_arguments, open_weights
 from ..infer.generate import generate
 from ..parallel import sharded_checkpoint
 from ..serve.formats import ChatFormat
+from . import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weight_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="the budget (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0,
+                        help="0 is greedy, and leaves no choice to --top-p, --min-p and --seed (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0,
                         help="keep the most probable tokens up to this mass (default: %(default)s, all)")
     parser.add_argument("--min-p", type=float, default=0.0,
@@ -41,11 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints prompt and answer as one text, or with --json {"prompt", "answer", "tokens", "stopped"}."""
+    if args.temperature == 0:
+        flags.refuse(args, "at temperature 0", top_p=1.0, min_p=0.0, seed=0)
     if args.weights:
         model, tokenizer = open_weights(args.weights, args.dtype, args.int8)
     else:
-        if args.int8 or args.dtype != "float32":
-            raise ValueError("--int8 and --dtype go with --weights: a run's checkpoint is loaded as it was trained")
+        flags.refuse(args, "without --weights: a run's checkpoint is loaded as it was trained", dtype="float32",
+                     int8=False)
+        flags.refuse(args, "without --weights: a run has no chat template", raw=False)
         model, tokenizer = sharded_checkpoint.load_model(args.checkpoint)
     stop = {tokenizer.eos_id, *tokenizer.encode(args.stop)}
     if args.weights:

@@ -25,6 +25,7 @@ from ..hub import zoo
 from ..hub.weights import add_weight_arguments, open_weights
 from ..serve.formats import ChatFormat, TaskFormat
 from ..serve.service import Service
+from . import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         from ..serve.server import Server
     except ModuleNotFoundError as error:
         raise ValueError(f'the server needs {error.name}: pip install "minizaya[serve]"') from None
+    if args.weights:
+        flags.refuse(args, "with --weights", model="nano-reasoner")
+    else:
+        flags.refuse(args, "without --weights", dtype="float32", int8=False)
     args.slots = (4 if args.weights else 64) if args.slots is None else args.slots
     args.format = args.format or ("chat" if args.weights else "tasks")
     for name in ("slots", "size"):

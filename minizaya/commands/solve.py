@@ -8,7 +8,7 @@ from ..hub import zoo
 from ..studies import compare
 from ..train import evaluate
 from ..train.evaluate import LEVELS
-from . import device
+from . import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +64,11 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError for a flag that the other flags leave without effect."""
     if args.compare and args.sweep:
         raise ValueError("sweep and compare are two studies: give one of --compare and --sweep")
-    study = "compare" if args.compare else "sweep" if args.sweep else None
-    for name in ("task", "difficulty", "temperature") if study else ("setting",):
-        if getattr(args, name) is not None:
-            raise ValueError(f"{name} has no effect with --{study}, got {getattr(args, name)!r}" if study else
-                             f"{name} has no effect without --compare or --sweep, got {getattr(args, name)!r}")
+    if args.compare or args.sweep:
+        flags.refuse(args, f"with --{'compare' if args.compare else 'sweep'}", task=None, difficulty=None,
+                     temperature=None)
+    else:
+        flags.refuse(args, "without --compare or --sweep", setting=None)
 
 
 def table(found: dict) -> str:

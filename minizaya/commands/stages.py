@@ -9,7 +9,7 @@ import torch
 
 from ..hub import zoo
 from ..train import evaluate, stages
-from . import device
+from . import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 when all stages are done, 130 when Ctrl-C stopped one (it can go on with --resume)."""
+    if args.table:
+        flags.refuse(args, "with --table", out=None, resume=False, share=1.0, seed=0, publish=None, device="auto")
+    if args.publish is None:
+        flags.refuse(args, "without --publish", problems=200)
     if args.table:
         print(json.dumps(stages.rows()) if args.json else stages.text_table())
         return 0

@@ -15,7 +15,7 @@ from ..plots.picture import LivePicture
 from ..train.evaluate import held_out_loss
 from ..train.loop import Recipe, Trainer
 from ..train.sources import Source, mixture, task_source, text_source
-from . import device
+from . import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def material(args: argparse.Namespace) -> tuple[CharTokenizer, str, str]:
-    """The tokenizer, the text to learn and the text held out."""
+    """The tokenizer, the text to learn and the text held out. Raises ValueError for a flag without effect."""
+    if not args.text_rows:
+        flags.refuse(args, "with --text-rows 0", seq=128, text_file=None)
+    if not args.task_rows:
+        flags.refuse(args, "with --task-rows 0", task="addition", difficulty=3)
     whole = args.text_file.read_text("utf-8") if args.text_file else text.english()
     return CharTokenizer(text.ALPHABET, unknown="unk"), *text.split(whole)
 

@@ -144,16 +144,3 @@ def test_a_gpu_is_waited_for(monkeypatch):
     found = timing.compare("row", 8, lambda: order.append("ours"), {"a": lambda: order.append("peer")}, 1,
                            torch.device("cuda", 0))
     assert order == ["cuda:0", "ours", "cuda:0", "cuda:0", "peer", "cuda:0"] * 2 and found["name"] == "row"
-
-
-@pytest.mark.parametrize("flags, says", [
-    (["solve", "--model", "nano-reasoner", "--setting", "tight"], "setting has no effect without"),
-    (["solve", "--model", "nano-reasoner", "--compare", "--sweep"], "give one of --compare and --sweep"),
-    (["solve", "--model", "nano-reasoner", "--compare", "--task", "copy"], "task has no effect with --compare"),
-    (["solve", "--model", "nano-reasoner", "--sweep", "--temperature", "0"], "temperature has no effect with --sweep"),
-    (["bench", "--int8"], "int8 has no effect without --full"),
-    (["bench", "--no-peer"], "no_peer has no effect without --full"),
-    (["bench", "--full", "nowhere", "--device", "cuda"], "paged from disk, which runs on the CPU")])
-def test_a_flag_without_effect_is_refused(flags, says, capsys):
-    assert main(flags) == 2
-    assert says in capsys.readouterr().err

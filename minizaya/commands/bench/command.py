@@ -23,7 +23,7 @@ from ...arch.model import Zaya
 from ...config import ZayaConfig
 from ...infer.engine import Engine, engine_generate
 from ...infer.generate import generate
-from .. import device
+from .. import device, flags
 from . import data, full
 from .timing import compare, seconds
 
@@ -175,9 +175,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table, or one JSON document. Returns 0."""
     if args.pairs < (3 if args.full else 7):
         raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
-    for name in ("int8", "no_peer") if not args.full else ():
-        if getattr(args, name):
-            raise ValueError(f"{name} has no effect without --full")
+    if not args.full:
+        flags.refuse(args, "without --full", int8=False, no_peer=False, dtype="float32")
     if args.full and args.device not in ("auto", "cpu"):
         raise ValueError(f"device: --full times a model paged from disk, which runs on the CPU, got {args.device!r}")
     if args.full:

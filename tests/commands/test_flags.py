@@ -1,0 +1,128 @@
+"""Every flag of every command is used, or refused where the others leave it without effect."""
+
+import argparse
+import ast
+import importlib
+import inspect
+
+import pytest
+
+import minizaya.__main__ as cli
+
+REASONER = ["--model", "nano-reasoner"]
+TRAIN = [(["--text-rows", "0", "--seq", "64"], "seq has no effect with --text-rows 0, got '64'"),
+         (["--text-rows", "0", "--text-file", "x"], "text_file has no effect with --text-rows 0, got 'x'"),
+         (["--task-rows", "0", "--task", "copy"], "task has no effect with --task-rows 0"),
+         (["--task-rows", "0", "--difficulty", "4"], "difficulty has no effect with --task-rows 0")]
+TABLE = [(["--table", *flag], f"{flag[0][2:]} has no effect with --table") for flag in (
+    ["--out", "x"], ["--resume"], ["--share", "0.5"], ["--seed", "1"], ["--publish", "x"], ["--device", "cpu"])]
+IDLE = {  # command -> (flags, what is said): each flag beside others that leave it without effect
+    "train": [(["--out", "x", *flags], says) for flags, says in TRAIN],
+    "stages": [*TABLE, (["--out", "x", "--problems", "9"], "problems has no effect without --publish"),
+               (["--table", "--problems", "9"], "problems has no effect without --publish")],
+    "cascade": [*TABLE, (["--table", "--problems", "9"], "problems has no effect with --table"),
+                (["--table", "--processes", "1"], "processes has no effect with --table"),
+                (["--table", "--model", "x"], "model has no effect with --table")],
+    "demo": [(["--resume"], "--resume needs --out")],
+    "solve": [([*REASONER, "--setting", "tight"], "setting has no effect without"),
+              ([*REASONER, "--compare", "--sweep"], "give one of --compare and --sweep"),
+              ([*REASONER, "--compare", "--task", "copy"], "task has no effect with --compare"),
+              ([*REASONER, "--sweep", "--task", "copy", "--difficulty", "3"], "task has no effect with --sweep"),
+              ([*REASONER, "--difficulty", "3"], "difficulty needs a task"),
+              ([*REASONER, "--sweep", "--temperature", "0"], "temperature has no effect with --sweep")],
+    "serve": [(["--int8"], "int8 has no effect without --weights"),
+              (["--dtype", "bfloat16"], "dtype has no effect without --weights"),
+              (["--weights", "x", "--model", "y"], "model has no effect with --weights, got 'y'")],
+    "sample": [(["--checkpoint", "x", "--prompt", "a", *flags], says) for flags, says in (
+        (["--int8"], "int8 has no effect without --weights"),
+        (["--dtype", "bfloat16"], "dtype has no effect without --weights"),
+        (["--raw"], "raw has no effect without --weights"),
+        (["--temperature", "0", "--top-p", "0.5"], "top_p has no effect at temperature 0"),
+        (["--temperature", "0", "--min-p", "0.5"], "min_p has no effect at temperature 0"),
+        (["--temperature", "0", "--seed", "5"], "seed has no effect at temperature 0"))],
+    "bench": [(["--int8"], "int8 has no effect without --full"), (["--no-peer"], "no_peer has no effect without"),
+              (["--dtype", "bfloat16"], "dtype has no effect without --full"),
+              (["--full", "nowhere", "--device", "cuda"], "paged from disk, which runs on the CPU")],
+    "kernels": [(["--figure", "x.png"], "figure has no effect without the name of one kernel"),
+                (["--explain", "x", "--trace"], "trace has no effect with --explain"),
+                (["moe", "--explain", "x"], "name has no effect with --explain")],
+    "lessons": [(["--without-answers", "x", "--seconds", "9"], "seconds has no effect with --without-answers")],
+    "parallel": [],  # those of train, which it reads by train's own functions
+}
+USED = {  # the flags that no other flag leaves without effect
+    "train": "out resume preset steps lr optimizer text_rows task_rows save_every seed device json",
+    "stages": "table json", "cascade": "table json", "demo": "out seed steps json",
+    "solve": "model problems seed compare sweep device json", "serve": "weights host port slots size format",
+    "sample": "checkpoint weights prompt max_new_tokens temperature stop json", "bench": "pairs seed full json",
+    "kernels": "name build trace explain json", "lessons": "folder without_answers json", "doctor": "weights json",
+    "plan": "preset context dtype device dp ep cp batch optimizer efficiency price answer_tokens figures json",
+    "materialize": "preset folder seed layout dtype layers json",
+    "parallel": "layout out resume preset steps lr optimizer text_rows task_rows save_every seed device json timeout "
+                "seq text_file task difficulty",
+}
+
+
+def options(command):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(cli.COMMANDS[command][0]).add_arguments(parser)
+    return {action.dest for action in parser._actions} - {"help"}
+
+
+@pytest.mark.parametrize("command", cli.available())
+def test_every_flag_is_read(command):
+    """As `args.name`; a line that only refuses it does not count."""
+    modules = [cli.COMMANDS[command][0]] + ["minizaya.commands.train"] * (command == "parallel")
+    trees = [ast.parse(inspect.getsource(importlib.import_module(module))) for module in modules]
+    read = {node.attr for tree in trees for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"}
+    assert not options(command) - read
+
+
+@pytest.mark.parametrize("command", cli.available())
+def test_every_flag_is_in_one_of_the_lists(command):
+    """A new flag has to say where it stands: used whatever the others are, or refused beside some of them."""
+    given = {word[2:].replace("-", "_") for flags, _ in IDLE.get(command, []) for word in flags if word[:2] == "--"}
+    used = set(USED[command].split())
+    assert used | given == options(command) and used <= options(command)
+
+
+@pytest.mark.parametrize("command, flags, says", [(command, *row) for command, rows in IDLE.items() for row in rows])
+def test_a_flag_without_effect_is_refused(command, flags, says, capsys, tmp_path, monkeypatch):
+    """Before anything is read or written."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, *flags]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_parallel_run_refuses_them_too(monkeypatch, capsys):
+    from minizaya.commands import parallel
+    for flags, says in TRAIN:
+        parser = argparse.ArgumentParser()
+        parallel.add_arguments(parser)
+        args = parallel.from_json(parallel.to_json(parser.parse_args(["--layout", "dp1", "--out", "x", *flags])))
+        with pytest.raises(ValueError, match=says):
+            parallel.run_train.material(args)
+    with pytest.raises(SystemExit):
+        cli.main(["parallel", "--layout", "dp1", "--out", "x", "--device", "cuda"])
+    assert "argument --device: invalid choice: 'cuda'" in capsys.readouterr().err
+
+
+def test_a_demo_goes_on_with_the_steps_that_it_was_begun_with(tmp_path, monkeypatch):
+    from minizaya.commands import demo
+    asked = []
+
+    class Begun(Exception):
+        pass
+
+    def trainer(model, recipe, batches, **settings):
+        asked.append(recipe.steps)
+        raise Begun
+
+    monkeypatch.setattr(demo, "Trainer", trainer)
+    monkeypatch.setattr(demo, "witten_bell", lambda *args: [1.0])
+    monkeypatch.setattr(demo, "latest", lambda out: out)
+    monkeypatch.setattr(demo, "read_info", lambda folder: {"recipe": {"steps": 7}})
+    for steps in (None, 9):
+        with pytest.raises(Begun):
+            demo.demo(tmp_path, steps=steps, resume=True)
+    assert asked == [7, 9]  # the trainer refuses what is not the run's
