@@ -2,15 +2,20 @@
 
     python tests/mutate.py --map                    once: which test runs which line (a quarter of an hour, one core)
     python tests/mutate.py --sample 300 --seed 1    plants 300 bugs, one at a time, and prints the survivors
+    python tests/mutate.py --minutes 9              the same sample, nine minutes of it; again: the next nine
     python tests/mutate.py --only rl/learner.py --sample 40
     python tests/mutate.py --again FILE             the survivors of an earlier report once more
 
 A bug is a small change of one expression: `<` for `<=`, `+` for `-`, a constant one off, `and` for `or`, a condition
 turned round, a `.clone()` or an argument left out, a statement dropped. Error messages, annotations and help texts are
-left alone. For each bug the tests that run its line are run, the quickest first, until one fails. A survivor is not
-always a hole: read it. Some change nothing that anybody could see.
+left alone. For each bug the tests that run its line are run, the quickest first, until one fails or `--budget` seconds
+of them have passed. A survivor is not always a hole: read it. Some change nothing that anybody could see.
 
-Needs the package coverage for --map. What it finds is kept in `runs/mutants/`.
+Whether the killer is an honest one: the test that failed is run on the right code in the same copy of the tree, once;
+if it fails there, too, it is set aside, and the bug is tried anew. Tests that look at the text of the code do not
+count, and a room of tests without a map does not either (`--map arch rl` makes some of them).
+
+What it finds is kept in `runs/mutants/`: remove that folder when the code has changed a lot.
 """
 
 import argparse
@@ -27,13 +32,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, RUNS = ROOT / "minizaya", ROOT / "runs" / "mutants"
 ROOMS = ("arch", "infer", "data", "train", "rl", "hub")
-TESTS = ("arch", "data", "infer", "train", "rl", "hub", "native", "plan", "serve", "commands", "studies", "laws")
-BUDGET = 90.0   # seconds of tests for one bug; where more tests run its line, the quickest of them
+TESTS = ("arch", "rl", "infer", "data", "hub", "train", "laws", "commands", "native", "plan", "serve", "studies")
+# They plant bugs themselves, fall over a changed line of text, or run what is wrong on purpose
+NOT_COUNTED = ("laws/test_mutants.py", "laws/test_assertions.py", "laws/test_laws.py::test_a_constant",
+               "laws/test_laws.py::test_nan", "laws/test_laws.py::test_the_reference_called")
 SWAPS = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
     ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*",
@@ -154,49 +162,95 @@ def sample(rooms: list[str], only: str | None, number: int, seed: int) -> list[d
 # ---- who runs what ---------------------------------------------------------------------------------------------------
 
 
-def make_map() -> None:
-    """Runs the tests once under coverage; writes {"lines": {file: {line: [test]}}, "seconds": {test: seconds}}."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    config, data, report = RUNS / "coveragerc", RUNS / "coverage", RUNS / "times.xml"
-    config.write_text(f"[run]\nsource = {PACKAGE}\ndynamic_context = test_function\ndata_file = {data}\n")
-    subprocess.run([sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", "-q",
-                    f"--junitxml={report}", *(str(ROOT / "tests" / room) for room in TESTS)], cwd=ROOT)
-    from xml.etree import ElementTree
+class Watch:
+    """A plugin of pytest: lines are noted under the test that runs, or under its file while fixtures are made."""
 
-    import coverage
+    def __init__(self, coverage):
+        self.coverage, self.seconds = coverage, Counter()
 
-    seconds: dict[str, float] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = case.get("name").split("[")[0]
-        test = f"{case.get('classname').replace('.', '/')}.py::{name}"
-        seconds[test] = seconds.get(test, 0) + float(case.get("time"))
-    measured = coverage.CoverageData(str(data))
-    measured.read()
-    places = {}
-    for test in seconds:   # coverage calls them by module and function
-        places.setdefault(test.split("::")[1], []).append(test)
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid] += report.duration
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        self.coverage.switch_context(f"{item.nodeid.split('::')[0]}::")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item):
+        self.coverage.switch_context(item.nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item):
+        self.coverage.switch_context(f"{item.nodeid.split('::')[0]}::")
+
+
+def map_room(room: str) -> None:
+    """Runs the tests of one room under coverage; writes {"lines": {file: {line: [test]}}, "seconds": {test: ...}}."""
+    from coverage import Coverage
+
+    data = RUNS / f"{room}.coverage"
+    data.unlink(missing_ok=True)
+    measure = Coverage(data_file=str(data), source=[str(PACKAGE)], messages=False)
+    watch = Watch(measure)
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    measure.start()
+    pytest.main(["-q", "-p", "no:cacheprovider", *ignored(), f"tests/{room}"], plugins=[watch])
+    measure.stop()
+    measure.save()
     lines: dict[str, dict] = {}
-    for file in measured.measured_files():
-        name = str(Path(file).relative_to(PACKAGE))
-        for line, contexts in measured.contexts_by_lineno(file).items():
-            found = {test for context in contexts for test in places.get(context.rsplit(".", 1)[-1], [])}
-            lines.setdefault(name, {})[line] = sorted(found)
-    (RUNS / "map.json").write_text(json.dumps({"lines": lines, "seconds": seconds}))
+    for file in measure.get_data().measured_files():
+        found = measure.get_data().contexts_by_lineno(file)
+        lines[str(Path(file).relative_to(PACKAGE))] = {line: sorted(filter(None, who)) for line, who in found.items()}
+    (RUNS / f"{room}.map.json").write_text(json.dumps({"lines": lines, "seconds": watch.seconds}))
 
 
-def tests_for(bug: dict, known: dict) -> list[str]:
-    """The tests to run for a bug, the quickest first, BUDGET seconds of them.
+def ignored() -> list[str]:
+    return [f"--deselect=tests/{name}" if "::" in name else f"--ignore=tests/{name}" for name in NOT_COUNTED]
+
+
+def make_map(rooms: list[str]) -> None:
+    """Room by room, each in a process of its own; a room that has been mapped already is left out."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for room in rooms:
+        if not (RUNS / f"{room}.map.json").exists():
+            subprocess.run([sys.executable, __file__, "--map-room", room], check=True)
+
+
+def mapped() -> list[str]:
+    return [room for room in TESTS if (RUNS / f"{room}.map.json").exists()]
+
+
+def read_map() -> dict:
+    """All mapped rooms together: {"lines": {(file, line): {test}}, "seconds": {test: seconds}}."""
+    known: dict = {"lines": {}, "seconds": {}}
+    for room in mapped():
+        found = json.loads((RUNS / f"{room}.map.json").read_text())
+        known["seconds"] |= found["seconds"]
+        for file, lines in found["lines"].items():
+            for line, tests in lines.items():
+                known["lines"].setdefault((file, int(line)), set()).update(tests)
+    return known
+
+
+def tests_for(bug: dict, known: dict, budget: float, set_aside: set[str]) -> list[str]:
+    """The tests to run for a bug, `budget` seconds of them: first those that run its line, the quickest first, then
+    those whose file runs it in a fixture.
 
     A line that only runs on import has no test of its own: then all that run any line of its file.
     """
-    lines = known["lines"].get(bug["file"], {})
-    found = set(lines.get(str(bug["line"]), [])) or {test for tests in lines.values() for test in tests}
+    found = known["lines"].get((bug["file"], bug["line"])) or set().union(
+        *(tests for (file, _), tests in known["lines"].items() if file == bug["file"]))
+    own = {name for name in found if not name.endswith("::")}
+    files = tuple(name for name in found if name.endswith("::"))
+    others = {name for name in known["seconds"] if files and name.startswith(files)} - own
     chosen, spent = [], 0.0
-    for test in sorted(found, key=lambda test: known["seconds"].get(test, 1.0)):
-        spent += known["seconds"].get(test, 1.0)
-        if chosen and spent > BUDGET:
-            break
-        chosen.append(test)
+    for group in (own, others):
+        for test in sorted(group - set_aside, key=lambda test: known["seconds"].get(test, 1.0)):
+            spent += known["seconds"].get(test, 1.0)
+            if chosen and spent > budget:
+                break
+            chosen.append(test)
     return chosen
 
 
@@ -213,25 +267,49 @@ def copy_of_the_tree(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
 
 
-def outcome(bug: dict, tests: list[str], folder: Path, limit: float) -> str:
-    """"killed", "survived" or "no test": the tests run in a fork of this process, which has imported torch already."""
-    if not tests:
-        return "no test"
-    path, whole = folder / "minizaya" / bug["file"], (PACKAGE / bug["file"]).read_text(encoding="utf-8")
-    path.write_text(planted(whole, bug), encoding="utf-8")
+class First:
+    """A plugin of pytest: the first test that fails, or the first file that cannot be read."""
+
+    def __init__(self):
+        self.failed = ""
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+    def pytest_collectreport(self, report):
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+def first_failure(tests: list[str], folder: Path, limit: float) -> str:
+    """The first of the tests that fails in the copy of the tree, "too long", "crash", or "" when all pass.
+
+    They run in a fork of this process, which has imported torch already.
+    """
+    answer = folder / "first.txt"
+    answer.unlink(missing_ok=True)
     child = os.fork()
     if not child:
-        os.setsid()
-        os.chdir(folder)
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        sys.dont_write_bytecode = True
-        sys.path.insert(0, str(folder))
-        os.environ |= {"PYTHONPATH": str(folder), "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
-        import pytest
-
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])))
+        said = "crash"
+        try:
+            os.setsid()
+            os.chdir(folder)
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            sys.dont_write_bytecode = True
+            sys.path.insert(0, str(folder))
+            os.environ |= {"PYTHONPATH": str(folder), "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
+            first = First()
+            # trap: what is imported already is a warning, and a warning is an error here
+            quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *quiet, *tests],
+                               plugins=[first])
+            said = first.failed if code else "passed"
+        finally:   # trap: whatever happens, nothing of the parent's may be cleaned up here
+            answer.write_text(said)
+            os._exit(0)
     began, status = time.monotonic(), None
     while status is None and time.monotonic() - began < limit:
         done, code = os.waitpid(child, os.WNOHANG)
@@ -243,50 +321,96 @@ def outcome(bug: dict, tests: list[str], folder: Path, limit: float) -> str:
         pass
     if status is None:
         os.waitpid(child, 0)
-    path.write_text(whole, encoding="utf-8")
-    return "survived" if status == 0 else "killed"     # an endless loop is seen, too
+        return "too long"
+    said = answer.read_text() if answer.exists() else ""
+    return "" if said == "passed" else said or "crash"
+
+
+def outcome(bug: dict, known: dict, budget: float, folder: Path, honest: dict[str, bool]) -> None:
+    """Notes in `bug` whether it was killed and by which test; `honest`: which killers pass on the right code."""
+    path, whole = folder / "minizaya" / bug["file"], (PACKAGE / bug["file"]).read_text(encoding="utf-8")
+    while True:
+        tests = tests_for(bug, known, budget, {name for name, passes in honest.items() if not passes})
+        if not tests:
+            bug |= {"outcome": "no test", "killer": ""}
+            return
+        limit = 60 + 5 * sum(known["seconds"].get(test, 1.0) for test in tests)
+        path.write_text(planted(whole, bug), encoding="utf-8")
+        killer = first_failure(tests, folder, limit)
+        path.write_text(whole, encoding="utf-8")
+        bug |= {"outcome": "killed" if killer else "survived", "killer": killer}
+        if not killer or "/" not in killer:
+            return
+        if killer not in honest:
+            honest[killer] = not first_failure([killer], folder, limit)
+        if honest[killer]:
+            return
+        for test in tests:      # a whole file could not be read, without a bug
+            if "::" not in killer and test.startswith(f"{killer}::"):
+                honest[test] = False
+
+
+def key(bug: dict) -> tuple:
+    return bug["file"], bug["line"], bug["old"], bug["new"]
+
+
+def read_report(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--map", action="store_true", help="find out which test runs which line")
+    parser.add_argument("--map", nargs="*", choices=TESTS, metavar="ROOM", help="find out which test runs which line")
+    parser.add_argument("--map-room", help=argparse.SUPPRESS)
     parser.add_argument("--rooms", nargs="+", default=list(ROOMS), help="folders of the package (default: %(default)s)")
     parser.add_argument("--only", help="files whose path holds this")
     parser.add_argument("--sample", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=90.0, help="seconds of tests for a bug (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop then; the same command goes on from there")
     parser.add_argument("--again", type=Path, metavar="FILE", help="a report: its survivors once more")
     args = parser.parse_args()
-    if args.map:
-        make_map()
+    if args.map is not None:
+        make_map(args.map or list(TESTS))
         return 0
-    if not (RUNS / "map.json").exists():
+    if args.map_room:
+        map_room(args.map_room)
+        return 0
+    if not mapped():
         parser.error("there is no map yet: run with --map first")
-    known = json.loads((RUNS / "map.json").read_text())
-    chosen = sample(args.rooms, args.only, args.sample, args.seed)
+    known = read_map()
+    chosen = sample(args.rooms, args.only, 10**9 if args.again else args.sample, args.seed)
     if args.again:
-        old = {(b["file"], b["old"], b["new"]) for b in map(json.loads, args.again.read_text().splitlines())
-               if b["outcome"] != "killed"}
-        every = sample(args.rooms, args.only, 10**9, args.seed)
-        chosen = [b for b in every if (b["file"], b["old"], b["new"]) in old]
+        old = {key(bug) for bug in read_report(args.again) if bug["outcome"] != "killed"}
+        chosen = [bug for bug in chosen if key(bug) in old]
+    name = f"{args.only or 'rooms'}-{args.seed}{'-again' if args.again else ''}".replace("/", "_")
+    path = RUNS / f"{name}.jsonl"
+    if args.again:
+        path.unlink(missing_ok=True)
+    done = {key(bug): bug for bug in read_report(path)}
     import torch
     import transformers  # noqa: F401  (once for all forks)
 
     torch.set_num_threads(1)
-    name = f"{args.only or 'rooms'}-{args.seed}{'-again' if args.again else ''}".replace("/", "_")
-    counts, left = Counter(), []
-    with tempfile.TemporaryDirectory() as folder, open(RUNS / f"{name}.jsonl", "w") as report:
+    ends, honest = time.monotonic() + 60 * args.minutes, {}
+    with tempfile.TemporaryDirectory() as folder, open(path, "a") as report:
         copy_of_the_tree(Path(folder))
-        for bug in tqdm(chosen, desc="bugs", file=sys.stderr):
-            tests = tests_for(bug, known)
-            expected = sum(known["seconds"].get(test, 1.0) for test in tests)
-            bug["outcome"] = outcome(bug, tests, Path(folder), 60 + 5 * expected)
-            counts[bug["file"].split("/")[0], bug["outcome"]] += 1
+        for bug in tqdm([bug for bug in chosen if key(bug) not in done], desc="bugs", file=sys.stderr, mininterval=30):
+            if time.monotonic() > ends:
+                break
+            outcome(bug, known, args.budget, Path(folder), honest)
+            done[key(bug)] = bug
             print(json.dumps(bug), file=report, flush=True)
-            left += [bug] if bug["outcome"] != "killed" else []
-    for bug in left:
-        print(f"{bug['outcome']:9} {bug['file']}:{bug['line']}  {bug['old']}  ->  {bug['new']}   ({bug['by']})")
-    killed = sum(number for (_, what), number in counts.items() if what == "killed")
-    print(f"{killed} of {len(chosen)} killed; the report is {RUNS / f'{name}.jsonl'}")
+    tried = [done[key(bug)] for bug in chosen if key(bug) in done]
+    for bug in tried:
+        if bug["outcome"] != "killed":
+            print(f"{bug['outcome']:9} {bug['file']}:{bug['line']}  {bug['old']}  ->  {bug['new']}   ({bug['by']})")
+    for test in sorted(name for name, passes in honest.items() if not passes):
+        print(f"set aside, fails without a bug: {test}")
+    counts = Counter(bug["outcome"] for bug in tried)
+    slow = sum(bug["killer"] == "too long" for bug in tried)
+    print(f"{counts['killed']} of {len(tried)} killed ({slow} of them by the time limit), with the tests of "
+          f"{', '.join(mapped())}; {len(chosen) - len(tried)} not tried yet; the report is {path}")
     return 0
 
 

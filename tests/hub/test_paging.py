@@ -111,6 +111,37 @@ def test_a_scale_counts_for_every_type(n, dtype):
     assert torch.allclose(matmul.matmul(x, weight, scale).double(), wanted, atol=close, rtol=2 * torch.finfo(dtype).eps)
 
 
+def test_each_tile_has_scales_of_its_own(monkeypatch):
+    """Tiles of three rows, whose sizes lie decades apart: a first, a second and a third, and a last short one."""
+    weight, x = torch.randn(10, 33) * 10.0 ** torch.arange(10)[:, None], torch.randn(matmul.FEW + 1, 33)
+    whole, scale = matmul.quantise(weight)
+    monkeypatch.setattr(matmul, "TILE", 100)
+    again = matmul.quantise(weight)
+    assert torch.equal(again[0], whole) and torch.equal(again[1], scale)
+    wanted = x.double() @ (whole.double() * scale[:, None].double()).T
+    for rows in (1, len(x)):
+        found = torch.empty(rows, 10)
+        matmul.tiles(x[:rows], whole, scale, found)
+        for out in (found, matmul.matmul(x[:rows], whole, scale)):
+            assert bool(((out - wanted[:rows]).abs() <= 1e-5 * wanted.abs().amax(0)).all())
+
+
+@pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8, torch.float32])
+def test_large_weights_are_shared_by_two_threads(monkeypatch, dtype):
+    """Above 2^18 weights; rows that are no multiple of a block's, for one token and for several."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    weight, scale = torch.randn(523, 510).bfloat16(), None
+    if dtype == torch.int8:
+        weight, scale = matmul.quantise(weight * 2.0 ** (torch.arange(523) % 40)[:, None])
+    weight, x = weight.to(dtype), torch.randn(7, 510)
+    wanted = x.double() @ (weight.double() * (1 if scale is None else scale[:, None].double())).T
+    for rows in (1, 7):
+        found = torch.empty(rows, 523)
+        matmul.compiled(x[:rows], weight, scale, found)
+        assert bool(((found - wanted[:rows]).abs() <= 1e-5 * wanted.abs().amax(0)).all())
+
+
 def test_quantising_is_off_by_half_a_step():
     weight = torch.randn(40, 2048).bfloat16()
     weight[3] = 0

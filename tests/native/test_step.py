@@ -103,6 +103,50 @@ def test_who_skips_gets_nothing(tmp_path):
     assert 0 < skipped < 1 and difference(paged, plain, 6) < 3e-5
 
 
+def edited(tmp_path, change, stored=torch.float32):
+    """A folder whose model was changed before it was saved."""
+    model = randomise(mz.Zaya(mz.ZayaConfig.preset("nano", **SMALL)), 3).float()
+    with torch.no_grad():
+        for block in model.layers:
+            change(block)
+    return shards.save(model.to(stored), tmp_path / "w")
+
+
+def test_huge_scores_and_logits_stay_finite(tmp_path):
+    """exp overflows in float32 from 89 on. Scores here reach 147 (sqrt(6) times 60), logits more: a rounding of theirs
+    is one of the probability's size, and the plain path in float32 is off by 6e-4 itself."""
+    def change(block):
+        block.attention.temperature.fill_(60)
+        block.router.mlp.out_proj.weight.mul_(150)
+
+    folder = edited(tmp_path, change)
+    paged, plain = PagedZaya(folder), shards.load(folder, torch.float64)
+    assert difference(paged, plain) < 3e-3
+    with torch.inference_mode():
+        own = plain(torch.arange(3, 60)[None]).probs
+    assert float(own.log().min()) < -89      # the guard was needed
+
+
+@pytest.mark.parametrize("batch", [1, 9])
+def test_a_tie_goes_to_the_lower_expert(tmp_path, batch):
+    """Experts 0 and 1, 2 and 3, 4 and the skip route have equal rows, and so equal probabilities, to the bit."""
+    def change(block):
+        rows = block.router.mlp.out_proj.weight
+        rows[1::2] = rows[::2].clone()
+        block.router.balancing_bias.zero_()
+
+    paged, routes = PagedZaya(edited(tmp_path, change)), []
+    cache = paged.new_cache(batch)
+    tokens = torch.randint(3, 90, (batch, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        paged(tokens[:, :1], cache=cache)
+        for i in range(1, 9):
+            out = paged(tokens[:, i: i + 1], cache=cache)
+            assert torch.equal(out.probs[..., ::2], out.probs[..., 1::2])
+            routes.append(out.routes)
+    assert bool((torch.cat(routes) % 2 == 0).all()) and len(torch.cat(routes).unique()) > 1
+
+
 def test_the_engine_steps_too(tmp_path, monkeypatch):
     """Sequences of other lengths, some sliding, joining and leaving: token for token, by way of `step.cpp`."""
     folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4))
