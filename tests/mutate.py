@@ -13,7 +13,7 @@ of them have passed. A survivor is not always a hole: read it. Some change nothi
 
 Whether the killer is an honest one: the test that failed is run on the right code in the same copy of the tree, once;
 if it fails there, too, it is set aside, and the bug is tried anew. Tests that look at the text of the code do not
-count, and a room of tests without a map does not either (`--map arch rl` makes some of them).
+count. Bugs in a room without a map are left for later (`--map arch rl` makes the maps of these two).
 
 What it finds is kept in `runs/mutants/`: remove that folder when the code has changed a lot.
 """
@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -131,12 +132,12 @@ def bugs(path: Path) -> list[dict]:
                     add(node, before.replace(f", {source(word)}", "", 1), f"{word.arg}= left out")
 
     visit(ast.parse(text))
-    return [bug for bug in found if "\n" not in bug["old"] and bug["old"] != bug["new"] and compiles(text, bug)]
+    return [bug for bug in found if "\n" not in bug["old"] and bug["old"] != bug["new"]]
 
 
-def compiles(text: str, bug: dict) -> bool:
+def compiles(bug: dict) -> bool:
     try:
-        ast.parse(planted(text, bug))
+        ast.parse(planted((PACKAGE / bug["file"]).read_text(encoding="utf-8"), bug))
     except SyntaxError:
         return False
     return True
@@ -156,7 +157,7 @@ def sample(rooms: list[str], only: str | None, number: int, seed: int) -> list[d
     for bug in every:
         bug["rank"] = seen[bug["file"], bug["by"]]
         seen[bug["file"], bug["by"]] += 1
-    return sorted(every, key=lambda bug: bug["rank"])[:number]
+    return list(islice(filter(compiles, sorted(every, key=lambda bug: bug["rank"])), number))
 
 
 # ---- who runs what ---------------------------------------------------------------------------------------------------
@@ -339,11 +340,15 @@ def outcome(bug: dict, known: dict, budget: float, folder: Path, honest: dict[st
         killer = first_failure(tests, folder, limit)
         path.write_text(whole, encoding="utf-8")
         bug |= {"outcome": "killed" if killer else "survived", "killer": killer}
-        if not killer or "/" not in killer:
+        if killer in ("", "too long"):
             return
-        if killer not in honest:
-            honest[killer] = not first_failure([killer], folder, limit)
-        if honest[killer]:
+        asked = tests if killer == "crash" else [killer]
+        if (name := "\n".join(asked)) not in honest:
+            honest[name] = not first_failure(asked, folder, limit)
+        if honest[name]:
+            return
+        if killer == "crash":
+            bug["outcome"] = "no test"      # these tests do not even run on the right code
             return
         for test in tests:      # a whole file could not be read, without a bug
             if "::" not in killer and test.startswith(f"{killer}::"):
@@ -388,14 +393,17 @@ def main() -> int:
     if args.again:
         path.unlink(missing_ok=True)
     done = {key(bug): bug for bug in read_report(path)}
-    import torch
-    import transformers  # noqa: F401  (once for all forks)
+    waiting = [bug for bug in chosen if key(bug) not in done and bug["file"].split("/")[0] in mapped()]
+    import einops  # noqa: F401  (what takes long to import: once for all forks)
+    import hypothesis  # noqa: F401
+    import torch._dynamo
+    import transformers  # noqa: F401
 
     torch.set_num_threads(1)
     ends, honest = time.monotonic() + 60 * args.minutes, {}
     with tempfile.TemporaryDirectory() as folder, open(path, "a") as report:
         copy_of_the_tree(Path(folder))
-        for bug in tqdm([bug for bug in chosen if key(bug) not in done], desc="bugs", file=sys.stderr, mininterval=30):
+        for bug in tqdm(waiting, desc="bugs", file=sys.stderr, mininterval=30):
             if time.monotonic() > ends:
                 break
             outcome(bug, known, args.budget, Path(folder), honest)

@@ -1,6 +1,6 @@
 """Every name of the original layout, one by one, and where a shard ends.
 
-A round trip proves that names are different, not that they are right: two of them exchanged would come back just as well.
+A round trip proves that names are different, not that they are right: two of them exchanged would come back as well.
 """
 
 import json
@@ -74,7 +74,7 @@ def test_every_name_of_the_original_layout():
 
 @pytest.mark.parametrize("layout", shards.LAYOUTS)
 def test_a_shard_is_full_and_not_fuller(tmp_path, layout):
-    """The next tensor would not have fitted, and one that is larger than a shard has one of its own; at every border."""
+    """The next tensor would not have fitted; one that is larger than a shard has a shard of its own."""
     model = mz.Zaya(CONFIG)
     sizes = {piece.name: piece.of(tensor).nbytes for name, tensor in model_state(model).items()
              for piece in pieces(name, tuple(tensor.shape), CONFIG, layout)}

@@ -1,12 +1,15 @@
 """Generator and trainer: what waits on the shelf, how old it may be, and that no kill loses or doubles anything."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kill_pipeline import TOKENIZER, fates, judge, kill_at_random, tiny_job, tiny_model
 from minizaya.data import tasks
+from minizaya.rl import processes
 from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import Scheduler
 from minizaya.rl.generator import Generator, draw_aggregation, draw_problem, room
@@ -18,6 +21,34 @@ from minizaya.train import checkpoint
 
 def rollout(version: int = 0) -> Rollout:
     return Rollout([1], [2, 3], [-0.5, -0.5], [version, version], torch.tensor([[0], [0], [-1]]), {"task": "copy"})
+
+
+def test_batches_of_other_seeds_and_numbers_are_other_chances(monkeypatch):
+    """Problems and answers, also where seed and number trade places or have one sum."""
+    def made(seed, number):
+        side, found = object.__new__(GeneratorSide), []
+        side.job, side.number = replace(tiny_job(1), seed=seed), number
+        monkeypatch.setattr(processes, "draw_problem", lambda name, difficulty, rng: found.append(rng.random()))
+        side.generator = SimpleNamespace(answer=lambda asked, chance, refresh: found.append(chance))
+        with pytest.raises(TypeError):      # no answers came
+            side.make()
+        return tuple(found)
+
+    assert made(1, 2) == made(1, 2)
+    every = [made(seed, number) for seed in range(4) for number in range(4)]
+    for chances in zip(*every):
+        assert len(set(chances)) == 16
+    assert len(every[0]) == tiny_job(1).groups + 1
+
+
+def test_each_answer_of_a_batch_has_a_chance_of_its_own():
+    generator, seeds = object.__new__(Generator), []
+    generator.tokenizer, generator.group, generator.min_p, generator.stop = TOKENIZER, 3, 0.0, []
+    generator.engine = SimpleNamespace(submit=lambda *args, seed, **settings: seeds.append(seed), busy=False)
+    for chance in range(4):
+        with pytest.raises(KeyError):       # nobody answers
+            generator.answer([{"prompt": "1+1=", "room": 4}] * 4, chance)
+    assert len(set(seeds)) == len(seeds) == 48
 
 
 # ---- the shelf -------------------------------------------------------------------------------------------------------

@@ -577,6 +577,26 @@ def test_padding_alone_has_no_load():
     assert torch.equal(mz.balance.get_biases(trainer.model), before) and record["tokens"] == 0
 
 
+def test_tokens_that_skip_count_in_the_load(monkeypatch):
+    """A fraction of all tokens: what is skipped is missing from the sum, layer by layer, and padding counts nowhere."""
+    trainer, seen, routes = tiny_trainer(), [], []
+    text_batch, task_batch = tiny_sources()(0)
+    trainer.batches = lambda step: [text_batch, task_batch]
+    for layer, bias in zip(trainer.model.layers, (0.0, 5.0)):
+        layer.router.balancing_bias[-1] = bias
+    forward, update = trainer.model.forward, trainer.balancer.update
+    monkeypatch.setattr(trainer.model, "forward",
+                        lambda *args, **more: [out := forward(*args, **more), routes.append(out.routes)][0])
+    monkeypatch.setattr(trainer.balancer, "update", lambda load: seen.append(load.clone()) or update(load))
+    trainer.train_step()
+    valid = torch.cat([torch.ones_like(text_batch.inputs).bool().flatten(), task_batch.valid.flatten()])
+    chosen = torch.cat([found.flatten(0, 1) for found in routes])[valid]
+    experts = trainer.model.config.num_experts
+    wanted = torch.stack([(chosen == expert).double().mean(0) for expert in range(experts)], 1)
+    assert torch.allclose(seen[0].double(), wanted, atol=1e-6)
+    assert 0 < float(wanted[0].sum()) < 1 and float(wanted[1].sum()) == 0, wanted
+
+
 @pytest.mark.parametrize("until, steps", [(0, 0), (1, 1), (None, 3), (3, 3), (9, 3)])
 def test_until_is_where_training_stops(until, steps, tmp_path):
     trainer = tiny_trainer(tmp_path / "run", steps=3)
