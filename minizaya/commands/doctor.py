@@ -35,6 +35,7 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "tornado": ("serve", "the chat server's HTTP"),
     "pytest": ("test", "runs the tests"),
     "pytest-xdist": ("test", "runs two test files at a time"),
+    "coverage": ("test", "which test runs which line, to plant bugs there"),
     "openai": ("test", "the standard client, to talk to our server"),
     "transformers": ("test", "the released model, to compare with"),
     "ruff": ("lint", "looks through the code"),
