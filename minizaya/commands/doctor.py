@@ -24,7 +24,7 @@ from ..native import compiler
 ROOT = Path(__file__).resolve().parents[2]
 
 PYTHON = (3, 11)
-REQUIRED = {"torch": (2, 8), "einops": (0, 8), "filelock": (3, 13), "hypothesis": (6, 100), "matplotlib": (3, 9),
+REQUIRED = {"torch": (2, 8), "einops": (0, 8), "filelock": (3, 13), "hypothesis": (6, 130), "matplotlib": (3, 9),
             "tqdm": (4, 66)}  # floors
 OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it is for
     "jupyterlab": ("lessons", "opens the lessons"),
