@@ -45,9 +45,9 @@ def test_each_answer_of_a_batch_has_a_chance_of_its_own():
     generator, seeds = object.__new__(Generator), []
     generator.tokenizer, generator.group, generator.min_p, generator.stop = TOKENIZER, 3, 0.0, []
     generator.engine = SimpleNamespace(submit=lambda *args, seed, **settings: seeds.append(seed), busy=False)
+    generator.judged = lambda number, asked, versions: None
     for chance in range(4):
-        with pytest.raises(KeyError):       # nobody answers
-            generator.answer([{"prompt": "1+1=", "room": 4}] * 4, chance)
+        generator.answer([{"prompt": "1+1=", "room": 4}] * 4, chance)
     assert len(set(seeds)) == len(seeds) == 48
 
 
