@@ -26,6 +26,7 @@ COMMANDS = {
     "kernels": ("minizaya.commands.kernels", "the HIP kernels: registers, LDS, bytes and predicted time on MI300X"),
     "plan": ("minizaya.commands.plan", "parameters, memory, arithmetic, time and cost of a preset"),
     "materialize": ("minizaya.commands.materialize", "a checkpoint folder of random weights, of any preset"),
+    "laws": ("minizaya.commands.laws", "what must hold; and a function of yours judged by it"),
     "lessons": ("minizaya.commands.lessons", "check the exercises of the lessons"),
 }
 

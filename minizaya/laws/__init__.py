@@ -1,7 +1,8 @@
 """What must hold for any right implementation; for tests, for kernels and for students.
 
     from minizaya import laws
-    laws.check("cca.value_shift", my_value_shift)     # True, or a counterexample in words
+    laws.check("cca.value_shift", my_value_shift)     # shows the verdict: right, or a counterexample in words
+    laws.judge("cca.value_shift", my_value_shift)     # the same verdict as a value, for tests; true if it passed
 """
 
 # `all()` keeps this order
@@ -9,5 +10,10 @@ from . import cca, layer, attention, router, balance, balance_memory, residual, 
 from . import decoding, answering, trim, pack, optim, rsa, rl, kernels, parallel, scale
 from . import exercises   # after the components: small steps that only lessons ask for
 from . import lesson_residual, lesson_router
-from .core import Law, Rejected, Verdict
+from . import lm   # any model, nothing known of its inside
+from . import adapt
+from .core import Law, Refused, Rejected, Verdict
 from .judging import all, check, get, judge
+from .lm import BlackBox
+from .suite import Findings, causal_lm
+from .protocols import Protocol, applying, caught, holds, load, protocol

@@ -5,7 +5,7 @@ import torch
 from ..arch import cca as lib
 from . import strategies as draw_a
 from . import textbook
-from .core import expect, expect_trainable, finite, law, parts, require
+from .core import expect, expect_trainable, finite, law, parts, require, tolerance
 
 # ---- value shift -----------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,8 @@ def packed_values(draw):
      cases=draw_a.cases(packed_values), axes=VALUES, subjects={"value_shift": lib.value_shift},
      guards=[lib.value_shift])
 def value_shift_documents(fn, now, then, position):
-    """fn(now, then, None, position): position int (b, t), each token's place in its own document -> (b, t, 2c)."""
+    """fn(now, then, before, position): now, then as in cca.value_shift; before is None; position int (b, t), the place
+    of each token in its own document -> (b, t, 2c)."""
     expect(fn(now, then, None, position), textbook.shifted(now, then, None, position), "b t c")
 
 
@@ -234,7 +235,7 @@ def score_bound(fn, q, k, temperature):
     limit = bound.repeat_interleave(group)[:, None, None]
     over = (score.abs() / limit).amax(dim=(0, 2, 3))
     head = int(over.argmax())
-    require((over <= 1 + 1e-9).all(), f"query head {head} (counting from 0) has a score of "
+    require((over <= 1 + tolerance(q.dtype)).all(), f"query head {head} (counting from 0) has a score of "
             f"{score[:, head].abs().max():.6g}, over its bound {float(limit[head]):.6g}")
     ones = torch.ones_like(q), torch.ones_like(k)
     new_q, new_k = parts(fn(*ones, temperature), 2, "q and k")

@@ -6,12 +6,15 @@ with it, and students judge what they just wrote: `check("cca.value_shift", my_v
 
 Tolerances, the same everywhere: |got - wanted| <= tol * (1 + |wanted|), with tol 1e-9 in float64 (laws draw numbers
 of size one and sum a few hundred of them, which loses about 1e-13) and 1e-5 in float32 (the same sums lose about 1e-6).
+In half precision, which `judge(dtype=...)` asks for, a rounding is 2^-11 (float16) or 2^-8 (bfloat16) of a number, and
+a result may have been through a few of them: tol is 16 roundings, 8e-3 and 6e-2.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,11 +24,29 @@ from torch import Tensor, nn
 
 from .words import number, where
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 8e-3, torch.bfloat16: 6e-2}
+ASKED: ContextVar[float | None] = ContextVar("tolerance asked for by who judges", default=None)
+
+
+@contextmanager
+def allowing(tol: float | None) -> Iterator[None]:
+    """While this is open, `tol` stands in place of every tolerance; None: the usual ones."""
+    token = ASKED.set(tol)
+    try:
+        yield
+    finally:
+        ASKED.reset(token)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The tolerance in force for numbers of this type."""
+    return TOLERANCE[dtype] if ASKED.get() is None else ASKED.get()
 
 
 class Broken(AssertionError):
-    """The judged function breaks the law; the message says how, in words."""
+    """The judged function breaks the law; the message says how, in words. case: the inputs it broke with."""
+
+    case: dict | None = None
 
 
 class NotAttempted(Exception):
@@ -34,6 +55,10 @@ class NotAttempted(Exception):
 
 class CalledFromInside(Exception):
     """The judged function called the library's own implementation."""
+
+
+class Refused(ValueError):
+    """The law cannot judge what it was asked to judge in this way; the message says why."""
 
 
 class Rejected(AssertionError):
@@ -54,30 +79,61 @@ class Law:
     guards: tuple      # library functions that a student must not call while being judged
     axes: dict         # input name -> its axes, "b t c": so that a counterexample can state its sizes
     examples: int
+    itself: bool = False   # may what it compares with come from the judged function's own plain answer?
+
+    @property
+    def component(self) -> str:
+        """The word before the dot."""
+        return self.name.split(".")[0]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """passed; attempted (False for a stub); message: the smallest counterexample in words, "" when passed."""
+    """What a law says about a function; true exactly when it passed.
+
+    attempted: False for a stub. message: the smallest counterexample in words, "" when passed. case: the same as data,
+    the law's inputs by name, None when passed. law: its name. tried: how many cases were put to it. seed: the seed they
+    were drawn by, None for the law's usual ones.
+    """
 
     passed: bool
     attempted: bool
     message: str
+    case: dict | None = field(default=None, compare=False, repr=False)
+    law: str = ""
+    tried: int = field(default=0, compare=False)
+    seed: int | str | None = None
+    told: bool = field(default=False, compare=False, repr=False)     # `check` has printed it
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        if not self.attempted:
+            return f"○ {self.law}: {self.message}"
+        statement = LAWS[self.law].statement if self.law in LAWS else ""
+        return f"✔ {self.law}: {statement}" if self.passed else f"✘ {self.law}: {statement}\n  {self.message}"
+
+
+    def _ipython_display_(self) -> None:
+        """A notebook shows a verdict once: what `check` has printed is not echoed as the value of its cell."""
+        if not self.told:
+            print(self)
 
 
 LAWS: dict[str, Law] = {}
 
 
 def law(name: str, statement: str, *, cases: SearchStrategy[dict], subjects: dict, guards: Iterable[Callable],
-        axes: dict | None = None, examples: int = 40,
-        always: Callable[[], list[dict]] = list) -> Callable[[Callable], Callable]:
+        axes: dict | None = None, examples: int = 40, always: Callable[[], list[dict]] = list,
+        itself: bool = False) -> Callable[[Callable], Callable]:
     """Decorator: registers the function below it as the body of a law. Its docstring is the judged signature."""
 
     def register(body: Callable):
         if name in LAWS:
             raise ValueError(f"two laws are called {name!r}")
         LAWS[name] = Law(name, statement, body.__doc__, body, cases, always, subjects, tuple(guards), axes or {},
-                         examples)
+                         examples, itself)
         return body
 
     return register
@@ -86,11 +142,13 @@ def law(name: str, statement: str, *, cases: SearchStrategy[dict], subjects: dic
 class Subject:
     """The judged function, watched: what it throws is its own fault, and its inputs must come back unchanged.
 
-    around: makes the context in which it runs, and only it; the law's own computations stay outside.
+    around: makes the context in which it runs, and only it; the law's own computations stay outside. itself: compare it
+    with its own plain answer, where the law can. differentiable: an adapter of another framework carries no gradients.
     """
 
-    def __init__(self, fn: Callable, around: Callable[[], AbstractContextManager] = nullcontext):
-        self.fn, self.around = fn, around
+    def __init__(self, fn: Callable, around: Callable[[], AbstractContextManager] = nullcontext, itself: bool = False):
+        self.fn, self.around, self.itself = fn, around, itself
+        self.differentiable = getattr(fn, "differentiable", True)
 
     def __call__(self, *args, **kwargs):
         return self.run(self.fn, *args, **kwargs)
@@ -98,13 +156,15 @@ class Subject:
     def run(self, fn: Callable, *args, **kwargs) -> Any:
         """Calls `fn`, something that the judged function made (a model, say), under the same watch."""
         handed = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if not self.differentiable and any(x.requires_grad for x in handed):
+            raise Refused("it judges gradients, and this function carries none")
         copies = [x.detach().clone() for x in handed]
         try:
             with self.around():
                 result = fn(*args, **kwargs)
         except NotImplementedError as error:
             raise NotAttempted from error
-        except (Broken, NotAttempted, CalledFromInside, HypothesisException):
+        except (Broken, Refused, NotAttempted, CalledFromInside, HypothesisException):
             raise
         except Exception as error:
             raise Broken(f"it raised {type(error).__name__}: {str(error).strip() or 'no message'}") from error
@@ -112,6 +172,7 @@ class Subject:
             raise NotAttempted
         for x, copy in zip(handed, copies):
             if x.shape != copy.shape or not torch.equal(x.detach(), copy):
+                x.data = copy     # so that the counterexample shows what was handed over
                 raise Broken("it changed one of its inputs in place; make a new tensor instead")
         return result
 
@@ -136,20 +197,31 @@ def expect(got: object, wanted: Tensor, axes: str, what: str = "", exact: bool =
     if exact or not wanted.is_floating_point():
         wrong = got != wanted
     else:
-        wrong = ~((got - wanted).abs() <= TOLERANCE[wanted.dtype] * (1 + wanted.abs()))   # ~ so that NaN is wrong
+        wrong = ~((got - wanted).abs() <= tolerance(wanted.dtype) * (1 + wanted.abs()))   # ~ so that NaN is wrong
         wrong &= ~(got == wanted)                                                          # equal infinities are right
     if wrong.any():
         at = tuple(int(i) for i in wrong.nonzero()[0])
         raise Broken(f"{label}at {where(axes, at, wanted.shape)} you gave {number(got[at])}, "
-                     f"the law wants {number(wanted[at])}")
+                     f"the law wants {number(wanted[at])}{apart(got[at], wanted[at], exact)}")
+
+
+def apart(got: Tensor, wanted: Tensor, exact: bool) -> str:
+    """How far apart two numbers are, and how far they may be, where their digits look alike."""
+    if f"{float(got):.7g}" != f"{float(wanted):.7g}":
+        return ""
+    allowed = "nothing" if exact else f"{tolerance(wanted.dtype) * (1 + float(wanted.abs())):.2g}"
+    return f": they differ by {abs(float(got) - float(wanted)):.2g}, allowed is {allowed}"
 
 
 def expect_trainable(fn: Callable, right: Callable, axes: dict, inputs: dict, *others) -> None:
     """Raises Broken unless float32 gives float32, and gradients reach every input as they do through `right`.
 
     right: the definition, called like `fn`. axes: input name -> its letters. inputs: name -> float tensor, in the order
-    of the arguments; others: the arguments after them. For functions of one result or of several.
+    of the arguments; others: the arguments after them. For functions of one result or of several. What an adapter made
+    of a function without gradients is not asked for any.
     """
+    if not getattr(fn, "differentiable", True):
+        return
     narrow = [deepcopy(x).float() if isinstance(x, nn.Module) else x for x in others]
     for result in results_of(fn(*(x.float() for x in inputs.values()), *narrow)):
         require(result.dtype == torch.float32, f"for float32 inputs you gave type {result.dtype}")

@@ -3,9 +3,8 @@
 import torch
 
 from . import strategies as draw_a
-from . import textbook
 from .core import law, require
-from .model import FACTORY, alive, ask, build, draw_model, same
+from .model import FACTORY, alive, ask, build, draw_model, plain, same
 
 # ---- the cache -------------------------------------------------------------------------------------------------------
 
@@ -31,17 +30,17 @@ def draw_chunks(draw, padded: bool = False):
 
 
 @law("decoding.chunks", "cached decoding equals the uncached forward, however the sequence is cut",
-     cases=draw_a.cases(draw_chunks), examples=25, **FACTORY)
+     cases=draw_a.cases(draw_chunks), examples=25, itself=True, **FACTORY)
 @torch.no_grad()
 def chunks(fn, config, seed, tokens, chunks):
     """fn(config): the maker of a model (see laws/model.py), with `new_cache(batch)`. `chunks` are the lengths."""
     model = build(fn, config, seed)
     got, _ = in_chunks(fn, model, tokens, chunks)
-    same(got, textbook.model(model, tokens), f"in chunks of {chunks}")
+    same(got, plain(fn, model, tokens), f"in chunks of {chunks}")
 
 
 @law("decoding.replay_chunks", "routes can be replayed through a cache", cases=draw_a.cases(draw_chunks), examples=8,
-     **FACTORY)
+     itself=True, **FACTORY)
 @torch.no_grad()
 def replay_chunks(fn, config, seed, tokens, chunks):
     """fn(config): the maker of a model. Token t of layer l is pinned to route (t + l) mod (E + 1)."""
@@ -49,7 +48,7 @@ def replay_chunks(fn, config, seed, tokens, chunks):
     t, layer = torch.arange(tokens.shape[1])[:, None], torch.arange(config.num_hidden_layers)
     pinned = ((t + layer) % (config.num_experts + 1)).expand(len(tokens), -1, -1).clone()
     got, _ = in_chunks(fn, model, tokens, chunks, routes=pinned)
-    same(got, textbook.model(model, tokens, pinned), f"in chunks of {chunks}")
+    same(got, plain(fn, model, tokens, pinned), f"in chunks of {chunks}")
 
 
 def draw_padded_chunks(draw):
@@ -58,7 +57,7 @@ def draw_padded_chunks(draw):
 
 
 @law("decoding.padded_chunks", "left padding stays invisible when a cache is filled in pieces",
-     cases=draw_a.cases(draw_padded_chunks), examples=12, **FACTORY)
+     cases=draw_a.cases(draw_padded_chunks), examples=12, itself=True, **FACTORY)
 @torch.no_grad()
 def padded_chunks(fn, config, seed, tokens, chunks, padding):
     """fn(config): the maker of a model. The first `padding` tokens of the first sequence are padding."""
@@ -67,18 +66,18 @@ def padded_chunks(fn, config, seed, tokens, chunks, padding):
     mask[0, :padding] = False
     got, _ = in_chunks(fn, model, tokens, chunks, mask)
     real = [x[:1, padding:] for x in got]
-    same(real, textbook.model(model, tokens[:1, padding:]), "of the padded sequence")
-    same([x[1:] for x in got], [x[1:] for x in textbook.model(model, tokens)], "of its batch mates")
+    same(real, plain(fn, model, tokens[:1, padding:]), "of the padded sequence")
+    same([x[1:] for x in got], [x[1:] for x in plain(fn, model, tokens)], "of its batch mates")
     # what a pass without mask adds later is real: generation goes on like this
     _, cache = in_chunks(fn, model, tokens, chunks, mask)
     more = torch.full((len(tokens), 1), 3)
     after = ask(fn, model, more, cache=cache)
     whole = torch.cat([tokens[:1, padding:], more[:1]], dim=1)
-    same([x[:1] for x in after], [x[:, -1:] for x in textbook.model(model, whole)], "of the next token")
+    same([x[:1] for x in after], [x[:, -1:] for x in plain(fn, model, whole)], "of the next token")
     # and flags that come after a pass without any find a past of real tokens
     _, cache = in_chunks(fn, model, tokens, chunks)
     after = ask(fn, model, more, cache=cache, mask=torch.ones_like(more, dtype=torch.bool))
-    wanted = textbook.model(model, torch.cat([tokens, more], dim=1))
+    wanted = plain(fn, model, torch.cat([tokens, more], dim=1))
     same(after, [x[:, -1:] for x in wanted], "of a token with a mask, after tokens without")
 
 
@@ -87,14 +86,14 @@ def draw_long(draw):
 
 
 @law("decoding.long", "a cache that has to grow, again and again, forgets nothing", cases=draw_a.cases(draw_long),
-     examples=2, **FACTORY)
+     examples=2, itself=True, **FACTORY)
 @torch.no_grad()
 def long(fn, config, seed, tokens, steps):
     """fn(config): the maker of a model. `steps` tokens are decoded one by one."""
     model = build(fn, config, seed)
     tokens = (torch.arange(2 * steps) * 7 % config.vocab_size).view(2, steps)
     got, _ = in_chunks(fn, model, tokens, [1] * steps)
-    same(got, textbook.model(model, tokens), "token by token")
+    same(got, plain(fn, model, tokens), "token by token")
 
 
 def draw_selected(draw):
@@ -105,7 +104,7 @@ def draw_selected(draw):
 
 
 @law("decoding.select", "after cache.select(rows) those sequences go on as if the others had never been there",
-     cases=draw_a.cases(draw_selected), examples=12, **FACTORY)
+     cases=draw_a.cases(draw_selected), examples=12, itself=True, **FACTORY)
 @torch.no_grad()
 def select(fn, config, seed, tokens, chunks, rows, padding):
     """fn(config): the maker of a model, whose cache has `select(rows)`, rows int64 in the order wanted."""
@@ -118,7 +117,7 @@ def select(fn, config, seed, tokens, chunks, rows, padding):
     got = ask(fn, model, more, cache=cache)
     for i, row in enumerate(rows):
         whole = torch.cat([tokens[row: row + 1, padding if row == 0 else 0:], more[i: i + 1]], dim=1)
-        wanted = [x[:, -2:] for x in textbook.model(model, whole)]
+        wanted = [x[:, -2:] for x in plain(fn, model, whole)]
         same([x[i: i + 1] for x in got], wanted, f"of sequence {row}")
 
 
@@ -141,10 +140,10 @@ def kv_bytes(fn, config, seed, tokens, chunks):
 
 
 @law("decoding.last_only", "last_only gives the last token's logits and nothing else", cases=draw_a.cases(draw_model),
-     examples=8, **FACTORY)
+     examples=8, itself=True, **FACTORY)
 @torch.no_grad()
 def last_only(fn, config, seed, tokens):
     """fn(config): the maker of a model, called with last_only=True."""
     model = build(fn, config, seed)
-    whole, routes = textbook.model(model, tokens)
+    whole, routes = plain(fn, model, tokens)
     same(ask(fn, model, tokens, last_only=True), (whole[:, -1:], routes), "of the last token")

@@ -3,17 +3,33 @@
 import difflib
 import inspect
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from unittest import mock
 
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as seeded
 from hypothesis.errors import Flaky, HypothesisException
 from hypothesis.internal.conjecture import providers
+from torch import nn
 
-from . import textbook
-from .core import LAWS, Broken, CalledFromInside, Law, NotAttempted, Rejected, Subject, Verdict
+from . import adapt, textbook
+from .core import (
+    LAWS,
+    TOLERANCE,
+    Broken,
+    CalledFromInside,
+    Law,
+    NotAttempted,
+    Refused,
+    Rejected,
+    Subject,
+    Verdict,
+    allowing,
+)
 from .words import describe
 
 
@@ -49,33 +65,77 @@ def guarded(functions: Iterable[Callable]) -> Iterator[None]:
 
 
 def judge(name: str, fn: Callable | None = None, *, label: str | None = None, guard: bool = False, shrink: bool = True,
-          examples: int | None = None) -> Verdict:
-    """Runs the law on `fn` without printing; on the library's own subject when `fn` is None.
+          examples: int | str | None = None, seed: int | str | None = None, tol: float | None = None,
+          dtype: torch.dtype | None = None, where: torch.device | str | None = None,
+          against: str = "definition") -> Verdict:
+    """Runs the law on `fn` without printing; on the library's own subject when `fn` is None. A torch.nn.Module is
+    judged by its forward, with its own weights.
 
     label: which of the library's subjects. guard: forbid calls to the library's implementation, as `check` does.
-    shrink: look for the smallest counterexample (slower). examples: how many inputs to draw.
-    Always draws the same inputs, on any machine and whatever has been imported, so a verdict can be repeated.
+    shrink: look for the smallest counterexample (slower). Without a seed always draws the same inputs, on any machine
+    and whatever has been imported, so a verdict can be repeated.
+
+    examples: how many inputs to draw; None is the law's own number, "profile" that of Hypothesis' loaded profile, which
+    then also says whether to draw other inputs each time (`derandomize`); the verdict's `seed` repeats those.
+    seed: draws other inputs, the same for the same seed.
+    tol: allows |got - wanted| <= tol * (1 + |wanted|), in place of the tolerances of `laws.core`. What a law wants bit
+    for bit, and whole numbers such as routes, must still be equal.
+    dtype: `fn` gets floating tensors in this type, and its results are widened again (`adapt.moved`); the tolerance is
+    that of the type. where: `fn` gets tensors on this device.
+    against: "definition", or "itself": where a law compares with its own model, it takes the judged model's plain
+    uncached answer instead; for models of another make. Only some laws of whole models can.
+
+    Raises ValueError for an unknown name, label or value, and `Refused`, a ValueError, for what the law cannot judge in
+    the way asked: gradients of a NumPy function, another type where a law makes its own model, itself against itself.
     """
     the_law = get(name)
     if fn is None:
-        fn = the_law.subjects[label or next(iter(the_law.subjects))]
-    subject = Subject(fn, (lambda: guarded(TEXTBOOK)) if guard else nullcontext)
+        fn = the_law.subjects[choose(label, the_law)]
+    fn = adapt.module(fn) if isinstance(fn, nn.Module) else fn
+    if where is not None or dtype is not None:
+        fn = adapt.moved(fn, where, dtype)
+    if tol is None:
+        tol = TOLERANCE.get(getattr(fn, "dtype", None))
+    elif not tol >= 0:
+        raise ValueError(f"tol must be a number from 0 on, got {tol!r}")
+    if against not in ("definition", "itself"):
+        raise ValueError(f"against must be 'definition' or 'itself', got {against!r}")
+    if against == "itself" and not the_law.itself:
+        raise Refused(f"{name} cannot be judged against itself; these can: "
+                      f"{', '.join(law.name for law in all() if law.itself)}")
+    examples, seed = numbers(the_law, examples, seed)
+    if callable(the_law.cases):    # what is drawn depends on what is judged: a model's vocabulary
+        the_law = replace(the_law, cases=the_law.cases(fn))
+    subject = Subject(fn, (lambda: guarded(TEXTBOOK)) if guard else nullcontext, against == "itself")
     INSIDE_CALLS.clear()
+    tried = 0
 
     def attempt(case: dict) -> None:
+        nonlocal tried
+        tried += 1
         try:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(0)
                 the_law.body(subject, **case)
         except (HypothesisException, NotAttempted, CalledFromInside):
             raise
+        except Refused as error:
+            raise Refused(f"{name}: {error}") from None
         except Broken as error:
-            raise Broken(f"with {describe(case, the_law.axes)}: {error}") from None
+            raise broken(case, str(error)) from None
         except Exception as error:
-            raise Broken(f"with {describe(case, the_law.axes)}: its result is of no use to the law "
-                         f"({type(error).__name__}: {error})") from error
+            raise broken(case, f"its result is of no use to the law ({type(error).__name__}: {error})") from error
+
+    def broken(case: dict, message: str) -> Broken:
+        error = Broken(f"with {describe(case, the_law.axes)}: {message}")
+        error.case = {key: x.detach() if isinstance(x, torch.Tensor) else x for key, x in case.items()}
+        return error
+
+    def say(passed: bool, attempted: bool, message: str, case: dict | None = None) -> Verdict:
+        return Verdict(passed, attempted, message, case, name, tried, seed)
 
     def once(phases: Iterable[Phase]) -> Verdict:
+        # trap: what is drawn without a seed hangs on the text of `trial`, these lines included
         @settings(derandomize=True, database=None, deadline=None, max_examples=examples or the_law.examples,
                   phases=phases, report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
                   suppress_health_check=list(HealthCheck))
@@ -83,6 +143,8 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         def trial(case: dict):
             attempt(case)
 
+        if seed is not None:       # it goes before `derandomize`
+            trial = seeded(seed)(trial)
         try:
             if Phase.explicit in phases:
                 for case in the_law.always():
@@ -91,27 +153,48 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
                 with steady_draws():
                     trial()
         except NotAttempted:
-            return Verdict(False, False, "not attempted yet")
+            return say(False, False, "not attempted yet")
         except CalledFromInside:
-            return Verdict(False, True, INSIDE)
+            return say(False, True, INSIDE)
         except Flaky:
-            return Verdict(False, True, UNSTEADY)
+            return say(False, True, UNSTEADY)
         except Broken as error:
-            return Verdict(False, True, str(error))
-        return Verdict(True, True, "")
+            return say(False, True, str(error), error.case)
+        return say(True, True, "")
 
     def unless_inside(verdict: Verdict) -> Verdict:
-        return Verdict(False, True, INSIDE) if guard and INSIDE_CALLS and verdict.attempted else verdict
+        return say(False, True, INSIDE) if guard and INSIDE_CALLS and verdict.attempted else verdict
 
-    with guarded(the_law.guards) if guard else nullcontext():
+    with guarded(the_law.guards) if guard else nullcontext(), allowing(tol):
         verdict = once((Phase.generate,))
         if verdict.passed:
             return unless_inside(once((Phase.explicit,)))
-        broken = verdict.attempted and not verdict.passed and verdict.message not in (INSIDE, UNSTEADY)
-        if shrink and broken:   # only now: there is nothing to shrink in a stub
+        failed = verdict.attempted and not verdict.passed and verdict.message not in (INSIDE, UNSTEADY)
+        if shrink and failed:   # only now: there is nothing to shrink in a stub
             smallest = once((Phase.generate, Phase.shrink))
-            verdict = Verdict(False, True, UNSTEADY) if smallest.passed else smallest
+            verdict = say(False, True, UNSTEADY) if smallest.passed else smallest
     return unless_inside(verdict)
+
+
+def choose(label: str | None, the_law: Law) -> str:
+    """The label asked for, or the first. Raises ValueError for one that the law has not."""
+    if label is not None and label not in the_law.subjects:
+        raise ValueError(f"label must be one of {', '.join(the_law.subjects)}, got {label!r}")
+    return next(iter(the_law.subjects)) if label is None else label
+
+
+def numbers(the_law: Law, examples: int | str | None, seed: int | str | None) -> tuple[int, int | str | None]:
+    """How many inputs to draw, and by which seed (None: the usual ones)."""
+    if examples == "profile":
+        profile = settings.default
+        if seed is None and not profile.derandomize:
+            seed = random.SystemRandom().randrange(2**32)
+        return profile.max_examples, seed
+    if examples is None:
+        return the_law.examples, seed
+    if not isinstance(examples, int) or examples < 1:
+        raise ValueError(f"examples must be a whole number from 1 on, or 'profile', got {examples!r}")
+    return examples, seed
 
 
 @contextmanager
@@ -133,8 +216,8 @@ UNSTEADY = "the same input gives different answers each time; a law cannot hold"
 INSIDE = "the library's own version was called from inside; write it yourself"
 
 
-def check(name: str, fn: Callable) -> bool:
-    """Judges a student's function by the law `name`, prints the verdict, returns True only if it passed.
+def check(name: str, fn: Callable) -> Verdict:
+    """Judges a student's function by the law `name` and prints the verdict. Returns it: true only if it passed.
 
     Prints one of
         ✔ name: statement
@@ -143,23 +226,17 @@ def check(name: str, fn: Callable) -> bool:
     While it runs, the library's own implementation cannot be called. With the environment variable MINIZAYA_STRICT=1,
     ○ and ✘ raise `Rejected`, so that a notebook run in CI stops there. Raises ValueError for an unknown law.
     """
-    the_law = get(name)
+    get(name)
     if fn is None or fn is Ellipsis:
-        verdict = Verdict(False, False, "not attempted yet")
+        verdict = Verdict(False, False, "not attempted yet", law=name)
     elif not callable(fn):
-        verdict = Verdict(False, True, f"give the function itself, not a {type(fn).__name__}")
+        verdict = Verdict(False, True, f"give the function itself, not a {type(fn).__name__}", law=name)
     else:
         verdict = judge(name, fn, guard=True)
-    if verdict.passed:
-        text = f"✔ {name}: {the_law.statement}"
-    elif not verdict.attempted:
-        text = f"○ {name}: not attempted yet"
-    else:
-        text = f"✘ {name}: {the_law.statement}\n  {verdict.message}"
-    print(text)
-    if not verdict.passed and os.environ.get("MINIZAYA_STRICT") == "1":
-        raise Rejected(text)
-    return verdict.passed
+    print(verdict)
+    if not verdict and os.environ.get("MINIZAYA_STRICT") == "1":
+        raise Rejected(str(verdict))
+    return replace(verdict, told=True)
 
 
 def get(name: str) -> Law:
@@ -170,6 +247,12 @@ def get(name: str) -> Law:
     return LAWS[name]
 
 
-def all() -> list[Law]:
-    """Every law, component by component."""
-    return list(LAWS.values())
+def all(component: str | None = None) -> list[Law]:
+    """Every law, component by component; or those of one, which is the word before the dot: all("router").
+
+    Raises ValueError for a component that is not there, and names those that are.
+    """
+    components = list(dict.fromkeys(name.split(".")[0] for name in LAWS))
+    if component is not None and component not in components:
+        raise ValueError(f"component must be one of {', '.join(components)}, got {component!r}")
+    return [law for law in LAWS.values() if component in (None, law.component)]

@@ -112,7 +112,7 @@ def scale_free(fn, g, scale):
     size = float(g.norm())
     room = 500 * 1e-7 * (1 / size + 1 / (scale * size)) if size else 0.0
     off = float((other - straight).abs().max())
-    room += core.TOLERANCE[g.dtype] * (1 + float(straight.abs().max()))
+    room += core.tolerance(g.dtype) * (1 + float(straight.abs().max()))
     require(off <= room, f"for the gradient times {scale:g} the step is off by {off:.2g}")
     moves(fn)
 

@@ -1,7 +1,9 @@
 """Counterexamples in words: inputs as short lists, places as "token 1, channel 0"."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +63,18 @@ def describe(case: dict, axes: dict[str, str]) -> str:
             sizes.update(zip(letters.split(), case[name].shape))
     given = ", ".join(f"{name} = {show(value)}" for name, value in case.items())
     return f"{given} ({', '.join(f'{a}={n}' for a, n in sizes.items())})" if sizes else given
+
+
+def data(x: Any) -> Any:
+    """A value of a case as JSON can hold it: a tensor with its type and shape, what JSON cannot say in words."""
+    if isinstance(x, Tensor):
+        return {"dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape), "values": data(x.tolist())}
+    if isinstance(x, ZayaConfig):
+        return asdict(x)
+    if isinstance(x, dict):
+        return {str(key): data(y) for key, y in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [data(y) for y in x]
+    if isinstance(x, float) and not math.isfinite(x):
+        return str(x)
+    return x if isinstance(x, (bool, int, float, str, type(None))) else show(x)

@@ -13,6 +13,8 @@ import wrong_functions
 from minizaya import laws
 
 NAMES = [law.name for law in laws.all()]
+# spoken only where a model is judged against itself: test_judging.py
+ELSEWHERE = {"model.plain: alive(fn, model, tokens)"}
 
 
 @cache
@@ -36,5 +38,5 @@ def test_no_assertion_is_idle():
     with law_assertions.switchable() as every:
         assert len(every) > 300
     busy = frozenset().union(*map(needed_by, NAMES))
-    idle = [name for name in every if name not in busy]
+    idle = [name for name in every if name not in busy | ELSEWHERE]
     assert not idle, "no wrong function needs these:\n" + "\n".join(idle)

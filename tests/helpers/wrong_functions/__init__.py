@@ -6,7 +6,7 @@ is idle: that some row here passes, or loses its words, once the assertion is de
 """
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minizaya import laws
+from minizaya.laws.lm import PARTS
 
 
 def rows(law: str) -> list[tuple[Callable, str]]:
@@ -38,6 +39,9 @@ def spoiled(fn, spoil):
 
             x.forward = wrong
             return x
+        if isinstance(x, laws.BlackBox):
+            parts = {name: getattr(x, name) for name in ("forward", *PARTS)}
+            return replace(x, **{name: part and spoiled(part, spoil) for name, part in parts.items()})
         if hasattr(x, "_fields"):   # a named tuple
             return type(x)(*map(mapped, x))
         if isinstance(x, (tuple, list)):
