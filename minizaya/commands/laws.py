@@ -17,60 +17,7 @@ import sys
 import torch
 
 from .. import laws
-from ..laws.protocols import protocols, told, words
-from ..laws.words import data
-
-MARKS = {"passed": "✔", "broken": "✘", "stub": "○", "refused": "–"}
-
-
-def chosen(spec: str | None) -> list[laws.Law]:
-    """The laws that a word names: one, those of a component, those of a protocol; without a word all."""
-    if spec is None or spec in {law.component for law in laws.all()}:
-        return laws.all(spec)
-    return [laws.get(spec)] if "." in spec else list(laws.protocol(spec).laws)
-
-
-def listing(found: list[laws.Law]) -> str:
-    """Laws for people to read, those of one protocol under its call."""
-    lines = []
-    for protocol in protocols().values():
-        own = [law for law in protocol.laws if law in found]
-        if not own:
-            continue
-        lines += [f"{protocol.name}({', '.join(protocol.arguments)})", "    " + indented(protocol.signature)]
-        for law in own:
-            lines.append(f"  {law.name}: {law.statement}")
-            if words(law) != protocol.signature:
-                lines.append("      " + indented(words(law), 6))
-            seen = laws.caught()[law.name]
-            lines.append(f"      tested on {seen['wrong_functions']} wrong functions" + (
-                ", and on planted bugs, which broke:" if seen["bugs"] else ""))
-            lines += [f"        - {bug['why']}" for bug in seen["bugs"]]
-        lines.append("")
-    return "\n".join([*lines, f"{len(found)} laws; minizaya laws NAME --run package.module:function judges yours"])
-
-
-def indented(text: str, by: int = 4) -> str:
-    return text.replace("\n", "\n" + " " * by)
-
-
-def record(law: laws.Law) -> dict:
-    protocol = laws.protocol(law.name)
-    return {"law": law.name, "component": law.component, "protocol": protocol.name,
-            "arguments": list(protocol.arguments), "statement": law.statement, "signature": told(law),
-            "examples": law.examples, "tested_on": laws.caught()[law.name]}
-
-
-def judged(law: laws.Law, fn, options: dict) -> dict:
-    """One verdict as plain JSON values; "outcome" is passed, broken, stub, or refused: the law cannot judge this."""
-    try:
-        verdict = laws.judge(law.name, fn, **options)
-    except laws.Refused as error:
-        return {"law": law.name, "statement": law.statement, "outcome": "refused", "passed": False,
-                "message": str(error).removeprefix(f"{law.name}: "), "case": None, "tried": 0, "seed": None}
-    outcome = "passed" if verdict else "broken" if verdict.attempted else "stub"
-    return {"law": law.name, "statement": law.statement, "outcome": outcome, "passed": verdict.passed,
-            "message": verdict.message, "case": data(verdict.case), "tried": verdict.tried, "seed": verdict.seed}
+from ..laws.report import MARKS, chosen, judged, listing, record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
