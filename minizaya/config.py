@@ -36,6 +36,7 @@ class ZayaConfig:
     partial_rotary_factor: float = 0.5  # RoPE turns this share of each head, the rest carries no position
     rope_theta: float = 5e6             # RoPE base of "hybrid" layers
     layer_types: tuple[str, ...] | None = None  # per layer "hybrid" or "hybrid_sliding"; None: all "hybrid"
+    # the next two have no effect where no layer slides
     sliding_window: int | None = None   # a "hybrid_sliding" layer sees this many tokens, itself included
     rope_theta_sliding: float = 1e4     # RoPE base of "hybrid_sliding" layers
 
@@ -49,7 +50,8 @@ class ZayaConfig:
     bos_token_id: int | None = 2
     eos_token_id: int | None = 106
 
-    # ablations (on = the released model)
+    # ablations (on = the released model). What they leave out leaves its sizes without effect: cca_time0 and cca_time1
+    # of no convolution, router_hidden_size and eda of a linear router
     num_convs: int = 2                  # 0: none, 1: depthwise only, 2: depthwise then grouped
     qk_mean: bool = True                # the mean path between queries and keys
     value_shift: bool = True            # half of the value channels come from the previous token

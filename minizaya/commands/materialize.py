@@ -43,7 +43,7 @@ def random_tensor(name: str, shape: tuple[int, ...], config: ZayaConfig, seed: i
     Matrices and convolutions are normal, biases zero, scales, norms and temperatures one, the skip route's balance -1.
     """
     if name.endswith("balancing_bias"):
-        bias = torch.zeros(shape)
+        bias = torch.zeros(shape, dtype=dtype)
         bias[config.skip_route] = -1.0
         return bias
     if len(shape) < 2:

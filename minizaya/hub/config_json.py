@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from ..config import ZayaConfig
+from ..infer.calls import once
 from .names import check_layout
 
 CONFIG = "config.json"
@@ -200,13 +201,13 @@ def first_end(document: dict) -> dict:
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in a file. Raises FileNotFoundError, or ValueError when it holds something else."""
+    """The JSON object in a file. Raises FileNotFoundError, or ValueError for anything else or a key given twice."""
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint is not whole: {path} is missing")
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes(), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: not a JSON document") from error
+        raise ValueError(f"{path} is damaged: not a JSON document ({error})") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return document

@@ -27,6 +27,7 @@ taken as JSON. Two differences to vLLM: its boolean "maybe" is false, and its ob
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -162,15 +163,19 @@ def json_or_none(text: str) -> object:
             raise ValueError(written)
         return float(written)
 
-    def once(pairs: list[tuple[str, object]]) -> dict:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key twice")
-        return dict(pairs)
-
     try:
         return json.loads(text, parse_constant=finite, parse_float=finite, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
+
+
+def once(pairs: list[tuple[str, object]]) -> dict:
+    """An object_pairs_hook. Raises ValueError for a key that stands twice: one of its values would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} stands twice in an object")
+    return found
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..infer.calls import once
 from ..infer.parse import Reply, ToolCall
 from ..infer.rsa import Aggregate, Generator, RSAConfig, majority, markovian_rsa
 from .checks import Wrong, brief, number, typed, whole
@@ -59,9 +60,9 @@ class Request:
 
 
 def document(body: bytes) -> object:
-    """A body as JSON. Raises `Wrong`."""
+    """A body as JSON. Raises `Wrong`, also for a key that stands twice."""
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise Wrong(f"the body is not JSON: {error}") from None
 

@@ -49,7 +49,7 @@ class Recipe:
     beta2: float = 0.95
     clip: float = 1.0             # largest norm of all gradients together
     balance_lr: float = 4e-3      # step of the sign balancer, in probability
-    seed: int = 0                 # of the data
+    seed: int = 0                 # of the data, which the sources have taken: kept, so that a resumed run has the same
     optimizer: str = "adamw"      # or "muon": Muon on matrices, AdamW on the rest
     momentum: float = 0.95        # of Muon
     final_share: float = 0.0      # of the peak rate, where the cosine ends

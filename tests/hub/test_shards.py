@@ -240,6 +240,8 @@ def test_missing_and_extra_tensors_are_named(folder):
     ("config.json", b'{"model_type": "llama"}', "must be 'minizaya' or 'zaya'"),
     ("config.json", b'{"model_type": "minizaya", "hidden_size": 0}', "no config of a ZAYA"),
     ("config.json", b'{"model_type": "minizaya", "colour": 1}', "no config of a ZAYA"),
+    ("config.json", b'{"model_type": "minizaya", "rms_norm_eps": 1e-5, "rms_norm_eps": 0.5}', "_eps' stands twice"),
+    ("model.safetensors.index.json", b'{"weight_map": {"a": "b.safetensors", "a": "c"}}', "'a' stands twice"),
     ("model.safetensors.index.json", b"nonsense", "not a JSON document"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "../secret.safetensors"}}', "same folder"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "' + 300 * b"m" + b'.safetensors"}}', "same folder"),

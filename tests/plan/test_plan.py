@@ -396,3 +396,11 @@ def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("given", [dict(layout=Layout(2)), dict(batch=2), dict(optimizer="muon"), dict(efficiency=0.5),
+                                   dict(price=3.0), dict(answer_tokens=9)], ids=str)
+def test_what_only_a_device_gives_an_effect_is_refused_without_one(given):
+    with pytest.raises(ValueError, match="device must be named, got None: without one only"):
+        plan.plan("nano", **given)
+    assert "schedule" in plan.plan("nano", device="mi300x", **given) and "schedule" not in plan.plan("nano")

@@ -20,7 +20,7 @@ from minizaya.infer.rsa import RSAConfig
 from minizaya.serve.checks import Wrong
 from minizaya.serve.formats import ChatFormat, text_of
 from minizaya.serve.messages import read_messages
-from minizaya.serve.protocol import Request, answer_by_rsa, message_of, read_request
+from minizaya.serve.protocol import Request, answer_by_rsa, document, message_of, read_request
 from minizaya.serve.server import Server
 from minizaya.serve.telling import Telling
 
@@ -410,6 +410,16 @@ def test_what_of_a_message_has_no_effect_is_accepted():
 def test_what_of_a_request_would_be_lost_is_refused(fields, says):
     with pytest.raises(Wrong, match=re.escape(says)):
         shown(**fields)
+
+
+@pytest.mark.parametrize("body, key", [
+    ('{"temperature": 0, "temperature": 1, "messages": []}', "temperature"),
+    ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "content"),
+    ('{"messages": [], "tools": [{"type": "function", "function": {"name": "f", "name": "g"}}]}', "name")])
+def test_a_key_that_stands_twice_is_refused(body, key):
+    """One of its values would be lost."""
+    with pytest.raises(Wrong, match=f"the body is not JSON: '{key}' stands twice"):
+        document(body.encode())
 
 
 @settings(max_examples=60, deadline=None)
