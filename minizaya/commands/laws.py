@@ -18,6 +18,7 @@ import torch
 
 from .. import laws
 from ..laws.report import MARKS, chosen, judged, listing, record
+from . import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lists laws, or judges a function. Returns 0, or 1 if a law is broken or the function is a stub."""
     if args.run is None:
+        flags.refuse(args, "without --run", numpy=False, examples=None, seed=None, tol=None, dtype=None, device=None)
         found = chosen(args.name)
         print(json.dumps([record(law) for law in found], indent=2) if args.json else listing(found))
         return 0

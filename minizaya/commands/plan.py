@@ -31,7 +31,7 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
     figures = account.plan(preset, context, dtype)
     if device is None:
         if (layout, batch, optimizer, efficiency, price, answer_tokens) != (ONE_RANK, 1, "adamw", None, 2.0, None):
-            raise ValueError("device must be named, got None: without one only preset, context and dtype have an effect")
+            raise ValueError("device must be named, got None: without one, only preset, context and dtype count")
         return figures
     config, on = ZayaConfig.preset(preset), devices.device(device)
     training = {name: memory.training_memory(config, batch, context, dtype, optimizer, name == "recomputed", layout)

@@ -47,6 +47,9 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
                 (["--explain", "x", "--trace"], "trace has no effect with --explain"),
                 (["moe", "--explain", "x"], "name has no effect with --explain")],
     "lessons": [(["--without-answers", "x", "--seconds", "9"], "seconds has no effect with --without-answers")],
+    "laws": [(["cca", *flags], f"{flags[0][2:]} has no effect without --run") for flags in (
+        ["--numpy"], ["--examples", "9"], ["--seed", "1"], ["--tol", "1"], ["--dtype", "float32"],
+        ["--device", "cpu"])],
     "parallel": [],  # those of train, which it reads by train's own functions
 }
 USED = {  # the flags that no other flag leaves without effect
@@ -55,6 +58,7 @@ USED = {  # the flags that no other flag leaves without effect
     "solve": "model problems seed compare sweep device json", "serve": "weights host port slots size format",
     "sample": "checkpoint weights prompt max_new_tokens temperature stop json", "bench": "pairs seed full json",
     "kernels": "name build trace explain json", "lessons": "folder without_answers json", "doctor": "weights json",
+    "laws": "name run json",
     "plan": "preset context dtype device dp ep cp batch optimizer efficiency price answer_tokens figures json",
     "materialize": "preset folder seed layout dtype layers json",
     "parallel": "layout out resume preset steps lr optimizer text_rows task_rows save_every seed device json timeout "

@@ -401,6 +401,6 @@ def test_wrong_input(call, message):
 @pytest.mark.parametrize("given", [dict(layout=Layout(2)), dict(batch=2), dict(optimizer="muon"), dict(efficiency=0.5),
                                    dict(price=3.0), dict(answer_tokens=9)], ids=str)
 def test_what_only_a_device_gives_an_effect_is_refused_without_one(given):
-    with pytest.raises(ValueError, match="device must be named, got None: without one only"):
+    with pytest.raises(ValueError, match="device must be named, got None: without one, only"):
         plan.plan("nano", **given)
     assert "schedule" in plan.plan("nano", device="mi300x", **given) and "schedule" not in plan.plan("nano")
