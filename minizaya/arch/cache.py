@@ -67,6 +67,10 @@ class Cache:
         """int64 (b,), the tokens held of each sequence."""
         return torch.full((self.batch,), self.length, dtype=torch.int64, device=self.columns[0].device)
 
+    def turned_by(self) -> Tensor:
+        """int64 (b,), the position that RoPE turns each sequence's next token by."""
+        return self.held()
+
     def advance(self, steps: int, valid: Tensor | None) -> Tensor | None:
         """The validity of old and new tokens together, bool (b, length + steps), or None when all are valid."""
         if valid is None and self.valid is None:

@@ -24,7 +24,7 @@ from ..arch.cache import Cache
 from ..arch.model import Zaya, ZayaOutput, check_inputs
 from ..arch.residual import ResidualScaling
 from ..native.matmul import matmul, quantise
-from ..native.step import Step
+from ..native.paged_step import PagedStep
 from .mapped import Mapped
 from .shards import bias_type
 
@@ -158,19 +158,15 @@ class PagedZaya(Zaya):
                 with torch.device("meta"):
                     block.attention_merge = PagedMerge(config.hidden_size)
                     block.moe_merge = PagedMerge(config.hidden_size)
-        for name, weight in small.items():  # the order in memory that `step.cpp` reads, without a second copy
-            if "conv_" in name and weight.dim() == 3:
-                order = (2, 1, 0) if "depthwise" in name else (0, 2, 1)
-                small[name] = weight.permute(order).contiguous().permute(order)
         self.load_state_dict(small, assign=True)
         self.requires_grad_(False)
         self.eval()
-        self.step = Step(self) if Step.fits(self) else None
+        self.step = PagedStep(self) if PagedStep.fits(self) else None
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
                 doc_ids: Tensor | None = None, mask: Tensor | None = None, last_only: bool = False) -> ZayaOutput:
         """As `Zaya.forward`. One more token of each of a few sequences goes through `step.cpp`, where that can be."""
-        if self.step is not None and self.step.takes(tokens, cache, routes, mask):
+        if self.step is not None and self.step.takes(self, tokens, cache, routes, mask):
             check_inputs(self.config, tokens, cache, routes, doc_ids, mask)
             return self.step(tokens, cache)
         return super().forward(tokens, cache, routes, doc_ids, mask, last_only)

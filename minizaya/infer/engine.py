@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..arch.model import Zaya
+from ..native.step import reader
 from .generate import answering, check_request, left_pad
 from .sample import choose, keep_mask, streams, tempered
 from .slots import SlotCache
@@ -76,15 +77,20 @@ class Engine:
     """Decodes at most `slots` sequences at a time, of at most `size` tokens each, prompt and answer together.
 
     `bytes` is what the caches take: `SlotCache.bytes`, and as much again for at most `joining` prompts being read.
-    Raises ValueError for numbers below 1, MemoryError where there is no memory for the caches.
+    compiled: as in `generate`.
+    Raises ValueError for numbers below 1, and for compiled=True where that cannot be; MemoryError where there is no
+    memory for the caches.
     """
 
-    def __init__(self, model: Zaya, slots: int = 64, size: int = 1024, joining: int = 16):
+    def __init__(self, model: Zaya, slots: int = 64, size: int = 1024, joining: int = 16,
+                 compiled: bool | None = None):
         for name, value in (("slots", slots), ("size", size), ("joining", joining)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         weight = model.embed.weight
         self.model, self.slots, self.size, self.joining = model, slots, size, min(joining, slots)
+        self.compiled = compiled
+        reader(model, compiled)  # an error now, not at the first step
         self.bytes = SlotCache.bytes(model.config, slots + self.joining, size, weight.element_size())
         try:
             self.cache = SlotCache(model.config, slots, size, weight.dtype, weight.device)
@@ -199,8 +205,9 @@ class Engine:
         """
         requests = self.active
         tokens = torch.tensor([[request.tokens[-1]] for request in requests], device=self.model.embed.weight.device)
+        read = reader(self.model, self.compiled)
         try:
-            out = self.model(tokens, cache=self.cache)
+            out = read(tokens, cache=self.cache)
             self.cache.step()
         except Exception:  # as in `read`
             out = None

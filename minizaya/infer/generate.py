@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ..arch.model import Zaya
+from ..native.step import reader
 from ..notebook import text_bar, tqdm
 from .sample import check_sampling, choose, draw_uniforms
 
 
 def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
              top_p: float = 1.0, min_p: float = 0.0, stop: Iterable[int] = (), seed: int = 0,
-             progress: bool = False, rows: int | None = None) -> list[list[int]]:
+             progress: bool = False, rows: int | None = None, compiled: bool | None = None) -> list[list[int]]:
     """Continues every prompt by at most `max_new_tokens` tokens.
 
     Args:
@@ -32,10 +33,13 @@ def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int,
         progress: show a bar over the steps.
         rows: decode at most so many prompts at a time, those of like length together; None: all at once. It bounds the
             memory and changes no answer.
+        compiled: decode with `native/step.cpp` (True), the plain way (False), or with it where it can be (None); see
+            `native.step.reader`.
     Returns:
         The new tokens of each prompt, in the order of `prompts`. Equal to `generate_reference`.
     Raises:
-        ValueError: no prompt, an empty prompt, ids outside the vocabulary, or a setting out of range.
+        ValueError: no prompt, an empty prompt, ids outside the vocabulary, a setting out of range, or compiled=True
+            for a model that cannot be.
 
     The model runs without gradients and in eval mode, and gets its modes back.
     """
@@ -50,25 +54,27 @@ def generate(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int,
     rows = rows or len(prompts)
     groups = [list(by_length[first: first + rows]) for first in range(0, len(prompts), rows)]
     choose_next = partial(choose, temperature=temperature, top_p=top_p, min_p=min_p)
+    read = reader(model, compiled)
     with answering(model), tqdm(total=len(groups) * max_new_tokens, desc="tokens", disable=not progress) as bar:
         for group in groups:
             own = None if uniforms is None else uniforms[group]
-            batch = decode(model, [prompts[i] for i in group], max_new_tokens, choose_next, stop, own, bar)
+            batch = decode(model, read, [prompts[i] for i in group], max_new_tokens, choose_next, stop, own, bar)
             for i, answer in zip(group, batch):
                 answers[i] = answer
     return answers
 
 
-def decode(model: Zaya, prompts: list[list[int]], max_new_tokens: int, choose_next: Callable, stop: frozenset[int],
-           uniforms: Tensor | None, bar: text_bar) -> list[list[int]]:
-    """One batch of `generate`, in eval mode already. choose_next: logits (n, v) and uniforms (n,) to int64 (n,)."""
+def decode(model: Zaya, read: Callable, prompts: list[list[int]], max_new_tokens: int, choose_next: Callable,
+           stop: frozenset[int], uniforms: Tensor | None, bar: text_bar) -> list[list[int]]:
+    """One batch of `generate`, in eval mode already. read: `reader(model)`. choose_next: logits (n, v) and uniforms
+    (n,) to int64 (n,)."""
     answers: list[list[int]] = [[] for _ in prompts]
     device = model.embed.weight.device
     alive = list(range(len(prompts)))  # the prompt behind each row of the batch
     tokens, mask = left_pad(prompts, device)
     cache = model.new_cache(len(prompts))
     for step in range(max_new_tokens):
-        logits = model(tokens, cache=cache, mask=mask, last_only=True).logits[:, 0]
+        logits = read(tokens, cache=cache, mask=mask, last_only=True).logits[:, 0]
         chosen = choose_next(logits, uniforms=None if uniforms is None else uniforms[:, step])
         bar.update()
         going = []
@@ -122,14 +128,15 @@ def left_pad(prompts: list[list[int]], device: torch.device | None = None) -> tu
 @contextmanager
 def answering(model: torch.nn.Module) -> Iterator[None]:
     """No gradients and eval mode inside; afterwards every module is in the mode it was in, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 def check_request(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float,

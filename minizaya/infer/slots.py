@@ -62,6 +62,9 @@ class SlotCache(Cache):
     def held(self) -> Tensor:
         return self.stored[: self.batch]
 
+    def turned_by(self) -> Tensor:
+        return self.turned[: self.batch]
+
     def advance(self, steps: int, valid: Tensor | None) -> None:
         if steps != 1 or valid is not None:
             raise ValueError("a slot cache takes one real token a sequence at a time")

@@ -1,6 +1,7 @@
 """C++ beside Python: the loops that Python is too slow for, each beside the plain path that says what it means.
 
 In reading order: `compiler` finds this machine's compilers and keeps what they made; `matmul` multiplies with weights
-as they are stored; `step` takes one token of each of a few sequences through all layers. The C++ itself (`matmul.cpp`,
-`step.cpp`) stands beside them. Without a compiler the plain paths do everything: same numbers, slower.
+as they are stored; `layout` says where the numbers of a model lie; `step` takes one token of each sequence through all
+layers, `paged_step` too, where experts are on disk. The C++ itself (`matmul.cpp`, `step.cpp`) stands beside them.
+Without a compiler the plain paths do everything: same numbers, slower.
 """

@@ -3,8 +3,11 @@
 // A token alone reads every weight once and uses it once, so memory is the limit and a weight must become a float in a
 // register, not in a buffer. A bfloat16 is the upper half of a float: a shift makes one of the other.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>  // gcc 12 takes a vector cast from int8 or bfloat16 apart, number by number or half by half
 #endif
@@ -12,6 +15,7 @@
 namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
+constexpr long SHORT = 512;      // numbers in a row up to which tokens stand in the lanes
 // N: floats in a vector. R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for
 // its last addition and two can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or
 // two each.
@@ -51,10 +55,27 @@ inline float one(float w) { return w; }
 inline float one(int8_t w) { return w; }
 inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }
 
+// Weights as floats: themselves, or a copy.
+inline const float* floats(const float* w, long, std::vector<float>&) { return w; }
+template <class Weight>
+const float* floats(const Weight* w, long n, std::vector<float>& wide) {
+    wide.resize(n + N);
+    long i = 0;
+    for (; i + N <= n; i += N) {
+        const Floats v = load(w + i);
+        memcpy(&wide[i], &v, sizeof v);
+    }
+    for (; i < n; ++i) wide[i] = one(w[i]);
+    return wide.data();
+}
+
+// The sum of a vector's numbers, half on half: four additions, not fifteen in a row.
 inline float lanes(Floats v) {
-    float total = 0;
-    for (int lane = 0; lane < N; ++lane) total += v[lane];
-    return total;
+    float w[N];
+    memcpy(w, &v, sizeof v);
+    for (int half = N / 2; half; half /= 2)
+        for (int lane = 0; lane < half; ++lane) w[lane] += w[lane + half];
+    return w[0];
 }
 
 // How they are multiplied: as floats, or, where the processor can and the tokens are bfloat16, too, as pairs of
@@ -116,20 +137,102 @@ void single(const typename Way::Token* x, long k, const Weight* w, const float* 
 template <class Way, int ROWS, class Weight>
 void rows(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
     long t = 0;
-    if (n >= T) block<Way, ROWS, T, true>(x, k, w, scale, y, stride), t = T;
-    for (; t + T <= n; t += T) block<Way, ROWS, T, false>(x + t * k, k, w, scale, y + t * stride, stride);
-    for (; t < n; ++t) block<Way, ROWS, 1, false>(x + t * k, k, w, scale, y + t * stride, stride);
+    const auto some = [&](auto tokens, auto ahead) {
+        block<Way, ROWS, tokens, ahead>(x + t * k, k, w, scale, y + t * stride, stride);
+        t += tokens;
+    };
+    const auto rest = [&](auto ahead) {  // fewer than T; T is at most 4
+        if (n - t == 3) some(std::integral_constant<int, 3>(), ahead);
+        if (n - t == 2) some(std::integral_constant<int, 2>(), ahead);
+        if (n - t == 1) some(std::integral_constant<int, 1>(), ahead);
+    };
+    if (n < T) return rest(std::true_type());
+    some(std::integral_constant<int, T>(), std::true_type());
+    while (t + T <= n) some(std::integral_constant<int, T>(), std::false_type());
+    rest(std::false_type());
+}
+
+// A strip of rows against tokens that stand in the lanes, xt (k, VECS * N): no sum crosses a lane. n: tokens that count.
+// With few tokens it asks for the rows that come next, as `block` does; with many their arithmetic takes longer.
+template <int ROWS, int VECS>
+void lanewise(const float* xt, long k, const float* w, const float* scale, long n, float* y, long stride) {
+    Floats sum[ROWS][VECS] = {};
+    for (long i = 0; i < k; ++i) {
+        if (VECS == 1 && i % N == 0)
+            for (int r = 0; r < ROWS; ++r) __builtin_prefetch(w + ROWS * k + ROWS * i + r * N, 0, 2);
+        Floats xs[VECS];
+        for (int v = 0; v < VECS; ++v) xs[v] = load(xt + (i * VECS + v) * N);
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < VECS; ++v) sum[r][v] += w[r * k + i] * xs[v];
+    }
+    float out[ROWS][VECS * N];
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECS; ++v) {
+            if (scale) sum[r][v] *= scale[r];
+            memcpy(out[r] + v * N, &sum[r][v], sizeof(Floats));
+        }
+    for (long t = 0; t < n; ++t)
+        for (int r = 0; r < ROWS; ++r) y[t * stride + r] = out[r][t];
+}
+
+template <int VECS>
+void strip(const float* xt, long k, const float* w, const float* scale, long m, long n, float* y, long stride) {
+    constexpr int MOST = R * T / VECS;
+    long r = 0;
+    const auto at = [&](long row) { return scale ? scale + row : nullptr; };
+    for (; r + MOST <= m; r += MOST) lanewise<MOST, VECS>(xt, k, w + r * k, at(r), n, y + r, stride);
+    for (; r + 2 <= m; r += 2) lanewise<2, VECS>(xt, k, w + r * k, at(r), n, y + r, stride);
+    for (; r < m; ++r) lanewise<1, VECS>(xt, k, w + r * k, at(r), n, y + r, stride);
+}
+
+// Many tokens and short rows. Four vectors of tokens at a time are turned on their side once; each strip of rows stays
+// in the nearest cache while all of them pass.
+template <class Weight>
+void many(const float* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride,
+          int threads) {
+    constexpr long WIDE = 4 * N, STRIP = R * T;
+    static thread_local std::vector<float> turned;
+    const long vectors = (n + N - 1) / N;
+    turned.resize(vectors * N * k);
+    for (long first = 0; first < n; first += WIDE) {  // a panel: (k, lanes), the last one narrower
+        const long lanes = std::min(WIDE, vectors * N - first), here = std::min(lanes, n - first);
+        float* to = &turned[first * k];
+        for (long i = 0; i < k; ++i) {
+            for (long t = 0; t < here; ++t) to[i * lanes + t] = x[(first + t) * k + i];
+            for (long t = here; t < lanes; ++t) to[i * lanes + t] = 0;
+        }
+    }
+    const float* xt = turned.data();  // trap: inside the parallel region the name would mean that thread's own vector
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long start = 0; start < m; start += STRIP) {
+        const long rows = std::min(STRIP, m - start);
+        static thread_local std::vector<float> wide;
+        const float* own = floats(w + start * k, rows * k, wide);
+        const float* scales = scale ? scale + start : nullptr;
+        for (long first = 0; first < n; first += WIDE) {
+            const long vecs = std::min(WIDE, vectors * N - first) / N, here = std::min(vecs * N, n - first);
+            const auto run = [&](auto width) {
+                strip<width>(xt + first * k, k, own, scales, rows, here, y + first * stride + start, stride);
+            };
+            if (vecs == 1) run(std::integral_constant<int, 1>());
+            if (vecs == 2) run(std::integral_constant<int, 2>());
+            if (vecs == 3) run(std::integral_constant<int, 3>());
+            if (vecs == 4) run(std::integral_constant<int, 4>());
+        }
+    }
 }
 
 template <class Way = AsFloats, class Weight>
 void multiply(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, long m, float* y,
               long stride, int threads) {
-    if (m * k <= SMALL) threads = 1;
+    if (m * k * (1 + n / 8) <= SMALL) threads = 1;
     if (n == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (long r = 0; r < m; ++r) single<Way>(x, k, w + r * k, scale ? scale + r : nullptr, y + r);
         return;
     }
+    if constexpr (Way::WIDE == N)
+        if (n > N / 2 && k <= SHORT) return many(x, n, k, w, scale, m, y, stride, threads);
     const long blocks = m / R;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long b = 0; b < blocks; ++b)

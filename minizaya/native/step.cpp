@@ -1,45 +1,72 @@
-// One token of each of a few sequences through one layer: what `arch.block.Block` does with torch, as loops.
+// One token of each of some sequences through the model: what `arch.model.Zaya` does with torch, as loops.
 //
-// At 8B a layer's products take two to three milliseconds for one token. About eighty small operations around them,
-// each called from Python, took two more. `step.py` makes three calls of them. Shapes: b sequences, E width of the
-// stream, h query and j KV heads of d channels, c = (h + j) d packed channels, R width of the router, X experts.
+// A small model's token is a few hundred thousand multiplications a layer, and about eighty small operations, each
+// called from Python, take ten times as long. `step.py` makes one call of them, or, where experts lie on disk, three
+// calls a layer. Shapes: b sequences, E width of the stream, h query and j KV heads of d channels, c = (h + j) d packed
+// channels, R width of the router, X experts.
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "matmul.cpp"
 
 extern "C" {
 struct Piece { const void* weight; const float* scale; long rows; int kind; };  // kind: 0 bfloat16, 1 int8, 2 float32
 struct Matrix { const Piece* pieces; long count, rows, columns; const float* bias; };  // one below the other; or null
-struct Merge { const float *output_scale, *output_bias, *residual_scale, *residual_bias; };
+struct Merge { const float *output_scale, *output_bias, *residual_scale, *residual_bias; };  // nulls: a plain sum
 
 struct Layer {
     long width, heads, kv_heads, head, taps, reach, rotary, window, router, experts;  // reach: taps of the grouped one
+    long means, shift;  // whether there is a mean path, and whether half of the values comes late
     float eps;
     const float* attention_norm;
     Matrix down, up;
-    const float *depthwise, *depthwise_bias, *grouped, *grouped_bias;  // (taps, c), (c), (c, reach, d), (c)
+    const float *depthwise, *depthwise_bias, *grouped, *grouped_bias;  // (c, taps), (c), (c, d, reach), (c); or nulls
     const float* temperature;  // (j)
     Merge attention_merge;
     const float* moe_norm;
     Matrix router_down;
     const float *eda_scale, *router_norm;  // eda_scale: (R) or null, in the first layer
-    Matrix fc1, fc2, out;
-    const float* balancing_bias;  // (X + 1)
+    Matrix fc1, fc2, out;                  // R = 0: `out` alone is the router
+    const float* balancing_bias;           // (X + 1)
     Merge moe_merge;
+    const Matrix *gate_up, *expert_down;  // X each, or null: they are given to `visit`
 };
 
 // What one layer remembers, and where the new tokens stand. columns: (b, lag, c); delayed: (b, j d / 2); keys, values:
-// a sequence's tokens of j d numbers, `stride` numbers from one sequence to the next. stored: (b), tokens held of each.
-// cos, sin: (b, rotary / 2).
-struct Past { float *columns, *delayed, *keys, *values; long stride; const int64_t* stored; const float *cos, *sin; };
+// a sequence's tokens of j d numbers, `stride` numbers from one sequence to the next; all of them floats, or, with
+// half, bfloat16. stored: (b), tokens held of each. turned: (b), positions for RoPE; cos, sin: (positions, rotary / 2).
+// seen: `seen_stride` bytes a sequence, 0 where a token is padding; or null.
+struct Past {
+    void *columns, *delayed, *keys, *values;
+    long stride, half;
+    const int64_t *stored, *turned;
+    const float *cos, *sin;
+    const uint8_t* seen;
+    long seen_stride;
+};
+
+struct Twin { const uint16_t* from; float* to; long count; };  // small weights in bfloat16, and room for them as floats
+
+struct Model {
+    const Layer* layers;
+    long count;
+    Matrix embed;  // (vocabulary, E)
+    const float *embed_scale, *embed_bias, *norm;
+    Matrix head;
+    const Twin* twins;
+    long twin_count;
+};
 }
 
 namespace {
 
-typedef std::vector<float> Numbers;
+// Memory for one call after the other, a thread's own; `take` hands out the next n floats.
+struct Room {
+    std::vector<float> all;
+    long used = 0;
+    void begin(long n) { used = 0; if ((long)all.size() < n) all.resize(n); }
+    float* take(long n) { used += n; return all.data() + used - n; }
+};
 
 void product(const Matrix& a, const float* x, long b, float* y, int threads) {
     float* at = y;
@@ -52,15 +79,82 @@ void product(const Matrix& a, const float* x, long b, float* y, int threads) {
         at += p.rows;
     }
     if (a.bias)
-        for (long i = 0; i < b * a.rows; ++i) y[i] += a.bias[i % a.rows];
+        for (long n = 0; n < b; ++n)
+            for (long i = 0; i < a.rows; ++i) y[n * a.rows + i] += a.bias[i];
 }
 
-float dot(const float* x, const float* y, long n) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < n; ++i) sum += x[i] * y[i];
-    return sum;
+// ---- numbers --------------------------------------------------------------------------------------------------------
+
+inline void put(float* at, float x) { *at = x; }
+inline void put(uint16_t* at, float x) {  // to the nearest, to the even one where two are as near; NaN stays one
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    *at = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
+
+typedef int32_t Ints __attribute__((vector_size(4 * N)));
+
+inline Floats fill(float x) { return Floats{} + x; }
+
+// e^x to about one unit in the last place: 2^n times a polynomial of the rest.
+inline Floats exponential(Floats x) {
+    x = x < fill(-87.f) ? fill(-87.f) : x;
+    x = x > fill(88.f) ? fill(88.f) : x;
+    const Floats big = x * 1.44269504f + 12582912.f, n = big - 12582912.f;  // the addition rounds to a whole number
+    const Floats r = x - n * 0.693359375f - n * -2.12194440e-4f;
+    Floats p = fill(1.9875691500e-4f);
+    for (float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = p * r + next;
+    p = p * r * r + r + 1.f;
+    return p * (Floats)(((Ints)big << 23) + 0x3f800000);
+}
+
+// The error function, a quotient of two polynomials as in Eigen; off by less than 3e-7.
+inline Floats erf(Floats x) {
+    x = x < fill(-4.f) ? fill(-4.f) : x;
+    x = x > fill(4.f) ? fill(4.f) : x;
+    const Floats s = x * x;
+    Floats p = fill(-2.72614225801306e-10f), q = fill(-1.45660718464996e-05f);
+    for (float next : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,
+                       -2.95459980854025e-03f, -1.60960333262415e-02f}) p = p * s + next;
+    for (float next : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f})
+        q = q * s + next;
+    return x * p / q;
+}
+
+// x[i] = f(x[i]), a vector at a time.
+template <class F>
+void each(float* x, long n, F f) {
+    for (long i = 0; i < n; i += N) {
+        float part[N] = {};
+        const long size = std::min<long>(N, n - i);
+        memcpy(part, x + i, size * sizeof(float));
+        const Floats y = f(load(part));
+        memcpy(x + i, &y, size * sizeof(float));
+    }
+}
+
+void gelu(float* x, long n) { each(x, n, [](Floats v) { return 0.5f * v * (1.f + erf(v * 0.70710678f)); }); }
+
+template <class Number>
+float dot(const float* x, const Number* y, long n) {
+    Floats sum = {};
+    long i = 0;
+    for (; i + N <= n; i += N) sum += load(x + i) * load(y + i);
+    float total = lanes(sum);
+    for (; i < n; ++i) total += x[i] * one(y[i]);
+    return total;
+}
+
+void softmax(float* x, long n) {
+    const float largest = *std::max_element(x, x + n);
+    each(x, n, [&](Floats v) { return exponential(v - largest); });
+    float sum = 0;
+    for (long i = 0; i < n; ++i) sum += x[i];
+    for (long i = 0; i < n; ++i) x[i] /= sum;
+}
+
+// ---- parts of a layer, for one sequence -----------------------------------------------------------------------------
 
 void rms_norm(const float* x, const float* weight, long n, float eps, float* y) {
     const float inverse = 1 / std::sqrt(dot(x, x, n) / n + eps);
@@ -68,18 +162,12 @@ void rms_norm(const float* x, const float* weight, long n, float eps, float* y) 
 }
 
 void merge(const Merge& m, const float* output, long n, float* stream) {
-    for (long i = 0; i < n; ++i)
-        stream[i] = (output[i] + m.output_bias[i]) * m.output_scale[i] +
-                    (stream[i] + m.residual_bias[i]) * m.residual_scale[i];
-}
-
-float gelu(float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); }
-
-void softmax(float* x, long n) {
-    const float largest = *std::max_element(x, x + n);
-    float sum = 0;
-    for (long i = 0; i < n; ++i) sum += x[i] = std::exp(x[i] - largest);
-    for (long i = 0; i < n; ++i) x[i] /= sum;
+    if (!m.output_scale)
+        for (long i = 0; i < n; ++i) stream[i] += output[i];
+    else
+        for (long i = 0; i < n; ++i)
+            stream[i] = (output[i] + m.output_bias[i]) * m.output_scale[i] +
+                        (stream[i] + m.residual_bias[i]) * m.residual_scale[i];
 }
 
 // To length sqrt(d), then turned: channel i with channel i + rotary / 2.
@@ -94,97 +182,136 @@ void place(float* x, long d, float temperature, long rotary, const float* cos, c
     }
 }
 
-// Packed queries and keys of one sequence, z (c) -> mixed (c): both convolutions; the columns kept move on.
-void convolve(const Layer& l, float* columns, const float* z, float* mixed, int threads) {
+// The depthwise convolution of packed queries and keys z (c) at the last `reach` tokens; the columns kept move on.
+// u: head by head, (h + j, d, reach), `apart` numbers from one head to the next.
+template <class Number>
+void depthwise(const Layer& l, Number* columns, const float* z, float* u, long apart) {
     const long c = (l.heads + l.kv_heads) * l.head, lag = l.taps + l.reach - 2, d = l.head;
-    Numbers u(l.reach * c);  // u of the last `reach` tokens, head by head: (h + j, reach, d)
-    for (long r = 0; r < l.reach; ++r)
-        for (long i = 0; i < c; ++i) {
-            float sum = l.depthwise_bias[i];
-            for (long tap = 0; tap < l.taps; ++tap)
-                sum += l.depthwise[tap * c + i] * (r + tap < lag ? columns[(r + tap) * c + i] : z[i]);
-            u[(i / d * l.reach + r) * d + i % d] = sum;
-        }
-#pragma omp parallel for num_threads(threads)
     for (long i = 0; i < c; ++i)
-        mixed[i] = l.grouped_bias[i] + dot(l.grouped + i * l.reach * d, &u[i / d * l.reach * d], l.reach * d);
+        for (long r = 0; r < l.reach; ++r) {
+            const auto at = [&](long tap) { return r + tap < lag ? one(columns[(r + tap) * c + i]) : z[i]; };
+            float sum = l.depthwise ? l.depthwise_bias[i] : at(0);
+            if (l.depthwise)
+                for (long tap = 0; tap < l.taps; ++tap) sum += l.depthwise[i * l.taps + tap] * at(tap);
+            u[i / d * apart + i % d * l.reach + r] = sum;
+        }
+    if (lag == 0) return;
     std::copy(columns + c, columns + lag * c, columns);
-    std::copy(z, z + c, columns + (lag - 1) * c);
+    for (long i = 0; i < c; ++i) put(columns + (lag - 1) * c + i, z[i]);
 }
 
-// z (h + j, d), not convolved, adds the mean path to mixed: each query with its key, each key with its queries.
-void add_means(const Layer& l, const float* z, float* mixed) {
+// The mean path of one KV head and its queries. z (h + j, d), not convolved, adds to mixed: each query with its key,
+// each key with its queries.
+void add_means(const Layer& l, const float* z, float* mixed, long j) {
     const long group = l.heads / l.kv_heads, d = l.head;
-    for (long j = 0; j < l.kv_heads; ++j)
-        for (long i = 0; i < d; ++i) {
-            float mean = 0;
-            for (long h = j * group; h < (j + 1) * group; ++h) {
-                const float half = (z[h * d + i] + z[(l.heads + j) * d + i]) / 2;
-                mixed[h * d + i] += half;
-                mean += half;
-            }
-            mixed[(l.heads + j) * d + i] += mean / group;
+    for (long i = 0; i < d; ++i) {
+        float mean = 0;
+        for (long h = j * group; h < (j + 1) * group; ++h) {
+            const float half = (z[h * d + i] + z[(l.heads + j) * d + i]) / 2;
+            mixed[h * d + i] += half;
+            mean += half;
+        }
+        mixed[(l.heads + j) * d + i] += mean / group;
+    }
+}
+
+// Some query heads q (heads, d) against the keys `first` .. `last`, `row` numbers apart, of the KV head they share.
+template <class Number>
+void look(const float* q, long heads, const Number* keys, const Number* values, const uint8_t* seen, long first,
+          long last, long row, long d, float* y) {
+    static thread_local Room room;
+    const long count = last + 1 - first;
+    room.begin(heads * count);
+    float* scores = room.take(heads * count);
+    const float scale = 1 / std::sqrt((float)d);
+    for (long s = first; s <= last; ++s)
+        for (long h = 0; h < heads; ++h)
+            scores[h * count + s - first] = seen && !seen[s] ? -INFINITY : dot(q + h * d, keys + s * row, d) * scale;
+    for (long h = 0; h < heads; ++h) softmax(scores + h * count, count);
+    std::fill(y, y + heads * d, 0.f);
+    for (long s = first; s <= last; ++s)
+        for (long h = 0; h < heads; ++h) {
+            const float share = scores[h * count + s - first];
+            for (long i = 0; i < d; ++i) y[h * d + i] += share * one(values[s * row + i]);
         }
 }
 
-// One query head against the keys `first` .. `last`, `row` numbers apart.
-void look(const float* q, const float* keys, const float* values, long first, long last, long row, long d, float* y) {
-    Numbers scores(last + 1 - first);
-    for (long s = first; s <= last; ++s) scores[s - first] = dot(q, keys + s * row, d) / std::sqrt((float)d);
-    softmax(scores.data(), scores.size());
-    std::fill(y, y + d, 0.f);
-    for (long s = first; s <= last; ++s)
-        for (long i = 0; i < d; ++i) y[i] += scores[s - first] * values[s * row + i];
+// One KV head of one sequence and its queries, convolved already: means, norm, rotation, cache, attention.
+// own: queries, keys, values for now, values for later, as projected; mixed (c); y (h, d).
+template <class Number>
+void attend(const Layer& l, const Past& past, long n, long j, const float* own, float* mixed, float* y) {
+    const long d = l.head, kv = l.kv_heads * d, c = l.heads * d + kv, late = kv / 2, group = l.heads / l.kv_heads;
+    const float *cos = past.cos + past.turned[n] * (l.rotary / 2), *sin = past.sin + past.turned[n] * (l.rotary / 2);
+    if (l.means) add_means(l, own, mixed, j);
+    for (long h = j * group; h < (j + 1) * group; ++h) place(mixed + h * d, d, 1, l.rotary, cos, sin);
+    float* key = mixed + (l.heads + j) * d;
+    place(key, d, l.temperature[j], l.rotary, cos, sin);
+
+    const long last = past.stored[n], first = l.window ? std::max(0L, last + 1 - l.window) : 0;
+    Number *keys = (Number*)past.keys + n * past.stride + j * d, *values = (Number*)past.values + n * past.stride + j * d;
+    Number* delayed = (Number*)past.delayed + n * late;
+    for (long i = 0; i < d; ++i) {
+        const long channel = j * d + i, behind = channel - late;
+        put(keys + last * kv + i, key[i]);
+        if (behind < 0 || !l.shift) put(values + last * kv + i, own[c + channel]);
+        else values[last * kv + i] = delayed[behind];
+        if (behind >= 0) put(delayed + behind, own[c + channel]);
+    }
+    look(mixed + j * group * d, group, keys, values, past.seen ? past.seen + n * past.seen_stride : nullptr, first, last,
+         kv, d, y + j * group * d);
 }
 
-}  // namespace
+// ---- a layer for some of the sequences: those from `from` on ---------------------------------------------------------
 
-// norm -> CCA -> merge -> norm -> router. stream: (b, E), updated. state: (b, R), the router state of the layer below,
-// replaced by this layer's. Returns in x (b, E) what the experts read, in probs (b, X + 1) and routes (b) what the
-// router says.
-extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, float* stream, float* state, float* x,
-                                 float* probs, int64_t* routes, int threads) {
-    const Layer& l = *layer;
-    const long E = l.width, R = l.router, d = l.head, kv = l.kv_heads * d, c = l.heads * d + kv, late = kv / 2;
-    Numbers z(b * (c + kv)), q(b * c), y(b * l.heads * d), out(b * E);
+template <class Number>
+void attend_and_route(const Layer& l, const Past& past, long from, long b, float* stream, float* state, float* x,
+                      float* probs, int64_t* routes, int threads) {
+    static thread_local Room room;
+    const long E = l.width, R = l.router, d = l.head, kv = l.kv_heads * d, c = l.heads * d + kv, packed = c / d;
+    const long side = d * l.reach;
+    room.begin(b * (2 * c + kv + packed * side + l.heads * d + E + 2 * R));
+    float *z = room.take(b * (c + kv)), *u = room.take(b * packed * side), *mixed = room.take(b * c);
+    float *y = room.take(b * l.heads * d), *out = room.take(b * E);
+    const int many = b > 1 || past.stored[from] * kv > SMALL / 8 ? threads : 1;
 
     for (long n = 0; n < b; ++n) rms_norm(stream + n * E, l.attention_norm, E, l.eps, x + n * E);
-    product(l.down, x, b, z.data(), threads);
-    for (long n = 0; n < b; ++n) {
-        float *mixed = &q[n * c], *own = &z[n * (c + kv)];  // own: queries, keys, values for now, values for later
-        convolve(l, past->columns + n * (l.taps + l.reach - 2) * c, own, mixed, threads);
-        add_means(l, own, mixed);
-        for (long h = 0; h < l.heads + l.kv_heads; ++h)
-            place(mixed + h * d, d, h < l.heads ? 1 : l.temperature[h - l.heads], l.rotary,
-                  past->cos + n * l.rotary / 2, past->sin + n * l.rotary / 2);
-        const long at = n * past->stride + past->stored[n] * kv;
-        std::copy(mixed + l.heads * d, mixed + c, past->keys + at);
-        std::copy(own + c, own + c + late, past->values + at);
-        std::copy(past->delayed + n * late, past->delayed + (n + 1) * late, past->values + at + late);
-        std::copy(own + c + late, own + c + kv, past->delayed + n * late);
+    product(l.down, x, b, z, threads);
+    Number* columns = (Number*)past.columns + from * (l.taps + l.reach - 2) * c;
+    for (long n = 0; n < b; ++n)
+        depthwise(l, columns + n * (l.taps + l.reach - 2) * c, z + n * (c + kv), u + n * side, b * side);
+    for (long h = 0; h < packed; ++h) {  // u: (heads, b, d * reach)
+        if (l.grouped) multiply(u + h * b * side, b, side, l.grouped + h * d * side, nullptr, d, mixed + h * d, c, threads);
+        for (long n = 0; n < b; ++n)
+            for (long i = h * d; i < (h + 1) * d; ++i)
+                mixed[n * c + i] = l.grouped ? mixed[n * c + i] + l.grouped_bias[i] : u[(h * b + n) * side + i - h * d];
     }
-#pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < b * l.heads; ++i) {
-        const long n = i / l.heads, h = i % l.heads, last = past->stored[n];
-        const long first = l.window ? std::max(0L, last + 1 - l.window) : 0;
-        const long head = n * past->stride + h / (l.heads / l.kv_heads) * d;  // the KV head that this query head reads
-        look(&q[n * c + h * d], past->keys + head, past->values + head, first, last, kv, d, &y[i * d]);
+#pragma omp parallel for num_threads(many)
+    for (long i = 0; i < b * l.kv_heads; ++i) {
+        const long n = i / l.kv_heads;
+        attend<Number>(l, past, from + n, i % l.kv_heads, z + n * (c + kv), mixed + n * c, y + n * l.heads * d);
     }
-    product(l.up, y.data(), b, out.data(), threads);
-
-    Numbers own(b * R), hidden(b * R), next(b * R);
+    product(l.up, y, b, out, threads);
     for (long n = 0; n < b; ++n) {
-        merge(l.attention_merge, &out[n * E], E, stream + n * E);
+        merge(l.attention_merge, out + n * E, E, stream + n * E);
         rms_norm(stream + n * E, l.moe_norm, E, l.eps, x + n * E);
     }
-    product(l.router_down, x, b, own.data(), threads);
-    for (long i = 0; i < b * R; ++i) state[i] = own[i] + (l.eda_scale ? l.eda_scale[i % R] * state[i] : 0);
-    for (long n = 0; n < b; ++n) rms_norm(state + n * R, l.router_norm, R, l.eps, &hidden[n * R]);
-    product(l.fc1, hidden.data(), b, next.data(), threads);
-    for (float& v : next) v = gelu(v);
-    product(l.fc2, next.data(), b, hidden.data(), threads);
-    for (float& v : hidden) v = gelu(v);
-    product(l.out, hidden.data(), b, probs, threads);
+
+    const float* read = x;
+    if (R) {
+        float *hidden = room.take(b * R), *next = room.take(b * R);
+        product(l.router_down, x, b, hidden, threads);
+        for (long n = 0; n < b; ++n) {
+            float *own = state + n * R, *fresh = hidden + n * R;
+            for (long i = 0; i < R; ++i) own[i] = fresh[i] + (l.eda_scale ? l.eda_scale[i] * own[i] : 0);
+            rms_norm(own, l.router_norm, R, l.eps, fresh);
+        }
+        product(l.fc1, hidden, b, next, threads);
+        gelu(next, b * R);
+        product(l.fc2, next, b, hidden, threads);
+        gelu(hidden, b * R);
+        read = hidden;
+    }
+    product(l.out, read, b, probs, threads);
     for (long n = 0; n < b; ++n) {
         float* p = probs + n * (l.experts + 1);
         softmax(p, l.experts + 1);
@@ -195,23 +322,48 @@ extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, f
     }
 }
 
+}  // namespace
+
+// norm -> CCA -> merge -> norm -> router. stream: (b, E), updated. state: (b, R), the router state of the layer below,
+// replaced by this layer's. Returns in x (b, E) what the experts read, in probs (b, X + 1) and routes (b) what the
+// router says.
+extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, float* stream, float* state, float* x,
+                                 float* probs, int64_t* routes, int threads) {
+    const Layer& l = *layer;
+    // Many sequences and a layer that fits a core's cache: each thread takes a part of the sequences from end to end.
+    const long dense = l.width * (2 * l.heads + 2 * l.kv_heads) * l.head;
+    const long parts = b >= 8 * threads && dense <= 1 << 21 ? threads : 1;
+    const long R = l.router, each = (b + parts - 1) / parts;
+#pragma omp parallel for num_threads(parts)
+    for (long from = 0; from < b; from += each) {
+        const auto run = past->half ? attend_and_route<uint16_t> : attend_and_route<float>;
+        run(l, *past, from, std::min(each, b - from), stream + from * l.width, state + from * R, x + from * l.width,
+            probs + from * (l.experts + 1), routes + from, parts > 1 ? 1 : threads);
+    }
+}
+
 // One expert, for the sequences that go to it: y (b, E) gets gate * down(silu(gate half) * up half) of them.
 extern "C" void visit(const Layer* layer, const Matrix* gate_up, const Matrix* down, long expert, long b,
                       const int64_t* routes, const float* probs, const float* x, float* y, int threads) {
+    static thread_local Room room;
+    static thread_local std::vector<long> mine;
     const long E = layer->width, F = down->columns, X = layer->experts;
-    std::vector<long> mine;
+    mine.clear();
     for (long n = 0; n < b; ++n)
         if (routes[n] == expert) mine.push_back(n);
     const long count = mine.size();
-    Numbers in(count * E), both(count * 2 * F), inner(count * F);
-    for (long m = 0; m < count; ++m) std::copy(x + mine[m] * E, x + (mine[m] + 1) * E, &in[m * E]);
-    product(*gate_up, in.data(), count, both.data(), threads);
-    for (long m = 0; m < count; ++m)
-        for (long i = 0; i < F; ++i) {
-            const float gate = both[m * 2 * F + i];
-            inner[m * F + i] = gate / (1 + std::exp(-gate)) * both[m * 2 * F + F + i];
-        }
-    product(*down, inner.data(), count, in.data(), threads);
+    room.begin(count * (E + 3 * F));
+    float *in = room.take(count * E), *both = room.take(count * 2 * F), *inner = room.take(count * F);
+    for (long m = 0; m < count; ++m) std::copy(x + mine[m] * E, x + (mine[m] + 1) * E, in + m * E);
+    product(*gate_up, in, count, both, threads);
+    for (long m = 0; m < count; ++m) {
+        const float *gate = both + m * 2 * F, *up = gate + F;
+        float* to = inner + m * F;
+        std::copy(gate, gate + F, to);
+        each(to, F, [](Floats v) { return v / (1.f + exponential(-v)); });
+        for (long i = 0; i < F; ++i) to[i] *= up[i];
+    }
+    product(*down, inner, count, in, threads);
     for (long m = 0; m < count; ++m)
         for (long i = 0; i < E; ++i) y[mine[m] * E + i] = in[m * E + i] * probs[mine[m] * (X + 1) + expert];
 }
@@ -219,4 +371,41 @@ extern "C" void visit(const Layer* layer, const Matrix* gate_up, const Matrix* d
 // The experts' output, zeros for who skipped, joins the stream: (b, E) each.
 extern "C" void join(const Layer* layer, long b, const float* y, float* stream) {
     for (long n = 0; n < b; ++n) merge(layer->moe_merge, y + n * layer->width, layer->width, stream + n * layer->width);
+}
+
+// The whole model, all of it in memory. tokens: (b); pasts: one a layer. Returns logits (b, vocabulary),
+// probs (layers, b, X + 1) and routes (layers, b).
+extern "C" void through(const Model* model, const Past* pasts, long b, const int64_t* tokens, float* logits,
+                        float* probs, int64_t* routes, int threads) {
+    static thread_local Room room;
+    const Layer& first = model->layers[0];
+    const long E = first.width, X = first.experts;
+    for (long i = 0; i < model->twin_count; ++i)
+        for (long k = 0; k < model->twins[i].count; ++k) model->twins[i].to[k] = one(model->twins[i].from[k]);
+    room.begin(b * (3 * E + first.router));
+    float *stream = room.take(b * E), *x = room.take(b * E), *y = room.take(b * E), *state = room.take(b * first.router);
+    std::fill(state, state + b * first.router, 0.f);
+    const Piece& table = *model->embed.pieces;
+    for (long n = 0; n < b; ++n)
+        for (long i = 0; i < E; ++i) {
+            const long at = tokens[n] * E + i;
+            const float own = table.kind ? ((const float*)table.weight)[at] : one(((const uint16_t*)table.weight)[at]);
+            stream[n * E + i] = (own + model->embed_bias[i]) * model->embed_scale[i];
+        }
+    for (long number = 0; number < model->count; ++number) {
+        const Layer& l = model->layers[number];
+        float* own = probs + number * b * (X + 1);
+        int64_t* chosen = routes + number * b;
+        attend_and_route(&l, pasts + number, b, stream, state, x, own, chosen, threads);
+        std::fill(y, y + b * E, 0.f);
+        // experts side by side where there are enough of them, else all threads at one
+        const int apart = b >= 2 * threads && X >= 2 * threads ? threads : 1;
+#pragma omp parallel for schedule(dynamic) num_threads(apart)
+        for (long e = 0; e < X; ++e)
+            if (std::find(chosen, chosen + b, e) != chosen + b)
+                visit(&l, l.gate_up + e, l.expert_down + e, e, b, chosen, own, x, y, apart > 1 ? 1 : threads);
+        join(&l, b, y, stream);
+    }
+    for (long n = 0; n < b; ++n) rms_norm(stream + n * E, model->norm, E, first.eps, x + n * E);
+    product(model->head, x, b, logits, threads);
 }

@@ -1,153 +1,177 @@
-"""One token of each of a few sequences, through `step.cpp`: what decoding with a paged model does most of the time.
+"""One token of each of some sequences, through `step.cpp`: what decoding does most of the time.
 
-The plain path is `Zaya.forward`; `test_step_equals_the_plain_path` compares the two. `Step` holds where everything lies
-in memory. Its loop over the layers asks for attention and routes, then for each expert that was chosen, then for the
-sum.
+The plain path is `Zaya.forward`, and what decodes (`infer.generate`, `infer.engine`) asks `reader(model)` which of the
+two to call. A model is read where it lies: training may change its weights between two steps. `PagedStep`
+(`paged_step.py`) does the same for a model whose experts are on disk.
 """
 
-from ctypes import POINTER, Structure, byref, c_float, c_int, c_long, c_void_p
+import sys
+from collections.abc import Callable
+from ctypes import byref
+from functools import cache as once
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ..arch.attention import locate
+from ..arch.attention import rope_angles, rope_frequencies
 from ..arch.block import Block
 from ..arch.cache import Cache
-from ..arch.model import Zaya, ZayaOutput
-from .matmul import KINDS, library
+from ..arch.cca import CCA
+from ..arch.experts import Experts
+from ..arch.model import Zaya, ZayaOutput, check_inputs
+from ..arch.residual import PlainResidual, ResidualScaling, RMSNorm
+from ..arch.router import Router, RouterMLP
+from ..config import ZayaConfig
+from .layout import Layer, Layout, Model, Past, Twin
+from .matmul import library
 
-FEW = 64   # sequences; from there on the products take all the time, and both ways the same (measured on two cores)
-SIZES = ("width", "heads", "kv_heads", "head", "taps", "reach", "rotary", "window", "router", "experts")
-
-
-class Piece(Structure):
-    """Rows of a matrix, as they are stored. kind: the place in KINDS."""
-
-    _fields_ = [("weight", c_void_p), ("scale", c_void_p), ("rows", c_long), ("kind", c_int)]
-
-
-class Matrix(Structure):
-    """A matrix in pieces, one below the other, and its bias or None."""
-
-    _fields_ = [("pieces", POINTER(Piece)), ("count", c_long), ("rows", c_long), ("columns", c_long),
-                ("bias", c_void_p)]
+KNOWN = frozenset({Zaya, Block, CCA, Router, RouterMLP, Experts, RMSNorm, ResidualScaling, PlainResidual, nn.Embedding,
+                   nn.Linear, nn.Conv1d, nn.ModuleList})
+NUMBERS = (torch.float32, torch.bfloat16)
 
 
-class Merge(Structure):
-    """The four vectors of a `ResidualScaling`."""
+def reader(model: nn.Module, compiled: bool | None = None) -> Callable[..., ZayaOutput]:
+    """What to call in place of `model` to decode: (tokens, cache=, mask=, last_only=) -> `ZayaOutput`.
 
-    _fields_ = [(name, c_void_p) for name in ("output_scale", "output_bias", "residual_scale", "residual_bias")]
+    Args:
+        compiled: True: one token of each sequence goes through `step.cpp`; False: all go the plain way; None: through
+            `step.cpp` where it can be. Prompts go the plain way in any case.
+    Raises:
+        ValueError: compiled is True, and it cannot be; it says why.
+
+    trap: weights may be changed in place at any time; whoever gives a parameter other memory, or a layer another
+    module, must ask for a new reader.
+    """
+    if compiled not in (None, True, False):
+        raise ValueError(f"compiled must be True, False or None (where it can be), got {compiled!r}")
+    paged = getattr(model, "step", None) if isinstance(model, Zaya) else None
+    if paged is not None:   # its own forward decides
+        return partial(Zaya.forward, model) if compiled is False else model
+    why = "it was not asked for" if compiled is False else obstacle(model)
+    if why is None:
+        step = STEPS.get(model)
+        if step is None or step.places != places(model):
+            step = STEPS[model] = Step(model)
+        return partial(step.read, model)
+    if compiled:
+        raise ValueError(f"compiled: this model cannot be decoded by step.cpp: {why}")
+    if why == NO_COMPILER:
+        tell(why)
+    return model
 
 
-class Layer(Structure):
-    """Sizes and weights of one layer."""
-
-    _fields_ = [*((name, c_long) for name in SIZES), ("eps", c_float),
-                ("attention_norm", c_void_p), ("down", Matrix), ("up", Matrix), ("depthwise", c_void_p),
-                ("depthwise_bias", c_void_p), ("grouped", c_void_p), ("grouped_bias", c_void_p),
-                ("temperature", c_void_p), ("attention_merge", Merge), ("moe_norm", c_void_p), ("router_down", Matrix),
-                ("eda_scale", c_void_p), ("router_norm", c_void_p), ("fc1", Matrix), ("fc2", Matrix), ("out", Matrix),
-                ("balancing_bias", c_void_p), ("moe_merge", Merge)]
+NO_COMPILER = "there is no C++ compiler (CXX may name one)"
 
 
-class Past(Structure):
-    """What one layer remembers of the sequences, and where the new tokens stand."""
+@once
+def tell(why: str) -> None:
+    """One line, once in the life of a process."""
+    print(f"minizaya: {why}, so decoding goes the plain way, several times slower", file=sys.stderr)
 
-    _fields_ = [*((name, c_void_p) for name in ("columns", "delayed", "keys", "values")), ("stride", c_long),
-                *((name, c_void_p) for name in ("stored", "cos", "sin"))]
+
+def obstacle(model: nn.Module) -> str | None:
+    """Why `step.cpp` cannot decode with this model, or None."""
+    if type(model) is not Zaya:
+        return f"it is a {type(model).__name__}"
+    for name, module in model.named_modules():
+        if type(module) not in KNOWN or "forward" in vars(module):
+            return f"{name or 'the model'} is a {type(module).__name__} of its own kind"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name or 'the model'} has a hook"
+    if not model.layers[0].attention.fast:
+        return "its backend is 'reference'"
+    kinds = {(weight.dtype, weight.device.type, weight.is_contiguous()) for weight in model.parameters()}
+    if kinds not in ({(number, "cpu", True)} for number in NUMBERS):
+        return "its weights are not all float32, or all bfloat16, in the CPU's memory"
+    if any(block.router.balancing_bias.dtype != torch.float32 for block in model.layers):
+        return "a balancing bias is not float32"
+    return NO_COMPILER if library() is None else None
+
+
+def places(model: nn.Module) -> list[int]:
+    """The addresses of all weights."""
+    return [tensor.data_ptr() for module in model.modules()
+            for own in (module._parameters, module._buffers) for tensor in own.values() if tensor is not None]
+
+
+class Angles:
+    """cos and sin of the positions up to the largest asked for, (positions, rotary / 2) each, by kind of layer."""
+
+    def __init__(self, config: ZayaConfig):
+        self.config, self.tables = config, {}
+
+    def __call__(self, sliding: bool, end: int) -> tuple[Tensor, Tensor]:
+        """Of positions 0 .. end - 1 at least, float32 on the CPU."""
+        if sliding not in self.tables or len(self.tables[sliding][0]) < end:
+            theta = self.config.rope_theta_sliding if sliding else self.config.rope_theta
+            cpu = torch.device("cpu")
+            positions = torch.arange(max(2 * end, 64), device=cpu)
+            angles = rope_angles(positions, rope_frequencies(self.config.rotary_dim, theta, cpu), torch.float32)
+            self.tables[sliding] = tuple(angle[:, 0].contiguous() for angle in angles)
+        return self.tables[sliding]
+
+
+def takes(tokens: Tensor, cache: Cache | None, routes: Tensor | None, mask: Tensor | None) -> bool:
+    """One token of each sequence, all of which have a past; nothing to replay, no new padding."""
+    return (cache is not None and cache.length > 0 and mask is None and routes is None and tokens.dim() == 2
+            and tokens.shape[1] == 1)
+
+
+def pasts(config: ZayaConfig, cache: Cache, angles: Angles) -> tuple[list[Past], list[Tensor]]:
+    """What each layer remembers, and what must be kept alive while that is read."""
+    held, turned = cache.held().contiguous(), cache.turned_by().contiguous()
+    end = int(turned.max()) + 1
+    seen = cache.advance(1, None)
+    at, wide = (None, 0) if seen is None else (seen.data_ptr(), seen.stride(0))
+    found = []
+    for layer, kind in enumerate(config.layer_types):
+        (columns, delayed), room = cache.ends(layer), cache.room(layer, 1)
+        cos, sin = angles(kind == "hybrid_sliding", end)
+        found.append(Past(columns.data_ptr(), delayed.data_ptr(), room[0].data_ptr(), room[1].data_ptr(),
+                          room.stride(1), room.dtype == torch.bfloat16, held.data_ptr(), turned.data_ptr(),
+                          cos.data_ptr(), sin.data_ptr(), at, wide))
+    return found, [held, turned, seen]
+
+
+def taken_in(cache: Cache) -> None:
+    """One token a sequence has been taken in."""
+    cache.valid = cache.advance(1, None)
+    cache.length += 1
 
 
 class Step:
-    """A paged model's way of taking in one token a sequence. `Step.fits(model)` says whether there is one."""
+    """One model in memory, as `step.cpp` sees it. `obstacle(model)` is None."""
 
     def __init__(self, model: Zaya):
-        self.model, self.kept = model, []  # kept: tensors and structures whose addresses are written into others
-        self.layers = [self.layer(block) for block in model.layers]
-        self.experts: dict[tuple[int, int], tuple] = {}
+        config, layout = model.config, Layout(model.config)
+        self.config, self.layout, self.angles, self.places = config, layout, Angles(config), places(model)
+        self.layers = (Layer * len(model.layers))(*map(layout.layer, model.layers))
+        table = layout.matrix([(model.embed.weight, None)])
+        vectors = [layout.address(vector) for vector in (model.embed_scale, model.embed_bias, model.norm.weight)]
+        head = layout.linear(model.head)
+        self.twins = (Twin * len(layout.twins))(*layout.twins)
+        self.model = Model(self.layers, len(self.layers), table, *vectors, head, self.twins, len(self.twins))
 
-    @staticmethod
-    def fits(model: Zaya) -> bool:
-        """The released architecture, in float32, and a compiler."""
-        config = model.config
-        whole = (config.num_convs == 2 and config.conv_lag > 0 and config.qk_mean and config.value_shift
-                 and config.router == "mlp" and config.eda and config.residual_scaling)
-        return whole and model.embed.weight.dtype == torch.float32 and library() is not None
-
-    def takes(self, tokens: Tensor, cache: Cache | None, routes: Tensor | None, mask: Tensor | None) -> bool:
-        """One token of each of a few sequences that have a past, no padding, nothing to replay."""
-        return (cache is not None and cache.length > 0 and cache.valid is None and mask is None and routes is None
-                and tokens.dim() == 2 and tokens.shape[1] == 1 and len(tokens) <= FEW
-                and self.model.embed.weight.dtype == torch.float32)
-
-    def __call__(self, tokens: Tensor, cache: Cache) -> ZayaOutput:
-        """tokens: int64 (b, 1), already checked. Returns what `Zaya.forward` does; the cache has taken them in."""
-        model, config, batch = self.model, self.model.config, len(tokens)
-        native, threads = library(), torch.get_num_threads()
-        place = cache.placed(locate(config, batch, 1, cache.length, torch.float32, tokens.device))
-        angles = {sliding: [angle.expand(batch, 1, 1, -1).contiguous() for angle in pair]
-                  for sliding, pair in place.angles.items()}
-        held = cache.held().contiguous()
-        stream = ((model.embed(tokens) + model.embed_bias) * model.embed_scale).contiguous()
+    def read(self, model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
+             doc_ids: Tensor | None = None, mask: Tensor | None = None, last_only: bool = False) -> ZayaOutput:
+        """As `Zaya.forward`; one more token of each sequence goes through `step.cpp`."""
+        if doc_ids is not None or not takes(tokens, cache, routes, mask):
+            return model(tokens, cache, routes, doc_ids, mask, last_only)
+        config, batch = self.config, len(tokens)
+        check_inputs(config, tokens, cache, routes, doc_ids, mask)
+        layers, tokens = config.num_hidden_layers, tokens.contiguous()
+        found, kept = pasts(config, cache, self.angles)
         # trap: C++ reads numbers, not tensors. Whatever type or device torch takes by default, these are its own
-        plain = dict(dtype=torch.float32, device=stream.device)
-        x, state = torch.empty_like(stream), torch.zeros(batch, config.router_hidden_size, **plain)
-        probs = torch.empty(len(self.layers), batch, 1, config.num_experts + 1, **plain)
-        routes = torch.empty(len(self.layers), batch, dtype=torch.int64, device=stream.device)
-        at, read = stream.data_ptr(), x.data_ptr()
-        for number, (layer, block) in enumerate(zip(self.layers, model.layers)):
-            (columns, delayed), room = cache.ends(number), cache.room(number, 1)
-            past = Past(columns.data_ptr(), delayed.data_ptr(), room[0].data_ptr(), room[1].data_ptr(), room.stride(1),
-                        held.data_ptr(), *(angle.data_ptr() for angle in angles[block.attention.sliding]))
-            y, own, chosen = torch.zeros_like(stream), probs[number].data_ptr(), routes[number].data_ptr()
-            native.attend_and_route(byref(layer), byref(past), batch, at, state.data_ptr(), read, own, chosen, threads)
-            for expert in sorted(set(routes[number].tolist()) - {config.skip_route}):
-                gate_up, down = map(byref, self.expert(number, expert))
-                native.visit(byref(layer), gate_up, down, expert, batch, chosen, own, read, y.data_ptr(), threads)
-            native.join(byref(layer), batch, y.data_ptr(), at)
-        cache.length += 1
-        return ZayaOutput(model.head(model.norm(stream)), routes.T[:, None], probs)
+        plain = dict(dtype=torch.float32, device=tokens.device)
+        logits = torch.empty(batch, 1, config.vocab_size, **plain)
+        probs = torch.empty(layers, batch, 1, config.num_experts + 1, **plain)
+        chosen = torch.empty(layers, batch, dtype=torch.int64, device=tokens.device)
+        library().through(byref(self.model), (Past * layers)(*found), batch, tokens.data_ptr(), logits.data_ptr(),
+                          probs.data_ptr(), chosen.data_ptr(), torch.get_num_threads())
+        taken_in(cache)
+        return ZayaOutput(logits, chosen.T[:, None], probs.to(model.embed.weight.dtype))
 
-    # ---- where things lie --------------------------------------------------------------------------------------------
 
-    def address(self, tensor: Tensor | None) -> int | None:
-        """Of the numbers of a tensor, which is kept alive from now on."""
-        self.kept.append(tensor)
-        return None if tensor is None else tensor.data_ptr()
-
-    def matrix(self, pieces: list[tuple[Tensor, Tensor | None]], bias: Tensor | None = None) -> Matrix:
-        """pieces: (weight (m, k) of a type in KINDS, float32 scale (m,) or None)."""
-        found = (Piece * len(pieces))(*(
-            Piece(self.address(weight), self.address(scale), len(weight), list(KINDS).index(weight.dtype))
-            for weight, scale in pieces))
-        self.kept.append(found)
-        rows = sum(len(weight) for weight, _ in pieces)
-        return Matrix(found, len(pieces), rows, pieces[0][0].shape[1], self.address(bias))
-
-    def layer(self, block: Block) -> Layer:
-        config, attention, router, at = self.model.config, block.attention, block.router, self.address
-
-        def linear(module: nn.Module) -> Matrix:
-            return self.matrix([(weight, None) for _, _, weight in module.rows], module.bias)
-
-        def merge(module: nn.Module) -> Merge:
-            return Merge(*(at(getattr(module, name)) for name, _ in Merge._fields_))
-
-        depthwise, grouped, mlp = attention.conv_depthwise, attention.conv_grouped, router.mlp
-        return Layer(
-            config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
-            config.cca_time0, config.cca_time1, config.rotary_dim, config.sliding_window if attention.sliding else 0,
-            config.router_hidden_size, config.num_experts, config.rms_norm_eps,
-            at(block.attention_norm.weight), linear(attention.down_proj), linear(attention.up_proj),
-            # (taps, c) and (c, reach, d) in memory: `PagedZaya` has laid them so
-            at(depthwise.weight), at(depthwise.bias), at(grouped.weight), at(grouped.bias), at(attention.temperature),
-            merge(block.attention_merge), at(block.moe_norm.weight), linear(router.down_proj),
-            at(getattr(router, "eda_scale", None)), at(mlp.norm.weight), linear(mlp.fc1), linear(mlp.fc2),
-            linear(mlp.out_proj), at(router.balancing_bias), merge(block.moe_merge))
-
-    def expert(self, number: int, expert: int) -> tuple[Matrix, Matrix]:
-        """Gate and up, and down, of one expert; asked for from the disk at the first visit."""
-        own = self.model.layers[number].experts
-        weights = own.open(expert)
-        if (number, expert) not in self.experts:
-            self.experts[number, expert] = tuple(self.matrix([pair]) for pair in weights)
-        return self.experts[number, expert]
+STEPS: WeakKeyDictionary[nn.Module, Step] = WeakKeyDictionary()

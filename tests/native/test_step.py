@@ -13,7 +13,7 @@ from minizaya.hub import shards
 from minizaya.hub.paging import PagedZaya
 from minizaya.infer.engine import Engine, engine_generate
 from minizaya.laws.strategies import randomise
-from minizaya.native import compiler, matmul, step
+from minizaya.native import compiler, matmul, paged_step
 
 pytestmark = pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
 
@@ -152,8 +152,8 @@ def test_the_engine_steps_too(tmp_path, monkeypatch):
     folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4))
     paged, plain = PagedZaya(folder), shards.load(folder, torch.float64)
     prompts, calls = [[5, 6, 7], [9], [11, 12, 13, 14, 15], [20, 21]], []
-    inner = paged.step.__class__.__call__
-    monkeypatch.setattr(step.Step, "__call__", lambda self, *args: calls.append(1) or inner(self, *args))
+    inner = paged_step.PagedStep.__call__
+    monkeypatch.setattr(paged_step.PagedStep, "__call__", lambda self, *args: calls.append(1) or inner(self, *args))
     for chosen in (dict(temperature=0.0), dict(temperature=1.0, top_p=0.9, seed=4)):
         wanted = mz.generate(plain, prompts, 9, **chosen)
         assert mz.generate(paged, prompts, 9, **chosen) == wanted
@@ -163,20 +163,16 @@ def test_the_engine_steps_too(tmp_path, monkeypatch):
 
 
 def test_what_goes_the_plain_way(tmp_path, monkeypatch):
-    """A first token, several tokens, padding, replayed routes, other types, ablations: not by `step.cpp`."""
+    """A first token, several tokens, new padding, replayed routes, other types: not by `step.cpp`."""
     paged = PagedZaya(folder_of(tmp_path, {}))
-    monkeypatch.setattr(step.Step, "__call__", lambda *_: pytest.fail("went by step.cpp"))
+    monkeypatch.setattr(paged_step.PagedStep, "__call__", lambda *_: pytest.fail("went by step.cpp"))
     with torch.inference_mode():
         cache = paged.new_cache(2)
         paged(torch.full((2, 1), 5), cache=cache)
         paged(torch.full((2, 2), 5), cache=cache)
         paged(torch.full((2, 1), 5), cache=cache, routes=torch.zeros(2, 1, 3, dtype=torch.int64))
         paged(torch.full((2, 1), 5), cache=cache, mask=torch.tensor([[True], [False]]))
-        paged(torch.full((2, 1), 5), cache=cache)
-        paged(torch.full((step.FEW + 1, 1), 5), cache=(many := paged.new_cache(step.FEW + 1)))
-        paged(torch.full((step.FEW + 1, 1), 5), cache=many)
     assert PagedZaya(tmp_path / "w", torch.bfloat16).step is None
-    assert PagedZaya(folder_of(tmp_path / "other", dict(eda=False))).step is None
 
 
 def test_wrong_tokens_are_refused(tmp_path):
@@ -192,28 +188,24 @@ def test_wrong_tokens_are_refused(tmp_path):
 
 
 BUGS = {
-    "mean path after the convolutions": ("add_means(l, own, mixed)", "add_means(l, mixed, mixed)"),
-    "keys see one token less": ("last = past->stored[n];", "last = past->stored[n] - 1;"),
-    "values arrive at once": ("std::copy(past->delayed + n * late, past->delayed + (n + 1) * late",
-                              "std::copy(own + c + late, own + c + kv"),
+    "mean path after the convolutions": ("add_means(l, own, mixed, j)", "add_means(l, mixed, mixed, j)"),
+    "keys see one token less": ("last,\n         kv, d, y", "last - 1,\n         kv, d, y"),
+    "values arrive at once": ("if (behind < 0 || !l.shift)", "if (true)"),
     "columns stand still": ("std::copy(columns + c, columns + lag * c, columns);", ""),
     "a window too wide": ("last + 1 - l.window", "last - l.window"),
-    "temperature on queries": ("h < l.heads ? 1 : l.temperature[h - l.heads]",
-                               "l.temperature[std::max(0L, h - l.heads)]"),
-    "another head's keys": ("h / (l.heads / l.kv_heads) * d", "h % l.kv_heads * d"),
+    "temperature on queries": ("place(mixed + h * d, d, 1, l", "place(mixed + h * d, d, l.temperature[j], l"),
+    "another head's queries": ("look(mixed + j * group * d", "look(mixed + (l.kv_heads - 1 - j) * group * d"),
     "rotated the other way": ("first * cos[i] - second", "first * cos[i] + second"),
     "the bias weighs": ("probs[mine[m] * (X + 1) + expert]",
                         "(probs[mine[m] * (X + 1) + expert] + layer->balancing_bias[expert])"),
-    "no memory of the router below": ("l.eda_scale ? l.eda_scale[i % R] * state[i] : 0", "0"),
+    "no memory of the router below": ("l.eda_scale ? l.eda_scale[i] * own[i] : 0", "0"),
     "scaled before the bias": ("(output[i] + m.output_bias[i]) * m.output_scale[i]",
                                "output[i] * m.output_scale[i] + m.output_bias[i]"),
-    "gate and up exchanged": ("const float gate = both[m * 2 * F + i];\n            inner[m * F + i] = gate / (1 + "
-                              "std::exp(-gate)) * both[m * 2 * F + F + i];",
-                              "const float gate = both[m * 2 * F + F + i];\n            inner[m * F + i] = gate / (1 + "
-                              "std::exp(-gate)) * both[m * 2 * F + i];"),
-    "a tanh instead of erf": ("0.5f * x * (1 + std::erf(x * 0.70710678f))",
-                              "0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)))"),
-    "every row gets the first row's bias": ("y[i] += a.bias[i % a.rows]", "y[i] += a.bias[0]"),
+    "gate and up exchanged": ("*gate = both + m * 2 * F, *up = gate + F;",
+                              "*up = both + m * 2 * F, *gate = up + F;"),
+    "a tanh instead of erf": ("0.5f * v * (1.f + erf(v * 0.70710678f))",
+                              "v - v / (1.f + exponential(1.5957691f * (v + 0.044715f * v * v * v)))"),
+    "every row gets the first row's bias": ("y[n * a.rows + i] += a.bias[i]", "y[n * a.rows + i] += a.bias[0]"),
     "the last numbers of a row are left out": ("for (long rest = i; rest < k; ++rest) total +=",
                                                "for (long rest = k; rest < k; ++rest) total +="),
 }
@@ -252,7 +244,7 @@ def test_planted_bugs_in_pairs_are_seen(tmp_path, monkeypatch, bug):
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_seen(tmp_path, monkeypatch, bug):
     wrong = planted(tmp_path, *BUGS[bug])
-    monkeypatch.setattr(step, "library", lambda: wrong)
+    monkeypatch.setattr(paged_step, "library", lambda: wrong)
     folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4,
                                       attention_bias=True))
     assert difference(PagedZaya(folder), shards.load(folder, torch.float64)) > 1e-4
