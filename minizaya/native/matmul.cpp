@@ -231,7 +231,7 @@ void multiply(const typename Way::Token* x, long n, long k, const Weight* w, con
         for (long r = 0; r < m; ++r) single<Way>(x, k, w + r * k, scale ? scale + r : nullptr, y + r);
         return;
     }
-    if constexpr (Way::WIDE == N)
+    if constexpr (std::is_same<Way, AsFloats>::value)
         if (n > N / 2 && k <= SHORT) return many(x, n, k, w, scale, m, y, stride, threads);
     const long blocks = m / R;
 #pragma omp parallel for schedule(static) num_threads(threads)
