@@ -1,7 +1,8 @@
 // gemm.h: a block of 256 threads multiplies strips of rows on the matrix cores: C[i][j] = sum over k of A[i][k] B[j][k].
 //
-// A tile of C is 64 x 64. Four teams of 64 lanes hold 32 x 32 of it each, team 0 the upper left, team 1 the upper right.
-// Both operands lie with the inner axis k in a row, so both come to LDS by the same 16-byte loads. Included after gpu.h.
+// A tile of C is M * 64 rows by N * 64 columns. In each of its 64 x 64 parts four teams of 64 lanes hold 32 x 32, team 0
+// the upper left, team 1 the upper right. Both operands lie with the inner axis k in a row, so both come to LDS by the
+// same 16-byte loads. Included after gpu.h.
 #pragma once
 
 constexpr int TILE = 64, GEMM_THREADS = 256;
@@ -11,8 +12,10 @@ template <class T> struct Gemm {
   static constexpr int STEP = 4 * PIECE;         // of the inner axis at a time: four threads fetch a row's 64 bytes
 };
 
-// 64 rows in LDS, one step long. trap: without the 4 numbers between rows, every second row would begin in the same bank
-template <class T> struct Strip { T at[TILE][Gemm<T>::STEP + 4]; };
+// 64 rows in LDS, one step long. Where a row's piece lies is swizzled: rows are 16 banks long, and eight of them, read at the
+// same piece, would meet in two places; as it is they meet all 32 banks once, and so do the writes of two whole rows.
+struct Strip { bytes16 at[TILE][4]; };
+DEVICE bytes16& slot(Strip& strip, int row, int piece) { return strip.at[row][piece ^ row / 2 % 4]; }
 
 // Eight numbers of the inner axis: lanes 0..31 bring the first four of a row each, lanes 32..63 the last four. In
 // float32 one instruction takes one number from either half. Which two meet does not matter, as long as A and B agree.
@@ -30,52 +33,79 @@ template <class T> DEVICE bool whole_pieces(const T* at, int width) {
   return width % Gemm<T>::PIECE == 0 && (size_t)at % 16 == 0;
 }
 
-// Numbers k, k + 1, ... of a row, 16 bytes of them; zeros past its end. WHOLE: rows consist of whole 16 bytes.
+// Numbers k, k + 1, ... of a row, 16 bytes of them. WHOLE: rows consist of whole 16 bytes. Past the row's end something comes
+// that `inside` takes away later: a load under a condition would be waited for at once.
 template <bool WHOLE, class T> DEVICE bytes16 fetch(const T* row, int k, int inner) {
+  if (WHOLE) return *(const bytes16*)(row + (k < inner ? k : 0));
   vec<T, Gemm<T>::PIECE> piece;
-  if (WHOLE && k < inner) return *(const bytes16*)(row + k);
 #pragma unroll
-  for (int j = 0; j < Gemm<T>::PIECE; j++) piece[j] = !WHOLE && k + j < inner ? row[k + j] : from_float<T>(0.f);
+  for (int j = 0; j < Gemm<T>::PIECE; j++) piece[j] = k + j < inner ? row[k + j] : from_float<T>(0.f);
   return bits_as<bytes16>(piece);
 }
-
-template <class T> DEVICE void put(T* to, bytes16 from) {   // in two halves, since a padded row of bf16 begins on 8 bytes
-  *(vec<unsigned, 2>*)to = {{from.x, from.y}};
-  *((vec<unsigned, 2>*)to + 1) = {{from.z, from.w}};
+// Word by word: copied as one, the first word would come from LDS twice.
+DEVICE void fours(bytes16 from, vec<vec<bf16, 4>, 2>& to) {
+  to[0] = bits_as<vec<bf16, 4>>(vec<unsigned, 2>{{from.x, from.y}});
+  to[1] = bits_as<vec<bf16, 4>>(vec<unsigned, 2>{{from.z, from.w}});
+}
+DEVICE void fours(bytes16 from, vec<vec<float, 4>, 1>& to) {
+  to[0] = bits_as<vec<float, 4>>(vec<unsigned, 4>{{from.x, from.y, from.z, from.w}});
+}
+DEVICE bytes16 inside(bytes16 piece, bool there) {
+  bytes16 none = {0u, 0u, 0u, 0u};
+  return there ? piece : none;
 }
 
-template <bool WHOLE, class T, int N>
-DEVICE void multiply_rows(Strip<T>* strips, const T* a_row, const T* const (&b_row)[N], int inner, f32x16 (&acc)[N]) {
-  constexpr int STEP = Gemm<T>::STEP;
-  int row = threadIdx.x / 4, piece = threadIdx.x % 4 * Gemm<T>::PIECE, team = threadIdx.x / 64, lane = threadIdx.x % 64;
-  int a_at = team / 2 * 32 + lane % 32, b_at = team % 2 * 32 + lane % 32;
-  bytes16 a_next = fetch<WHOLE>(a_row, piece, inner), b_next[N];
+template <bool WHOLE, class T, int M, int N>
+DEVICE void multiply_rows(Strip (*strips)[M + N], const T* const (&a_row)[M], const T* const (&b_row)[N], int inner,
+                          f32x16 (&acc)[M][N]) {
+  constexpr int STEP = Gemm<T>::STEP, PIECE = Gemm<T>::PIECE;
+  int row = threadIdx.x / 4, piece = threadIdx.x % 4, team = threadIdx.x / 64, lane = threadIdx.x % 64;
+  int a_at = team / 2 * 32 + lane % 32, b_at = team % 2 * 32 + lane % 32, stage = 0;
+  bytes16 next[M + N];
 #pragma unroll
-  for (int n = 0; n < N; n++) b_next[n] = fetch<WHOLE>(b_row[n], piece, inner);
-  for (int k = 0; k < inner; k += STEP) {
-    __syncthreads();   // everyone has done with the step before
-    put(&strips[0].at[row][piece], a_next);
+  for (int s = 0; s < M + N; s++) next[s] = fetch<WHOLE>(s < M ? a_row[s] : b_row[s - M], piece * PIECE, inner);
 #pragma unroll
-    for (int n = 0; n < N; n++) put(&strips[1 + n].at[row][piece], b_next[n]);
-    __syncthreads();   // the step is there
-    a_next = fetch<WHOLE>(a_row, k + STEP + piece, inner);   // the next one travels while the matrix cores work
+  for (int s = 0; s < M + N; s++) slot(strips[0][s], row, piece) = inside(next[s], piece * PIECE < inner);
+  __syncthreads();
+  for (int k = 0; k < inner; k += STEP, stage ^= 1) {
+    int ahead = (k + STEP < inner ? k + STEP : k) + piece * PIECE;   // behind the last step: the same once more, for nobody
 #pragma unroll
-    for (int n = 0; n < N; n++) b_next[n] = fetch<WHOLE>(b_row[n], k + STEP + piece, inner);
+    for (int s = 0; s < M + N; s++) next[s] = fetch<WHOLE>(s < M ? a_row[s] : b_row[s - M], ahead, inner);
+    stay_in_order();   // the loads travel while the matrix cores work; the compiler would put them behind
+    vec<vec<T, 4>, PIECE / 4> a[2][M], b[2][N];   // a lane reads 16 bytes: lanes 0..31 an even piece, the others the odd one
 #pragma unroll
-    for (int eight = 0; eight < STEP; eight += 8) {
-      int at = eight + lane / 32 * 4;
-      vec<T, 4> a = *(const vec<T, 4>*)&strips[0].at[a_at][at];
+    for (int pair = 0; pair < 2; pair++) {
 #pragma unroll
-      for (int n = 0; n < N; n++) acc[n] = mfma8(a, *(const vec<T, 4>*)&strips[1 + n].at[b_at][at], acc[n]);
+      for (int m = 0; m < M; m++) fours(slot(strips[stage][m], a_at, 2 * pair + lane / 32), a[pair][m]);
+#pragma unroll
+      for (int n = 0; n < N; n++) fours(slot(strips[stage][M + n], b_at, 2 * pair + lane / 32), b[pair][n]);
     }
+    stay_in_order();   // all of a step is read at once: one wait for LDS, not two
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++)
+#pragma unroll
+      for (int four = 0; four < PIECE / 4; four++)
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+          for (int n = 0; n < N; n++) acc[m][n] = mfma8(a[pair][m][four], b[pair][n][four], acc[m][n]);
+    stay_in_order();   // nobody waits for them before that
+#pragma unroll
+    for (int s = 0; s < M + N; s++) slot(strips[stage ^ 1][s], row, piece) = inside(next[s], ahead < inner);
+    __syncthreads();   // this stage is read, the other one is there
   }
 }
 
-// Adds to acc[n] this lane's share of one A times N Bs. a_row, b_row[n]: the row that this thread fetches, number
-// threadIdx.x / 4 of the tile's 64. In place of a row past the last one, give any that exists: nobody stores what it
-// leads to. strips: N + 1 in LDS. The row and column of acc[n][r] in the tile are tile_row(r) and tile_column().
-template <class T, int N>
-DEVICE void multiply(Strip<T>* strips, const T* a_row, const T* const (&b_row)[N], int inner, bool whole, f32x16 (&acc)[N]) {
+// Adds to acc[m][n] this lane's share of M As times N Bs. a_row[m], b_row[n]: the row that this thread fetches, number
+// threadIdx.x / 4 of 64. In place of a row past the last one, give any that exists: nobody stores what it leads to.
+// strips: two stages of M + N in LDS. The row and column of acc[m][n][r] in its part are tile_row(r) and tile_column().
+template <class T, int M, int N>
+DEVICE void multiply(Strip (*strips)[M + N], const T* const (&a_row)[M], const T* const (&b_row)[N], int inner, bool whole,
+                     f32x16 (&acc)[M][N]) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < N; n++) acc[m][n] = mfma_zero();
   if (whole) multiply_rows<true>(strips, a_row, b_row, inner, acc);
   else multiply_rows<false>(strips, a_row, b_row, inner, acc);
 }

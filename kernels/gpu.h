@@ -50,6 +50,22 @@ __device__ __forceinline__ int __lane_id() { int lane; asm("mov.u32 %0, %%laneid
 
 #define DEVICE __device__ __forceinline__
 
+// Launch bounds of a kernel on the matrix cores. The compiler is told that two waves a SIMD are enough: it then lets sums
+// lie in ordinary registers, of which each wave has 256. Without, they go to the accumulation registers, and every step
+// moves them there and back.
+#if defined(MZ_AMD)
+#define MATRIX_BOUNDS(threads) __launch_bounds__(threads) __attribute__((amdgpu_waves_per_eu(2)))
+#else
+#define MATRIX_BOUNDS(threads) __launch_bounds__(threads)
+#endif
+
+// The compiler may not move an instruction over this.
+#if defined(MZ_AMD)
+DEVICE void stay_in_order() { __builtin_amdgcn_sched_barrier(0); }
+#else
+DEVICE void stay_in_order() {}
+#endif
+
 #include "numbers.h"
 #include "mfma.h"
 

@@ -25,10 +25,10 @@ DEVICE float to_float(bf16 x) { return bits_as<float>((unsigned)x.bits << 16); }
 template <class T> DEVICE T from_float(float x);
 template <> DEVICE float from_float<float>(float x) { return x; }
 template <> DEVICE bf16 from_float<bf16>(float x) {
-  unsigned u = bits_as<unsigned>(x);
-  bool nan = (u & 0x7fffffffu) > 0x7f800000u;
+  unsigned u = bits_as<unsigned>(x), near = u + 0x7fffu + ((u >> 16) & 1u);
   bf16 rounded;
-  rounded.bits = (unsigned short)(nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  // a choice of two numbers ready to be chosen: with the sum inside it, the compiler makes it a branch
+  rounded.bits = (unsigned short)((x != x ? u | 0x400000u : near) >> 16);
   return rounded;
 }
 

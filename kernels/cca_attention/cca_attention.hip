@@ -199,7 +199,7 @@ template <class T> DEVICE void merge(const float* partial, const float* stats, T
 }
 
 #define ATTENTION(T, suffix, WIDE)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(THREADS) cca_attention_##WIDE##_##suffix(                                      \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS) cca_attention_##WIDE##_##suffix(                                      \
       const T* q, const T* k, const T* v, const int* documents, T* out, float* partial, float* stats, int queries, int keys,  \
       int heads, int kv_heads, int width, int window, int parts, int tiles, int threads, float scale) {                       \
     __shared__ __align__(16) Tile<T, WIDE> tile;                                                                              \

@@ -5,11 +5,12 @@
 //   moe_output   out[token] = (h down^T) * gate         rows scattered back to their tokens; zeros for skipped tokens
 //
 // Nothing comes back to the host: how many tokens an expert has, each block reads from `starts`. Groups are cut into
-// tiles of 64 tokens, so that a tile meets one expert's weights only. Roundings to T stand where PyTorch's are.
+// tiles of 128 tokens, so that a tile meets one expert's weights only. Roundings to T stand where PyTorch's are.
 #include "gpu.h"
 #include "gemm.h"
 
-constexpr int THREADS = GEMM_THREADS, EACH = 4;
+constexpr int THREADS = GEMM_THREADS, EACH = 16;   // routes a thread loads at once
+constexpr int ROWS = 2 * TILE;                       // tokens of a tile
 
 DEVICE int group_of(long long route, int experts) { return route >= 0 && route < experts ? (int)route : experts; }
 
@@ -38,18 +39,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) moe_group(const long long*
                                                                 int experts) {
   __shared__ int totals[THREADS / 32];
   int group = blockIdx.x, earlier = 0, at;
-  for (int token = threadIdx.x; token < n; token += THREADS) earlier += group_of(routes[token], experts) < group;
+  long long route[EACH];   // loaded all at once, in place of those past the last the last one
+  for (int first = threadIdx.x; first < n; first += THREADS * EACH) {
+#pragma unroll
+    for (int j = 0; j < EACH; j++) route[j] = routes[at_most(first + j * THREADS, n - 1)];
+#pragma unroll
+    for (int j = 0; j < EACH; j++) earlier += first + j * THREADS < n && group_of(route[j], experts) < group;
+  }
   sum_before(earlier, totals, at);
   if (threadIdx.x == 0) starts[group] = at;
   for (int first = 0; first < n; first += THREADS * EACH) {
     int token = first + threadIdx.x * EACH, count = 0, all;
-    bool mine[EACH];
 #pragma unroll
-    for (int j = 0; j < EACH; j++) count += mine[j] = token + j < n && group_of(routes[token + j], experts) == group;
+    for (int j = 0; j < EACH; j++) route[j] = routes[at_most(token + j, n - 1)];
+#pragma unroll
+    for (int j = 0; j < EACH; j++) count += token + j < n && group_of(route[j], experts) == group;
     int place = at + sum_before(count, totals, all);
 #pragma unroll
     for (int j = 0; j < EACH; j++)
-      if (mine[j]) order[place++] = token + j;
+      if (token + j < n && group_of(route[j], experts) == group) order[place++] = token + j;
     at += all;
   }
 }
@@ -60,77 +68,88 @@ struct Range { int group, first, last; };
 // The group that tile `number` belongs to, and its places in the order; group -1: past the last tile.
 DEVICE Range tile_of(int number, const int* starts, int n, int experts) {
   for (int group = 0; group <= experts; group++) {
-    int first = starts[group], last = group < experts ? starts[group + 1] : n, tiles = (last - first + TILE - 1) / TILE;
-    if (number < tiles) return {group, first + number * TILE, last};
+    int first = starts[group], last = group < experts ? starts[group + 1] : n, tiles = (last - first + ROWS - 1) / ROWS;
+    if (number < tiles) return {group, first + number * ROWS, last};
     number -= tiles;
   }
   return {-1, 0, 0};
 }
 
-// 64 tokens by 64 hidden numbers. Each team holds gate and up of the same 32 x 32, so SwiGLU needs no exchange.
+// 128 tokens by 64 hidden numbers. Each team holds gate and up of the same 32 x 32, so SwiGLU needs no exchange.
 template <class T>
-DEVICE void hidden(Strip<T>* strips, const T* x, const T* gate_up, const int* order, const int* starts, T* h, int n, int width,
+DEVICE void hidden(Strip (*strips)[4], const T* x, const T* gate_up, const int* order, const int* starts, T* h, int n, int width,
                    int inner, int experts) {
   Range tile = tile_of(blockIdx.y, starts, n, experts);
   if (tile.group < 0 || tile.group == experts) return;
-  int place = at_most(tile.first + threadIdx.x / 4, tile.last - 1);
   int column = at_most(blockIdx.x * TILE + threadIdx.x / 4, inner - 1);
-  const T *token = x + (size_t)order[place] * width, *weights = gate_up + (size_t)tile.group * 2 * inner * width;
+  const T *tokens[2], *weights = gate_up + (size_t)tile.group * 2 * inner * width;
+#pragma unroll
+  for (int m = 0; m < 2; m++)
+    tokens[m] = x + (size_t)order[at_most(tile.first + m * TILE + threadIdx.x / 4, tile.last - 1)] * width;
   const T* rows[2] = {weights + (size_t)column * width, weights + (size_t)(inner + column) * width};
-  f32x16 acc[2] = {mfma_zero(), mfma_zero()};
-  multiply<T, 2>(strips, token, rows, width, whole_pieces(x, width) && whole_pieces(gate_up, width), acc);
+  f32x16 acc[2][2];
+  multiply<T, 2, 2>(strips, tokens, rows, width, whole_pieces(x, width) && whole_pieces(gate_up, width), acc);
   column = blockIdx.x * TILE + tile_column();
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    place = tile.first + tile_row(r);
-    if (place < tile.last && column < inner)
-      h[(size_t)place * inner + column] = from_float<T>(rounded<T>(silu(rounded<T>(acc[0][r]))) * rounded<T>(acc[1][r]));
-  }
+  for (int m = 0; m < 2; m++)
+#pragma unroll
+    for (int r = 0; r < 16; r++) {
+      int place = tile.first + m * TILE + tile_row(r);
+      if (place < tile.last && column < inner)
+        h[(size_t)place * inner + column] = from_float<T>(rounded<T>(silu(rounded<T>(acc[m][0][r]))) * rounded<T>(acc[m][1][r]));
+    }
 }
 
-// 64 tokens by 128 channels: two tiles side by side share the rows of h.
+// 128 tokens by 128 channels.
 template <class T>
-DEVICE void output(Strip<T>* strips, const T* h, const T* down, const float* gates, const int* order, const int* starts, T* out,
+DEVICE void output(Strip (*strips)[4], const T* h, const T* down, const float* gates, const int* order, const int* starts, T* out,
                    int n, int width, int inner, int experts) {
   Range tile = tile_of(blockIdx.y, starts, n, experts);
   if (tile.group < 0) return;
-  int place, column;
   bool skipped = tile.group == experts;
-  f32x16 acc[2] = {mfma_zero(), mfma_zero()};
+  f32x16 acc[2][2];
   if (!skipped) {
-    const T *mine = h + (size_t)at_most(tile.first + threadIdx.x / 4, tile.last - 1) * inner, *rows[2];
+    const T *mine[2], *rows[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      column = at_most((blockIdx.x * 2 + half) * TILE + threadIdx.x / 4, width - 1);
+      mine[half] = h + (size_t)at_most(tile.first + half * TILE + threadIdx.x / 4, tile.last - 1) * inner;
+      int column = at_most((blockIdx.x * 2 + half) * TILE + threadIdx.x / 4, width - 1);
       rows[half] = down + ((size_t)tile.group * width + column) * inner;
     }
-    multiply<T, 2>(strips, mine, rows, inner, whole_pieces(h, inner) && whole_pieces(down, inner), acc);
+    multiply<T, 2, 2>(strips, mine, rows, inner, whole_pieces(h, inner) && whole_pieces(down, inner), acc);
   }
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    place = tile.first + tile_row(r);
-    if (place >= tile.last) continue;
-    int token = order[place];
-    float gate = gates[token];
+  for (int m = 0; m < 2; m++) {
+    int first = tile.first + m * TILE, token[16];
+    float gate[16];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      column = (blockIdx.x * 2 + half) * TILE + tile_column();
-      if (column < width) out[(size_t)token * width + column] = from_float<T>(skipped ? 0.f : rounded<T>(acc[half][r]) * gate);
+    for (int r = 0; r < 16; r++) token[r] = order[at_most(first + tile_row(r), tile.last - 1)];   // all on their way at once
+#pragma unroll
+    for (int r = 0; r < 16; r++) gate[r] = gates[token[r]];
+#pragma unroll
+    for (int r = 0; r < 16; r++) {
+      if (first + tile_row(r) >= tile.last) continue;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int column = (blockIdx.x * 2 + half) * TILE + tile_column();
+        float value = skipped ? 0.f : rounded<T>(acc[m][half][r]) * gate[r];
+        if (column < width) out[(size_t)token[r] * width + column] = from_float<T>(value);
+      }
     }
   }
 }
 
 #define MOE(T, suffix)                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS) moe_hidden_##suffix(                                               \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS) moe_hidden_##suffix(                                               \
       const T* x, const T* gate_up, const int* order, const int* starts, T* h, int n, int width, int inner, int experts) { \
-    __shared__ __align__(16) Strip<T> strips[3];                                                                           \
+    __shared__ __align__(16) Strip strips[2][4];                                                                                 \
     hidden<T>(strips, x, gate_up, order, starts, h, n, width, inner, experts);                                             \
   }                                                                                                                        \
   LAUNCHABLE(moe_hidden_##suffix)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS) moe_output_##suffix(                                               \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS) moe_output_##suffix(                                               \
       const T* h, const T* down, const float* gates, const int* order, const int* starts, T* out, int n, int width,        \
       int inner, int experts) {                                                                                            \
-    __shared__ __align__(16) Strip<T> strips[3];                                                                           \
+    __shared__ __align__(16) Strip strips[2][4];                                                                                 \
     output<T>(strips, h, down, gates, order, starts, out, n, width, inner, experts);                                       \
   }                                                                                                                        \
   LAUNCHABLE(moe_output_##suffix)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minizaya.arch.experts import experts_loop
 
-BLOCK, TILE = 256, 64
+BLOCK, ROWS, COLUMNS = 256, 128, 64     # of a tile: tokens, and hidden numbers (channels: twice as many)
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -48,7 +48,7 @@ def hidden(run: Callable, x: Tensor, gate_up: Tensor, order: Tensor, starts: Ten
     (n, width), experts, inner = x.shape, len(gate_up), gate_up.shape[1] // 2
     h = x.new_empty(n, inner)
     # no more tiles than this, however the tokens fall: each group's last tile may be a short one
-    grid = -(-inner // TILE), n // TILE + min(experts, n)
+    grid = -(-inner // COLUMNS), n // ROWS + min(experts, n)
     run("moe", f"moe_hidden_{DTYPES[x.dtype]}", grid, BLOCK, [x, gate_up, order, starts, h, n, width, inner, experts])
     return h
 
@@ -57,7 +57,7 @@ def output(run: Callable, h: Tensor, down: Tensor, gates: Tensor, order: Tensor,
     """h (n, F) in grouped order -> (n, D) in the tokens' own order."""
     (n, inner), experts, width = h.shape, len(down), down.shape[1]
     out = h.new_empty(n, width)
-    grid = -(-width // (2 * TILE)), n // TILE + min(experts + 1, n)
+    grid = -(-width // (2 * COLUMNS)), n // ROWS + min(experts + 1, n)
     # a gate of T is exact as a float; a float32 gate is what a float32 router gives a bfloat16 model
     run("moe", f"moe_output_{DTYPES[h.dtype]}", grid, BLOCK,
         [h, down, gates.float(), order, starts, out, n, width, inner, experts])

@@ -8,15 +8,23 @@
 #include "gpu.h"
 #include "gemm.h"
 
-constexpr int THREADS = GEMM_THREADS, SIDE = 32;
+constexpr int THREADS = GEMM_THREADS, SIDE = 32, AHEAD = 16;
+constexpr int DOWN = 2, ACROSS = 2;   // a product's tile is 128 x 128
 
 // Each block adds up the squares of its share of one matrix: sums (batch, shares).
 template <class T> DEVICE void squares(const T* matrix, float* sums, float* scratch, int size, int shares) {
   matrix += (size_t)blockIdx.y * size;
   float sum = 0.f;
-  for (int i = blockIdx.x * THREADS + threadIdx.x; i < size; i += shares * THREADS) {
-    float x = to_float(matrix[i]);
-    sum += x * x;
+  for (size_t first = blockIdx.x * THREADS + threadIdx.x; first < size; first += (size_t)shares * THREADS * AHEAD) {
+    T some[AHEAD];
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {   // all on their way at once
+      size_t i = first + (size_t)j * shares * THREADS;
+      some[j] = matrix[i < size ? i : first];
+    }
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++)
+      if (first + (size_t)j * shares * THREADS < size) sum += to_float(some[j]) * to_float(some[j]);
   }
   sum = block_sum<THREADS>(sum, scratch);
   if (threadIdx.x == 0) sums[blockIdx.y * shares + blockIdx.x] = sum;
@@ -29,13 +37,12 @@ DEVICE void scale(const T* matrix, const float* sums, T* out, T* turned, float (
   int batch = blockIdx.y, across = (columns + SIDE - 1) / SIDE;
   int row = blockIdx.x / across * SIDE, column = blockIdx.x % across * SIDE, x = threadIdx.x % SIDE;
   size_t start = (size_t)batch * rows * columns;
-  float total = 0.f;
-  for (int i = 0; i < shares; i++) total += sums[batch * shares + i];
-  float norm = fmaxf(sqrtf(total), eps);
+  float mine = threadIdx.x < shares ? sums[batch * shares + threadIdx.x] : 0.f;   // one load each, not all of them in turn
+  float inverse = 1.f / fmaxf(sqrtf(block_sum<THREADS>(mine, tile[0])), eps);
   for (int y = threadIdx.x / SIDE; y < SIDE; y += THREADS / SIDE) {
     if (row + y >= rows || column + x >= columns) continue;
     size_t at = start + (size_t)(row + y) * columns + column + x;
-    tile[y][x] = to_float(matrix[at]) / norm;
+    tile[y][x] = to_float(matrix[at]) * inverse;
     out[at] = from_float<T>(tile[y][x]);
   }
   __syncthreads();
@@ -48,35 +55,53 @@ DEVICE void scale(const T* matrix, const float* sums, T* out, T* turned, float (
 // columns); before may be missing. symmetric: `turned` is `out`, and tiles under the diagonal, which are the others turned
 // over, are not computed.
 template <class T>
-DEVICE void product(Strip<T>* strips, const T* a, const T* b, const T* before, T* out, T* turned, int rows, int columns,
+DEVICE void product(Strip (*strips)[ACROSS + DOWN], const T* a, const T* b, const T* before, T* out, T* turned, int rows, int columns,
                     int inner, int symmetric, float alpha, float beta) {
-  int down = (rows + TILE - 1) / TILE, batch = blockIdx.y / down, first = blockIdx.y % down * TILE, column = blockIdx.x * TILE;
-  if (symmetric && column < first) return;
+  int down = (rows + DOWN * TILE - 1) / (DOWN * TILE), batch = blockIdx.y / down;
+  int top = blockIdx.y % down * DOWN * TILE, left = blockIdx.x * ACROSS * TILE;
+  if (symmetric && left < top) return;
   a += (size_t)batch * rows * inner;
   b += (size_t)batch * columns * inner;
-  const T* a_row = a + (size_t)at_most(first + threadIdx.x / 4, rows - 1) * inner;
-  const T* b_row[1] = {b + (size_t)at_most(column + threadIdx.x / 4, columns - 1) * inner};
-  f32x16 acc[1] = {mfma_zero()};
-  multiply<T, 1>(strips, a_row, b_row, inner, whole_pieces(a, inner) && whole_pieces(b, inner), acc);
+  const T *a_row[DOWN], *b_row[ACROSS];
+#pragma unroll
+  for (int m = 0; m < DOWN; m++) a_row[m] = a + (size_t)at_most(top + m * TILE + threadIdx.x / 4, rows - 1) * inner;
+#pragma unroll
+  for (int n = 0; n < ACROSS; n++) b_row[n] = b + (size_t)at_most(left + n * TILE + threadIdx.x / 4, columns - 1) * inner;
+  f32x16 acc[DOWN][ACROSS];
+  multiply<T, DOWN, ACROSS>(strips, a_row, b_row, inner, whole_pieces(a, inner) && whole_pieces(b, inner), acc);
   size_t start = (size_t)batch * rows * columns;
-  bool mirrored = !(symmetric && column == first);   // a tile on the diagonal holds both halves already
-  bool fours = rows % 4 == 0;                        // turned over, a lane's four neighbours in a column lie in a row
-  column += tile_column();
-  if (column >= columns) return;
+  bool mirrored = !(symmetric && left == top);   // a tile on the diagonal holds both halves already
+  bool by_fours = rows % 4 == 0;                    // turned over, a lane's four neighbours in a column lie in a row
 #pragma unroll
-  for (int four = 0; four < 4; four++) {
-    int row = first + tile_row(4 * four);
-    T* flipped = turned + start + (size_t)column * rows + row;
-    vec<T, 4> results;
+  for (int n = 0; n < ACROSS; n++) {
+    int column = left + n * TILE + tile_column();
+    if (column >= columns) continue;
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (row + j >= rows) continue;
-      size_t at = start + (size_t)(row + j) * columns + column;
-      results[j] = from_float<T>(alpha * (before ? to_float(before[at]) : 0.f) + beta * acc[0][4 * four + j]);
-      out[at] = results[j];
-      if (mirrored && !fours) flipped[j] = results[j];
+    for (int m = 0; m < DOWN; m++) {
+      T old[16];
+      if (before) {   // all on their way at once; in place of a row past the last one, that one
+#pragma unroll
+        for (int r = 0; r < 16; r++)
+          old[r] = before[start + (size_t)at_most(top + m * TILE + tile_row(r), rows - 1) * columns + column];
+      } else {
+#pragma unroll
+        for (int r = 0; r < 16; r++) old[r] = from_float<T>(0.f);
+      }
+#pragma unroll
+      for (int four = 0; four < 4; four++) {
+        int row = top + m * TILE + tile_row(4 * four);
+        T* flipped = turned + start + (size_t)column * rows + row;
+        vec<T, 4> results;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          results[j] = from_float<T>(alpha * to_float(old[4 * four + j]) + beta * acc[m][n][4 * four + j]);
+          if (row + j >= rows) continue;
+          out[start + (size_t)(row + j) * columns + column] = results[j];
+          if (mirrored && !by_fours) flipped[j] = results[j];
+        }
+        if (mirrored && by_fours && row < rows) *(vec<T, 4>*)flipped = results;
+      }
     }
-    if (mirrored && fours && row < rows) *(vec<T, 4>*)flipped = results;
   }
 }
 
@@ -93,10 +118,10 @@ DEVICE void product(Strip<T>* strips, const T* a, const T* b, const T* before, T
     scale<T>(matrix, sums, out, turned, tile, rows, columns, shares, eps);                                                    \
   }                                                                                                                           \
   LAUNCHABLE(newton_schulz_scale_##suffix)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(THREADS) newton_schulz_product_##suffix(                                       \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS) newton_schulz_product_##suffix(                                       \
       const T* a, const T* b, const T* before, T* out, T* turned, int rows, int columns, int inner, int symmetric,            \
       float alpha, float beta) {                                                                                              \
-    __shared__ __align__(16) Strip<T> strips[2];                                                                              \
+    __shared__ __align__(16) Strip strips[2][ACROSS + DOWN];                                                                              \
     product<T>(strips, a, b, before, out, turned, rows, columns, inner, symmetric, alpha, beta);                              \
   }                                                                                                                           \
   LAUNCHABLE(newton_schulz_product_##suffix)

@@ -11,7 +11,7 @@ from torch import Tensor
 from minizaya.arch.residual import at_least_float32
 from minizaya.train import muon
 
-BLOCK, TILE, SIDE = 256, 64, 32
+BLOCK, TILE, SIDE = 256, 128, 32
 MOST_SHARES = 64             # blocks that add up the squares of one matrix
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -79,20 +79,20 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> tuple:
     return torch.randn(96, 72, generator=draw).to(dtype).to(device), 1, dtype
 
 
-def full(run: Callable, kernel: str, m: int = 2048, n: int = 2048) -> None:
-    """The launches of one step on an expert's gate map of ZAYA1-8B, of a matrix without numbers."""
+def full(run: Callable, kernel: str, m: int = 2048, n: int = 2048, experts: int = 16) -> None:
+    """The launches of one step on the gate maps of a layer of ZAYA1-8B, of matrices without numbers."""
     dtype = torch.bfloat16 if kernel.endswith("bf16") else torch.float32
-    launch(run, torch.empty(m, n, dtype=dtype, device="meta"), 1, dtype)
+    launch(run, torch.empty(experts, m, n, dtype=dtype, device="meta"), 1, dtype)
 
 
-def work(kernel: str, tokens: int = 16384, m: int = 2048, n: int = 2048) -> tuple[int, int]:
-    """(fewest bytes, floating-point operations) of one launch on an expert's gate map of ZAYA1-8B, whatever `tokens`.
+def work(kernel: str, tokens: int = 16384, m: int = 2048, n: int = 2048, experts: int = 16) -> tuple[int, int]:
+    """(fewest bytes, floating-point operations) of one launch on a layer's gate maps of ZAYA1-8B, whatever `tokens`.
 
     product: the last of the three, a X + P X, written both ways.
     """
     size = 2 if kernel.endswith("bf16") else 4
     if "squares" in kernel:
-        return m * n * size, 2 * m * n
+        return experts * m * n * size, 2 * experts * m * n
     if "scale" in kernel:
-        return 3 * m * n * size, m * n
-    return (m * m + 4 * m * n) * size, 2 * m * m * n
+        return 3 * experts * m * n * size, experts * m * n
+    return experts * (m * m + 4 * m * n) * size, 2 * experts * m * m * n

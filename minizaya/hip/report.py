@@ -10,7 +10,7 @@ import re
 from ..native import compiler
 from . import kernel, names
 from .build import KERNELS, build
-from .machine.floors import PEAKS, SIMDS, floors
+from .machine.floors import FLOORS, PEAKS, SIMDS, floors
 from .machine.listing import metadata
 
 BANDWIDTH = PEAKS["HBM, TB/s"][1] * 1e12
@@ -56,6 +56,18 @@ def rows(only: str | None = None) -> list[dict]:
                 row |= dict(predicted_us=round(row["floors"]["us"], 3), limit=row["floors"]["limit"])
             found.append(row)
     return found
+
+
+def markdown(source: str) -> str:
+    """The kernel's rows as the table that its README shows: registers, LDS, waves, and the floors in microseconds."""
+    lines = [f"| kernel | VGPR | LDS | waves | {' | '.join(FLOORS)} | of the sheet |", "|---" * (len(FLOORS) + 5) + "|"]
+    for row in rows(source):
+        us = row["floors"]
+        cells = [f"**{us[name]:.1f}**" if name == us["limit"] else f"{us[name]:.1f}" for name in FLOORS]
+        share = "-" if us["ceiling"] is None else f"{us['ceiling']:.0%}"
+        first = [row["name"], row["vgpr"], row["lds"], row["occupancy"]]
+        lines.append(f"| {' | '.join(map(str, [*first, *cells, share]))} |")
+    return "\n".join(lines)
 
 
 def declared(source: str) -> list[str]:

@@ -20,7 +20,8 @@ from minizaya import hip
 pytestmark = needs_compiler
 moe = hip.kernel("moe")
 # tokens, channels, hidden numbers, experts: odd sizes with scalar tails, whole 16-byte pieces, several tiles both ways
-SIZES = [(1, 1, 1, 1), (5, 7, 3, 4), (70, 40, 24, 2), (33, 37, 67, 5), (131, 24, 70, 3), (20, 150, 16, 16)]
+SIZES = [(1, 1, 1, 1), (5, 7, 3, 4), (70, 40, 24, 2), (33, 37, 67, 5), (131, 24, 70, 3), (20, 150, 16, 16),
+         (150, 40, 140, 1)]
 SMALL = [(3, 9, 5, 2), (66, 24, 40, 3)]    # the tracer looks at every byte
 
 
@@ -155,22 +156,30 @@ BUGS = [
     ("if ((int)threadIdx.x % WAVE >= by) sum += other;", "sum += other;", "a lane adds itself"),
     ("all += totals[w];\n  }\n  __syncthreads();", "all += totals[w];\n  }\n", "barrier removed: totals overwritten"),
     ("= sum;\n  __syncthreads();", "= sum;\n", "barrier removed: totals read before they are there"),
-    ("token + j < n && group_of(routes[token + j]", "group_of(routes[token + j]", "no tail guard over the routes"),
+    ("if (token + j < n && group_of", "if (group_of", "no tail guard over the routes"),
+    ("first + j * THREADS < n && group_of", "group_of", "no tail guard over the routes of earlier groups"),
+    ("routes[at_most(token + j, n - 1)]", "routes[token + j]", "routes are read past the end"),
     ("at += all;", "at += count;", "each thread moves its own place on"),
-    ("tiles = (last - first + TILE - 1) / TILE", "tiles = (last - first) / TILE", "short tiles are lost"),
+    ("tiles = (last - first + ROWS - 1) / ROWS", "tiles = (last - first) / ROWS", "short tiles are lost"),
     ("number -= tiles;", "number -= tiles + 1;", "tile table off by one"),
     ("(size_t)(inner + column) * width", "(size_t)(inner + column - 1) * width", "up rows off by one"),
-    ("int place = at_most(tile.first + threadIdx.x / 4, tile.last - 1);", "int place = tile.first + threadIdx.x / 4;",
-     "rows past the end of a tile are gathered"),
+    ("order[at_most(tile.first + m * TILE + threadIdx.x / 4, tile.last - 1)]",
+     "order[tile.first + m * TILE + threadIdx.x / 4]", "rows past the end of a tile are gathered"),
+    ("tokens[m] = x + (size_t)order[at_most(tile.first + m * TILE", "tokens[m] = x + (size_t)order[at_most(tile.first",
+     "the lower half of a tile is the upper one again"),
     ("if (place < tile.last && column < inner)\n", "if (column < inner)\n", "a short tile writes on"),
-    ("int token = order[place];", "int token = place;", "rows are not scattered back"),
-    ("gate = gates[token];", "gate = gates[place];", "gates taken in grouped order"),
+    ("token[r] = order[at_most(first + tile_row(r), tile.last - 1)]",
+     "token[r] = at_most(first + tile_row(r), tile.last - 1)", "rows are not scattered back"),
+    ("gate[r] = gates[token[r]];", "gate[r] = gates[at_most(first + tile_row(r), n - 1)];",
+     "gates taken in grouped order"),
+    ("if (first + tile_row(r) >= tile.last) continue;", "", "a short tile scatters its last row again"),
 ]
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=[why for *_, why in BUGS])
 def test_planted_bugs(bug):
     def checks(run):
-        check_group(run, torch.arange(1100) % 4, 3)
+        check_group(run, torch.arange(4200) % 4, 3)      # more than a block loads at once
         check_stages(run, *inputs(69, 9, 6, 2, torch.bfloat16))
+        check_stages(run, *inputs(200, 40, 5, 1, torch.float32))       # more than a tile's tokens, several steps
     caught(bug, "moe", checks, [WAYS[3], WAYS[0]])   # traced first: it stops before a wild write happens

@@ -117,22 +117,30 @@ def test_supports():
     for dtype in (torch.float32, torch.bfloat16):
         matrix, steps, kind = schulz.example(dtype)
         assert run(WAYS[0], schulz.launch, matrix, steps, kind).dtype == dtype
-    assert schulz.work("newton_schulz_product_bf16") == (5 * 2048 ** 2 * 2, 2 * 2048 ** 3)
+    assert schulz.work("newton_schulz_product_bf16") == (16 * 5 * 2048 ** 2 * 2, 16 * 2 * 2048 ** 3)
 
 
 BUGS = [
-    ("__syncthreads();   // everyone has done with the step before", "", "barrier removed: the step is overwritten"),
-    ("__syncthreads();   // the step is there", "", "barrier removed: the step is read too early"),
+    ("__syncthreads();   // this stage is read, the other one is there", "", "barrier removed: a stage is overwritten"),
+    ("  __syncthreads();\n  for (int k = 0;", "  for (int k = 0;", "barrier removed: the first step is read too early"),
     ("b_at = team % 2 * 32 + lane % 32", "b_at = team % 2 * 32 + lane / 2", "wrong MFMA column"),
-    ("int at = eight + lane / 32 * 4;", "int at = eight;", "both halves bring the same four numbers"),
+    ("a_at, 2 * pair + lane / 32)", "a_at, 2 * pair)", "both halves bring the same four numbers"),
+    ("piece ^ row / 2 % 4]", "piece ^ row / 2]", "the swizzle leaves the row"),
+    ("stage ^= 1)", "stage = 1)", "the second stage for ever"),
+    ("k + STEP < inner ? k + STEP : k)", "k)", "the same step over and over"),
     ("mfma_row(r, threadIdx.x % 64)", "r + threadIdx.x % 64 / 32 * 16", "wrong MFMA row"),
-    ("!WHOLE && k + j < inner", "!WHOLE", "no tail guard along the inner axis"),
-    ("if (WHOLE && k < inner)", "if (WHOLE)", "reads whole pieces past the end"),
-    ("first + threadIdx.x / 4, rows - 1)", "first + threadIdx.x / 4, rows)", "off by one past the last row"),
-    ("column < first", "column <= first", "the diagonal is left out"),
-    ("!(symmetric && column == first)", "true", "two threads write the diagonal"),
-    ("alpha * (before", "(before", "alpha forgotten"),
-    ("i += shares * THREADS", "i += THREADS", "squares are added more than once"),
+    ("k + j < inner ? row[k + j]", "true ? row[k + j]", "no tail guard along the inner axis"),
+    ("(k < inner ? k : 0)", "k", "reads whole pieces past the end"),
+    ("inside(next[s], ahead < inner)", "inside(next[s], true)", "what came from past the end is not taken away"),
+    ("inside(next[s], piece * PIECE < inner)", "inside(next[s], true)", "nor in the first step"),
+    ("m * TILE + threadIdx.x / 4, rows - 1)", "m * TILE + threadIdx.x / 4, rows)", "off by one past the last row"),
+    ("left < top", "left <= top", "the diagonal is left out"),
+    ("!(symmetric && left == top)", "true", "two threads write the diagonal"),
+    ("alpha * to_float", "to_float", "alpha forgotten"),
+    ("first += (size_t)shares * THREADS * AHEAD", "first += (size_t)THREADS * AHEAD",
+     "squares are added more than once"),
+    ("row = top + m * TILE + tile_row(4 * four)", "row = top + tile_row(4 * four)", "the lower half over the upper"),
+    ("left + n * TILE + tile_column()", "left + tile_column()", "the right half over the left"),
     ("from_float<T>(tile[x][y])", "from_float<T>(tile[y][x])", "not turned over"),
 ]
 
@@ -143,4 +151,5 @@ def test_planted_bugs(bug):
         check_scaled(run, matrices(1, 70, 66, torch.float32))
         check_products(run, matrices(1, 66, 5, torch.bfloat16))
         check_products(run, matrices(1, 8, 24, torch.float32))
+        check_products(run, matrices(1, 140, 70, torch.float32))
     caught(bug, "newton_schulz", checks, [WAYS[3], WAYS[0]])   # traced first: it stops before a wild write happens

@@ -94,6 +94,15 @@ def test_floors_of_a_kernel_that_only_moves():
     assert found["waves"] == 40 and one["vector"] == pytest.approx(found["unit"]["vector"] / 2100)
 
 
+@pytest.mark.skipif(not shutil.which("clang++-19"), reason="the tables are those of clang 19")
+@pytest.mark.parametrize("source", hip.names())
+def test_readmes_say_what_the_listing_says(source):
+    """Registers, LDS, waves and floors of every kernel, as counted now."""
+    text = (hip.KERNELS / source / "README.md").read_text()
+    table = report.markdown(source)
+    assert table in text, f"kernels/{source}/README.md must hold this table:\n{table}"
+
+
 def test_explain(capsys):
     from minizaya.__main__ import main
 
