@@ -168,8 +168,10 @@ class Subject:
             raise
         except Exception as error:
             raise Broken(f"it raised {type(error).__name__}: {str(error).strip() or 'no message'}") from error
-        if result is None or result is Ellipsis:
+        if result is Ellipsis:
             raise NotAttempted
+        if result is None:
+            raise Broken("it returned None: is a `return` missing?")
         for x, copy in zip(handed, copies):
             if x.shape != copy.shape or not torch.equal(x.detach(), copy):
                 x.data = copy     # so that the counterexample shows what was handed over

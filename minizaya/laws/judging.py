@@ -222,12 +222,12 @@ def check(name: str, fn: Callable) -> Verdict:
     Prints one of
         ✔ name: statement
         ✘ name: statement, then the smallest counterexample
-        ○ name: not attempted yet      (fn is a stub: it raises NotImplementedError or returns None or ...)
+        ○ name: not attempted yet      (fn is a stub: it raises NotImplementedError or returns ...)
     While it runs, the library's own implementation cannot be called. With the environment variable MINIZAYA_STRICT=1,
     ○ and ✘ raise `Rejected`, so that a notebook run in CI stops there. Raises ValueError for an unknown law.
     """
     get(name)
-    if fn is None or fn is Ellipsis:
+    if fn is Ellipsis:
         verdict = Verdict(False, False, "not attempted yet", law=name)
     elif not callable(fn):
         verdict = Verdict(False, True, f"give the function itself, not a {type(fn).__name__}", law=name)

@@ -106,7 +106,7 @@ LAZY = {"None": None, "Ellipsis": ..., "zero": 0, "one": 1.0, "True": True, "an 
 @pytest.mark.parametrize("value", LAZY.values(), ids=LAZY)
 def test_a_constant_does_not_pass(name, exercise, value, capsys):
     assert not any(mz.laws.check(law, lambda *args, **kwargs: value) for law in exercise.laws)
-    assert ("○" if value is None or value is ... else "✘") in capsys.readouterr().out
+    assert ("○" if value is ... else "✘") in capsys.readouterr().out
 
 
 @every_exercise
