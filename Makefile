@@ -26,7 +26,7 @@ help:
 	@echo "make demo      train the nano model here and show what it learned"
 	@echo "make figures   draw the lessons' figures again, into lessons/figures"
 	@echo "make bench     time this machine, and minizaya against transformers"
-	@echo "make grade     check the exercises of the lessons"
+	@echo "make grade     judge the notebooks in a folder: make grade SUBMISSIONS=class (default: the lessons)"
 	@echo "make clean     remove the environment and the caches (your runs stay)"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=\"$(TORCH)\""
@@ -91,8 +91,11 @@ figures: $(VENV)/lessons.stamp
 bench: $(VENV)/test.stamp
 	$(PY) -m minizaya bench
 
+# A class: a folder for each student in SUBMISSIONS.
+SUBMISSIONS ?= lessons
+
 grade: $(VENV)/lessons.stamp
-	$(PY) -m minizaya lessons
+	$(PY) -m minizaya grade $(SUBMISSIONS)
 
 # Only a folder that is a virtual environment is removed, whatever VENV says.
 clean:

@@ -28,6 +28,7 @@ COMMANDS = {
     "materialize": ("minizaya.commands.materialize", "a checkpoint folder of random weights, of any preset"),
     "laws": ("minizaya.commands.laws", "what must hold; and a function of yours judged by it"),
     "lessons": ("minizaya.commands.lessons", "check the exercises of the lessons"),
+    "grade": ("minizaya.commands.grade", "judge a class's notebooks, each behind walls of its own"),
 }
 
 

@@ -104,6 +104,12 @@ def rms_norm_text() -> str:
     return (KERNELS / "ladder/rms_norm.hip").read_text()
 
 
+def whole(text: str) -> str:
+    """A student's kernel `rms_norm` with the header above it and the line below it that a launch needs."""
+    text = text if '#include "gpu.h"' in text else f'#include "gpu.h"\n{text}'
+    return text if "LAUNCHABLE" in text else f"{text}\nLAUNCHABLE(rms_norm)\n"
+
+
 def rms_norm_from(text: str, wave: int = 64) -> Callable[[Tensor, Tensor, float], Tensor]:
     """The kernel `rms_norm` in `text` as fn(x, weight, eps): x float32 (rows, n), weight (n,) -> (rows, n).
 
@@ -111,9 +117,7 @@ def rms_norm_from(text: str, wave: int = 64) -> Callable[[Tensor, Tensor, float]
     rms_norm(const float* x, const float* weight, float* y, int width, float eps). Every access is checked on the way;
     what the compiler or the tracer objects to is raised as KernelError.
     """
-    text = text if '#include "gpu.h"' in text else f'#include "gpu.h"\n{text}'
-    text = text if "LAUNCHABLE" in text else f"{text}\nLAUNCHABLE(rms_norm)\n"
-    on = Tracer(None, text, wave)
+    on = Tracer(None, whole(text), wave)
 
     def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y = torch.full_like(x, float("nan"))

@@ -46,7 +46,9 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
     "kernels": [(["--figure", "x.png"], "figure has no effect without the name of one kernel"),
                 (["--explain", "x", "--trace"], "trace has no effect with --explain"),
                 (["moe", "--explain", "x"], "name has no effect with --explain")],
-    "lessons": [(["--without-answers", "x", "--seconds", "9"], "seconds has no effect with --without-answers")],
+    "lessons": [(["--without-answers", "x", "--seconds", "9"], "seconds has no effect with --without-answers"),
+                (["--without-answers", "x", "--check"], "check has no effect with --without-answers"),
+                (["--check", "--seconds", "9"], "seconds has no effect with --check")],
     "laws": [(["cca", *flags], f"{flags[0][2:]} has no effect without --run") for flags in (
         ["--numpy"], ["--examples", "9"], ["--seed", "1"], ["--tol", "1"], ["--dtype", "float32"],
         ["--device", "cpu"])],
@@ -60,6 +62,7 @@ USED = {  # the flags that no other flag leaves without effect
     "kernels": "name build trace explain json", "lessons": "folder without_answers json", "doctor": "weights json",
     "laws": "name run json",
     "plan": "preset context dtype device dp ep cp batch optimizer efficiency price answer_tokens figures json",
+    "grade": "submissions lesson csv seconds whole memory seed workers json",
     "materialize": "preset folder seed layout dtype layers json",
     "parallel": "layout out resume preset steps lr optimizer text_rows task_rows save_every seed device json timeout "
                 "seq text_file task difficulty",

@@ -6,6 +6,8 @@ import pytest
 
 from lesson_tools import LESSONS, PATHS, exercises, read, solved
 from minizaya.commands import lessons
+from minizaya.grading import table
+from minizaya.grading.notebook import document
 
 NAME = "01_moe"
 
@@ -29,50 +31,34 @@ def tagged(notebook, tag):
     return next(cell for cell in notebook["cells"] if tag in cell["metadata"].get("tags", []))
 
 
-def verdicts(folder, **limits):
-    (lesson,) = lessons.progress(folder, **limits)
-    return {name: verdict["verdict"] for name, verdict in lesson["exercises"].items()}
-
-
-def test_as_shipped_everything_is_open(folder):
-    assert verdicts(folder) == {e.id: "open" for e in exercises(read(LESSONS / f"{NAME}.ipynb"))}
-
-
-def test_the_answers_pass(folder):
+def test_every_verdict_in_one_folder(folder):
+    """A right, a wrong and a missing answer; an edited check; a lesson as shipped; a file that is no notebook."""
     import nbformat
-    nbformat.write(solved(read(LESSONS / f"{NAME}.ipynb")), folder / f"{NAME}.ipynb")
-    assert set(verdicts(folder).values()) == {"passed"}
 
-
-def test_a_wrong_answer_shows_its_counterexample(folder):
-    edit(folder, lambda nb: tagged(nb, "exercise:swiglu").update(
-        source="def swiglu(x, gate_up, down):\n    return x * 0.5"))
-    (lesson,) = lessons.progress(folder)
-    assert lesson["exercises"]["swiglu"]["verdict"] == "wrong"
-    assert "the law wants" in lesson["exercises"]["swiglu"]["message"]
-    assert "✘ swiglu" in lessons.report([lesson])
-
-
-def test_an_edited_check_earns_nothing(folder):
     def cheat(notebook):
         place = notebook["cells"].index(tagged(notebook, "exercise:swiglu"))
         notebook["cells"][place]["source"] = "def swiglu(load):\n    return mz.balance.entropy(load)"
         check = next(cell for cell in notebook["cells"][place + 1:] if cell["cell_type"] == "code")
         check["source"] = ""
     edit(folder, cheat)
-    assert verdicts(folder)["swiglu"] == "wrong"
-
-
-def test_a_missing_cell_and_a_broken_cell_are_verdicts(folder):
     edit(folder, lambda nb: nb["cells"].remove(tagged(nb, "exercise:active")))
-    edit(folder, lambda nb: tagged(nb, "exercise:swiglu").update(source="def swiglu(x:"))
-    result = verdicts(folder)
-    assert result["active"] == result["swiglu"] == "wrong" and result["mixture"] == "open"
-
-
-def test_an_endless_loop_costs_one_lesson(folder):
-    edit(folder, lambda nb: tagged(nb, "exercise:swiglu").update(source="while True: pass"))
-    assert set(verdicts(folder, seconds=8).values()) == {"wrong"}
+    edit(folder, lambda nb: tagged(nb, "exercise:mixture").update(
+        source="def mixture_of_experts(*args):\n    return args[0]"))
+    nbformat.write(solved(read(LESSONS / "12_rl_cascade.ipynb")), folder / "12_rl_cascade.ipynb")
+    for name in ("13_router_replay", "05_residual"):
+        (folder / f"{name}.ipynb").write_text((LESSONS / f"{name}.ipynb").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "02_cca.ipynb").write_text("hello")
+    done = {lesson["lesson"]: lesson for lesson in lessons.progress(folder)}
+    found = {name: {verdict["verdict"] for verdict in lesson["exercises"].values()} for name, lesson in done.items()}
+    assert found == {NAME: {"wrong"}, "02_cca": {"wrong"}, "12_rl_cascade": {"passed"}, "13_router_replay": {"open"},
+                     "05_residual": {"open"}}
+    assert {e.id for e in exercises(read(LESSONS / f"{NAME}.ipynb"))} == set(done[NAME]["exercises"])
+    messages = {name: verdict["message"] for name, verdict in done[NAME]["exercises"].items()}
+    assert "TypeError" in messages["swiglu"] and "the law wants" in messages["mixture"]
+    assert "defines used_by_one_token" in messages["active"]
+    assert "is not a notebook" in done["02_cca"]["problem"]
+    text = lessons.text(list(done.values()))
+    assert "✘ mixture" in text and "is not a notebook" in text and "2 of 16 exercises pass" in text
 
 
 def test_copies_without_answers(tmp_path):
@@ -80,17 +66,34 @@ def test_copies_without_answers(tmp_path):
     written = lessons.without_answers(LESSONS, out)
     assert [path.name for path in written] == [path.name for path in PATHS]
     for path in written:
-        notebook = lessons.read(path)
-        assert not any(lessons.ids(cell, "answer") for cell in notebook["cells"])
-        assert lessons.exercises(notebook) == lessons.exercises(lessons.read(LESSONS / path.name))
+        notebook = document(path)
+        assert '"answer:' not in path.read_text(encoding="utf-8")
+        assert table.lesson(notebook) == table.lesson(document(LESSONS / path.name))
         read(path)  # still a valid notebook
     with pytest.raises(ValueError, match="already there"):
         lessons.without_answers(LESSONS, out)
 
 
-def test_a_folder_without_lessons_and_a_file_that_is_no_notebook(tmp_path):
+def test_a_folder_without_lessons():
     with pytest.raises(FileNotFoundError, match="no lesson"):
-        lessons.progress(tmp_path)
-    (tmp_path / "01_moe.ipynb").write_text("hello")
-    with pytest.raises(ValueError, match="is not a notebook"):
-        lessons.progress(tmp_path)
+        lessons.progress(LESSONS / "figures")
+
+
+def test_the_table_is_made_from_the_lessons():
+    """Otherwise: python -m minizaya.grading.table lessons"""
+    assert table.text(table.made(LESSONS)) == table.PLACE.read_text(encoding="utf-8")
+
+
+def test_check_finds_damage_before_it_costs_marks(folder, capsys):
+    from minizaya.__main__ import main
+
+    assert lessons.check(folder) == {f"{NAME}.ipynb": []}
+    edit(folder, lambda nb: tagged(nb, "exercise:swiglu")["metadata"].update(tags=[]))
+    edit(folder, lambda nb: tagged(nb, "exercise:mixture").update(source="x = 1"))
+    edit(folder, lambda nb: nb["cells"].append(
+        tagged(nb, "exercise:active") | {"source": "def used_by_one_token(model:"}))
+    (folder / "02_cca.ipynb").write_text("")
+    assert main(["lessons", "--folder", str(folder), "--check"]) == 1
+    said = capsys.readouterr().out
+    assert "no cell is tagged exercise:swiglu" in said and "does not define mixture_of_experts" in said
+    assert "are tagged exercise:active" in said and "cannot be read: SyntaxError" in said and "it is empty" in said

@@ -63,10 +63,13 @@ def test_the_glossary_names_what_transformers_has():
 def test_the_teachers_commands_exist():
     import argparse
 
-    from minizaya.commands.lessons import add_arguments
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    from minizaya.commands import grade, lessons
+    known = set()
+    for command in (grade, lessons):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        known |= set(parser._option_string_actions)
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEACHING))
-    assert flags <= set(parser._option_string_actions), flags
+    assert flags <= known, flags - known
     for target in re.findall(r"make (\w+)", TEACHING):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8"), target

@@ -1,0 +1,48 @@
+"""`minizaya grade SUBMISSIONS`: a class's notebooks, judged by the laws, each behind walls of its own."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..grading import report, submissions
+from ..grading.judge import Limits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("submissions", type=Path, help="a folder: a folder for each student, or notebooks")
+    parser.add_argument("--lesson", help="only this lesson, such as 02_cca")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a line for each exercise")
+    parser.add_argument("--seconds", type=float, default=Limits.seconds,
+                        help=f"time limit for one call of a student's function (default {Limits.seconds:g})")
+    parser.add_argument("--whole", type=float, default=Limits.whole,
+                        help=f"time limit for one exercise (default {Limits.whole:g})")
+    parser.add_argument("--memory", type=float, default=Limits.memory / 2**30, metavar="GIB",
+                        help=f"memory of a student's process, in GiB (default {Limits.memory / 2**30:g})")
+    parser.add_argument("--seed", help="draw other inputs than the lessons' checks, the same for the same text")
+    parser.add_argument("--workers", type=int, default=2, help="notebooks at a time (default 2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints who has what. Returns 0, whatever it is. Raises ValueError and OSError for wrong arguments."""
+    for name in ("seconds", "whole", "memory", "workers"):
+        if not getattr(args, name) > 0:
+            raise ValueError(f"--{name} must be above 0, got {getattr(args, name)}")
+    if not args.submissions.is_dir():
+        raise ValueError(f"{args.submissions} is no folder of submissions")
+    if args.lesson is not None and args.lesson not in report.lessons():
+        raise ValueError(f"--lesson must be one of {', '.join(report.lessons())}, got {args.lesson!r}")
+    everything, strangers = submissions.found(args.submissions)
+    if args.lesson:
+        everything = [one for one in everything if one.lesson == args.lesson]
+    copies = [one for one in everything if one.of]
+    limits = Limits(args.seconds, args.whole, int(args.memory * 2**30), args.seed)
+    done = list(submissions.graded(everything, limits, args.workers))
+    if args.csv:
+        report.write_csv(args.csv, done)
+    if args.json:
+        print(json.dumps({"exercises": report.rows(done), "copies": [str(one.path) for one in copies],
+                          "strangers": [str(path) for path in strangers]}))
+    else:
+        print(report.table(done, copies, strangers))
+    return 0

@@ -1,0 +1,59 @@
+"""The table of lessons and exercises: what is judged by which laws, and for how many points. Package data.
+
+    python -m minizaya.grading.table lessons         writes exercises.json anew, from the lessons
+"""
+
+import ast
+import json
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+from .notebook import document
+
+PLACE = Path(__file__).with_name("exercises.json")
+
+
+@cache
+def lessons() -> dict[str, dict]:
+    """A lesson's name -> its title, minutes, and exercises: id, function, laws, points, minutes and stub."""
+    return json.loads(PLACE.read_text(encoding="utf-8"))
+
+
+def made(folder: Path) -> dict[str, dict]:
+    """The table of the lessons in a folder. Points are the bullets of an exercise's difficulty."""
+    return {path.stem: lesson(document(path)) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+
+
+def lesson(notebook: dict) -> dict:
+    title = notebook["cells"][0]["source"].splitlines()[0].lstrip("# ")
+    return {"title": title, "minutes": notebook["metadata"]["minizaya"]["minutes"], "exercises": exercises(notebook)}
+
+
+def exercises(notebook: dict) -> list[dict]:
+    found, card = [], ""
+    for place, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "markdown":
+            card = cell["source"]
+        for tag in cell["metadata"].get("tags", []):
+            if not tag.startswith("exercise:"):
+                continue
+            below = next(c["source"] for c in notebook["cells"][place + 1:] if c["cell_type"] == "code")
+            calls = [node for node in ast.walk(ast.parse(below)) if isinstance(node, ast.Call)
+                     and ast.unparse(node.func).endswith("laws.check")]
+            difficulty = re.search(r"[●○]{2,}", card)
+            minutes = re.search(r"(\d+) minutes", card)
+            found.append({"id": tag.split(":", 1)[1], "function": ast.unparse(calls[0].args[1]),
+                          "laws": [ast.literal_eval(call.args[0]) for call in calls],
+                          "points": difficulty[0].count("●") if difficulty else 1,
+                          "minutes": int(minutes[1]) if minutes else None, "stub": cell["source"]})
+    return found
+
+
+def text(table: dict) -> str:
+    return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    PLACE.write_text(text(made(Path(sys.argv[1]))), encoding="utf-8")
