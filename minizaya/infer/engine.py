@@ -77,7 +77,8 @@ class Engine:
     """Decodes at most `slots` sequences at a time, of at most `size` tokens each, prompt and answer together.
 
     `bytes` is what the caches take: `SlotCache.bytes`, and as much again for at most `joining` prompts being read.
-    compiled: as in `generate`.
+    compiled: as in `generate`. Weights may change in place at any time; a parameter's new memory, a new module or hook
+    is seen when the next request joins.
     Raises ValueError for numbers below 1, and for compiled=True where that cannot be; MemoryError where there is no
     memory for the caches.
     """
@@ -90,7 +91,7 @@ class Engine:
         weight = model.embed.weight
         self.model, self.slots, self.size, self.joining = model, slots, size, min(joining, slots)
         self.compiled = compiled
-        reader(model, compiled)  # an error now, not at the first step
+        self.decoder = reader(model, compiled)
         self.bytes = SlotCache.bytes(model.config, slots + self.joining, size, weight.element_size())
         try:
             self.cache = SlotCache(model.config, slots, size, weight.dtype, weight.device)
@@ -168,7 +169,10 @@ class Engine:
     def join(self) -> list[tuple[int, int]]:
         """Reads waiting prompts into free slots, at most `joining` together, and writes their first tokens."""
         count = min(self.joining, self.slots - len(self.active), len(self.waiting))
-        return self.read([self.waiting.popleft() for _ in range(count)]) if count else []
+        if count == 0:
+            return []
+        self.decoder = reader(self.model, self.compiled)
+        return self.read([self.waiting.popleft() for _ in range(count)])
 
     def read(self, new: list[Request], again: bool = False) -> list[tuple[int, int]]:
         """Reads each prompt, and what there is of its answer, into a free slot, and writes its next token.
@@ -205,9 +209,8 @@ class Engine:
         """
         requests = self.active
         tokens = torch.tensor([[request.tokens[-1]] for request in requests], device=self.model.embed.weight.device)
-        read = reader(self.model, self.compiled)
         try:
-            out = read(tokens, cache=self.cache)
+            out = self.decoder(tokens, cache=self.cache)
             self.cache.step()
         except Exception:  # as in `read`
             out = None
@@ -216,9 +219,10 @@ class Engine:
                 self.cache.wipe(slot)
             self.active, self.cache.batch = [], 0
             return [pair for request in requests for pair in self.read([request], again=True)]
+        routes = out.routes.to(torch.int16)
         for row, request in enumerate(requests):
             if request.record:
-                request.routes.append(out.routes[row].to(torch.int16))
+                request.routes.append(routes[row])
         return self.choose(requests, out.logits[:, 0])
 
     def choose(self, requests: list[Request], logits: Tensor) -> list[tuple[int, int]]:
