@@ -4,6 +4,7 @@ One kernel serves all of these: starting one and importing torch in it takes sec
 """
 
 import asyncio
+import base64
 import json
 import platform
 import re
@@ -139,3 +140,45 @@ def test_the_rendered_table_of_lessons_opens_first(settings):
     overrides = json.loads(Path(settings.LabApp.app_settings_dir, "overrides.json").read_text())
     assert overrides["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"] == {"markdown": "Markdown Preview"}
     assert "--config lessons/.jupyter/config.py" in (ROOT / "Makefile").read_text()
+
+
+# ---- figures and dials -----------------------------------------------------------------------------------------------
+
+
+def test_a_figure_has_a_text_and_twice_the_pixels(kernel):
+    reply, outputs = kernel("from minizaya.plots import turned\nturned.lanes()")
+    assert reply["status"] == "ok", reply
+    ((_, content),) = outputs
+    assert "image/png" not in content["data"]
+    shown = content["data"]["text/html"]
+    width = int.from_bytes(base64.b64decode(re.search(r"base64,([^\"]{40})", shown)[1])[16:20], "big")
+    assert 'alt="Which of 64-byte pieces' in shown and f"width:{width // 2}px;max-width:100%" in shown
+
+
+def test_a_figure_without_a_text_is_named_by_its_axes(kernel):
+    _, outputs = kernel("import minizaya.plots, matplotlib.pyplot as plt\nplt.title('loss <1>'); plt.plot([1, 2]);")
+    assert 'alt="Figure: loss &lt;1&gt;"' in outputs[-1][1]["data"]["text/html"]
+    assert "image/png" not in outputs[-1][1]["data"]
+
+
+TURN = """
+from minizaya.plots import dial, turned
+shown = dial(turned.lanes, stride=(1, 8, 1, 1), bytes_a_lane=(4, 8, 4, 4))
+stride, bytes_a_lane, picture = shown.children
+before = picture.value
+stride.value = 8
+assert picture.value != before
+stride.value = 1
+assert picture.value == before
+"""
+
+
+def test_a_turned_dial_draws_again(kernel):
+    reply, _ = kernel(TURN)
+    assert reply["status"] == "ok", reply
+
+
+def test_without_widgets_a_still_picture_stands_there(kernel):
+    reply, outputs = kernel(without_widgets("from minizaya.plots import dial, turned\n    still = dial(turned.lanes, "
+                                            "stride=(1, 8, 1, 2))") + "\nprint(type(still).__name__, still.alt[:5])")
+    assert reply["status"] == "ok" and outputs[0][1]["text"] == "Figure Which\n"

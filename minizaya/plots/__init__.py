@@ -20,7 +20,9 @@ from . import (
     router,
     router_replay,
     training,
+    turned,
 )
+from .screen import dial
 from .style import COLOR, EXPERTS, WIDTH, styled
 
 FIGURES = {

@@ -33,7 +33,7 @@ def draw_scores(preference: Tensor, tokens: int, generator: torch.Generator) -> 
 
 
 def simulate(balancers: dict, steps: int = 240, shift: int | None = 120, seed: int = 0, delay: int = 0,
-             tokens: int = 4096) -> dict[str, Tensor]:
+             tokens: int = 4096, bar: bool = True) -> dict[str, Tensor]:
     """Every balancer drives its own copy of one router; all copies read the same tokens.
 
     Args:
@@ -46,7 +46,7 @@ def simulate(balancers: dict, steps: int = 240, shift: int | None = 120, seed: i
     generator = torch.Generator().manual_seed(1000 + seed)
     before, after = preferences(seed, len(next(iter(balancers.values())).bias))
     loads = {name: [] for name in balancers}
-    for step in tqdm(range(steps), desc="simulate", unit="step", leave=False):
+    for step in tqdm(range(steps), desc="simulate", unit="step", leave=False, disable=not bar):
         scores = draw_scores(before if shift is None or step < shift else after, tokens, generator)
         for name, balancer in balancers.items():
             routes, _ = choose(scores, balancer.bias)

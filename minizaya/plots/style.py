@@ -9,6 +9,8 @@ from functools import wraps
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from .screen import show_as_html
+
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C")
 
@@ -18,6 +20,8 @@ COLOR = {
     "ours": BLACK, "baseline": GREY, "broken": RED, "right": GREEN,     # roles in a comparison
 }
 EXPERTS = (ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY)   # expert e is EXPERTS[e % 8]; the skip route is white
+
+show_as_html()
 
 WIDTH = 7.0   # inches: a notebook column
 STYLE = {
@@ -29,13 +33,16 @@ STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorator: `draw` makes a Figure in the course's style. It is closed, so a notebook shows it once, not twice."""
+    """Decorator: `draw` makes a Figure in the course's style. It is closed, so a notebook shows it once, not twice.
+
+    The first paragraph of its docstring says what is seen, for those who cannot see it."""
 
     @wraps(draw)
     def drawn(*args, **kwargs):
         with plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
         plt.close(figure)
+        figure.alt = " ".join((draw.__doc__ or "").split("\n\n")[0].split())
         return figure
 
     return drawn

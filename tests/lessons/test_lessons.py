@@ -7,6 +7,7 @@
 """
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -32,6 +33,7 @@ from lesson_tools import (
     solved,
     words,
 )
+from minizaya.plots import turned
 
 NAMES = [path.stem for path in PATHS]
 NOTEBOOKS = {path.stem: read(path) for path in PATHS}
@@ -261,6 +263,36 @@ def test_needs_are_optional(name):
     source = "\n".join(cell.source for cell in code_cells(NOTEBOOKS[name]))
     for package in NOTEBOOKS[name].metadata["minizaya"]["needs"]:
         assert f'find_spec("{package}")' in source
+
+
+# ---- the dials -------------------------------------------------------------------------------------------------------
+
+
+def dials():
+    """(lesson, drawing function, settings) of every `dial(turned.name, ...)`."""
+    for name, notebook in NOTEBOOKS.items():
+        for cell in code_cells(notebook):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "dial":
+                    call = eval(f"dict({ast.unparse(node).split(',', 1)[1][:-1]})", {"turned": turned})
+                    yield name, getattr(turned, node.args[0].attr), call
+
+
+def test_ten_lessons_have_a_dial():
+    assert len({name for name, *_ in dials()}) >= 10
+
+
+@pytest.mark.parametrize("name, draw, settings", [pytest.param(*found, id=found[1].__name__) for found in dials()])
+def test_a_dial_can_be_turned_to_its_ends(name, draw, settings):
+    def drawn(**values):
+        figure = draw(**values)
+        assert figure.alt and figure.axes
+        figure.draw_without_rendering()
+
+    ends = {key: value[:2] if isinstance(value, tuple) else (value[0], value[-1]) for key, value in settings.items()}
+    assert set(ends) <= set(inspect.signature(draw).parameters)
+    for end in (0, 1):
+        drawn(**{key: value[end] for key, value in ends.items()})
 
 
 # ---- the table of lessons and the figures ----------------------------------------------------------------------------
