@@ -3,5 +3,5 @@
 In reading order: `sample` (from logits to a token), `generate` (many prompts at once, and the plain loop that says what
 that means), `slots` and `engine` (requests that join and leave as they finish), `calls` (one tool call, exactly in its
 grammar) and `parse` (reasoning, answer and calls told apart), `rsa` (Markovian recursive self-aggregation),
-`endpoint` (any OpenAI-compatible server as a generator) with `run_file` (its finished requests on disk).
+`endpoint` (any OpenAI-compatible server as a generator, its finished requests kept on disk).
 """

@@ -12,8 +12,8 @@ import pytest
 
 from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
 from minizaya.infer.endpoint import Endpoint, retry_after
+from minizaya.infer.endpoint.run_file import RunFile
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
-from minizaya.infer.run_file import RunFile
 
 TOKENIZER = ByteTokenizer()
 

@@ -31,7 +31,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..data.tokenizer_base import Tokenizer
+from ...data.tokenizer_base import Tokenizer
 from .run_file import RunFile
 
 WRONG_REQUEST = (401, 403, 404)  # key, right or name are wrong: so they are for every other request, too
