@@ -8,14 +8,19 @@ However many rounds, no prompt is longer than |q| + C tau and a few marks, and n
 passes from round to round is bounded, and so "Markovian". The total of generated tokens is not.
 
 T counts aggregation rounds, as in Table XII of the report, so there are T + 1 rounds of generation; the RSA paper and
-its code count those, and our T = 2 is their T = 3.
+its code count those, and our T = 2 is their T = 3. Zyphra has published two codes: its proxy counts as we do, and its
+package `rsa` as the paper, so that a T of 2 is one aggregation there.
+
+The proxy shows two more things that the report only hints at ("N at each non-final stage"). Its last round is short,
+one trace sampled by settings of its own: `final_n` and `final` here. And its tails are counted in words, joined by
+single blanks: `last_words`. trap: a word is a token or more, so tau words are no bound on tokens.
 
 Special cases: T = 0 is parallel sampling. tau = beta hands on whole traces: full-chain RSA. C = 1 lets each trace go on
 from its own tail, which is Delethink. trap: a uniform draw with C = 1 would make some traces go on twice and others
 never, so it is a case of its own here.
 
 Sources: ZAYA1-8B report (arXiv 2605.05365), section VI and equation 24; RSA, arXiv 2509.26626; Delethink, arXiv
-2510.06557; PaCoRe, arXiv 2601.05593.
+2510.06557; PaCoRe, arXiv 2601.05593; Zyphra/vllm, examples/markovian_rsa/rsa_proxy_server.py (commit ea2a7e98).
 """
 
 import hashlib
@@ -36,7 +41,8 @@ Reduce = Callable[[Tokens, int], Tokens]
 class RSAConfig:
     """N traces a round, C tails a prompt, T aggregation rounds, beta new tokens a trace, tau tokens a tail.
 
-    Raises ValueError unless N, C, beta and tau are at least 1, T at least 0, C at most N and tau at most beta.
+    final_n: traces of the last round; None: N. Raises ValueError unless N, C, beta and tau are at least 1, T at least
+    0, C at most N, tau at most beta, and final_n from 1 to N, in a run that aggregates.
     """
 
     N: int = 16
@@ -44,16 +50,33 @@ class RSAConfig:
     T: int = 2
     beta: int = 512
     tau: int = 128
+    final_n: int | None = None
 
     def __post_init__(self):
         for name, least in (("N", 1), ("C", 1), ("T", 0), ("beta", 1), ("tau", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+        if self.final_n is not None:
+            if type(self.final_n) is not int or not 1 <= self.final_n <= self.N:
+                raise ValueError(f"final_n must be None or an int from 1 to N = {self.N}, got {self.final_n!r}")
+            if self.T == 0:
+                raise ValueError(f"final_n must be None where T is 0: there is no later round, got {self.final_n}")
         if self.C > self.N:
             raise ValueError(f"C must be at most N = {self.N} (tails are drawn without replacement), got {self.C}")
         if self.tau > self.beta:
             raise ValueError(f"tau must be at most beta = {self.beta} (a tail is a part of a trace), got {self.tau}")
+
+
+    def traces(self, t: int) -> int:
+        """How many traces round t has."""
+        return self.N if t < self.T or self.final_n is None else self.final_n
+
+
+# What the report recommends for deployment, and what Zyphra's proxy does when nothing is said. Its last round samples
+# at temperature 0.6, top-p 0.95 and top-k 40.
+SETTINGS = {"report": RSAConfig(N=16, C=4, T=2, beta=16_384, tau=4_096),
+            "zyphra": RSAConfig(N=32, C=4, T=8, beta=32_768, tau=4_096, final_n=1)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +95,7 @@ class RSAResult:
 
 
 def markovian_rsa(generator: Generator, question: Sequence[int], rsa: RSAConfig, aggregate: Aggregate | None = None,
-                  seed: int = 0, reduce: Reduce | None = None) -> RSAResult:
+                  seed: int = 0, reduce: Reduce | None = None, final: Generator | None = None) -> RSAResult:
     """Runs all rounds for one question.
 
     Args:
@@ -82,16 +105,18 @@ def markovian_rsa(generator: Generator, question: Sequence[int], rsa: RSAConfig,
         aggregate: (question, tails) -> prompt; None: `concatenated`.
         seed: of the draws of subsets; with the question's tokens it fixes them.
         reduce: (trace, tau) -> the at most tau tokens of it that are handed on; None: `last_tokens`.
+        final: the generator of the last round, if that samples in a way of its own; None: `generator`. With T = 0 the
+            only round is the last.
     Raises:
         ValueError: a bad question, a generator that breaks its word (too few traces, too long ones, no ids), or a round
             in which every trace failed.
     """
-    return markovian_rsa_many(generator, [question], rsa, aggregate, seed, reduce)[0]
+    return markovian_rsa_many(generator, [question], rsa, aggregate, seed, reduce, final)[0]
 
 
 def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]], rsa: RSAConfig,
-                       aggregate: Aggregate | None = None, seed: int = 0,
-                       reduce: Reduce | None = None) -> list[RSAResult]:
+                       aggregate: Aggregate | None = None, seed: int = 0, reduce: Reduce | None = None,
+                       final: Generator | None = None) -> list[RSAResult]:
     """`markovian_rsa` for many questions, with one call of the generator a round.
 
     Each question's subsets are drawn as they would be alone. So with a generator that answers each prompt by itself the
@@ -110,9 +135,11 @@ def markovian_rsa_many(generator: Generator, questions: Sequence[Sequence[int]],
                 asked.append([list(question) for _ in range(rsa.N)])
             else:
                 tails = [checked_tail(reduce(trace, rsa.tau), rsa.tau) for trace in rounds[q][-1]]
-                asked.append([aggregate(question, chosen) for chosen in subsets(tails, rsa, draws[q])])
+                chosen = subsets(tails, rsa, draws[q])[: rsa.traces(t)]
+                asked.append([aggregate(question, own) for own in chosen])
         flat = [prompt for own in asked for prompt in own]
-        traces = iter(checked_traces(generator([list(prompt) for prompt in flat], rsa.beta), len(flat), rsa.beta))
+        write = final if final and t == rsa.T else generator
+        traces = iter(checked_traces(write([list(prompt) for prompt in flat], rsa.beta), len(flat), rsa.beta))
         for q, own in enumerate(asked):
             pairs = [(prompt, next(traces)) for prompt in own]
             alive = [(prompt, trace) for prompt, trace in pairs if trace is not None]
@@ -146,6 +173,18 @@ def subsets(tails: list[Tokens], rsa: RSAConfig, rng: random.Random) -> list[lis
 def last_tokens(trace: Tokens, tau: int) -> Tokens:
     """The report's tail: the last `tau` tokens, or the whole trace if it is shorter."""
     return trace[-tau:]
+
+
+def last_words(tokenizer: Tokenizer) -> Reduce:
+    """The tail as Zyphra's proxy cuts it: the last tau words, joined by single blanks, so that lines are lost.
+
+    Of a tail that has more than tau tokens only the last tau are left, for the bound on prompts counts tokens.
+    """
+
+    def reduce(trace: Tokens, tau: int) -> Tokens:
+        return tokenizer.encode(" ".join(tokenizer.decode(trace).split()[-tau:]))[-tau:]
+
+    return reduce
 
 
 def conclusion_or_tail(end_of_thought: int) -> Reduce:

@@ -1,8 +1,9 @@
 """OpenAI's chat-completions protocol: what a request may say, and what goes back. No sockets here; `server` has them.
 
 Beside the standard fields a request may hold `min_p`, `chat_template_kwargs` (what the model's chat template reads),
-and `rsa`: {"N", "C", "T", "beta", "tau"}, which lets Markovian RSA answer it: the reply is a trace of the last round,
-its vote's choice where there is one. Reasoning comes back as `reasoning_content`, as vLLM's `qwen3` parser splits it,
+and `rsa`: {"N", "C", "T", "beta", "tau", "final_n"}, or the name of a setting, "report" or "zyphra". Then Markovian RSA
+answers: the reply is a trace of the last round, its vote's choice where there is one, and all rounds sample as the
+request says, a named setting's, too. Reasoning comes back as `reasoning_content`, as vLLM's `qwen3` parser splits it,
 and tool calls in their own field, typed as the request's tools say. A block that is no exact call comes back in
 `malformed_tool_calls`, as the model wrote it.
 
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 
 from ..infer.calls import once
 from ..infer.parse import Reply, ToolCall
-from ..infer.rsa import Aggregate, Generator, RSAConfig, majority, markovian_rsa
+from ..infer.rsa import SETTINGS, Aggregate, Generator, RSAConfig, majority, markovian_rsa
 from .checks import Wrong, brief, number, typed, whole
 from .formats import ChatFormat, TaskFormat, read_text, text_of
 from .messages import read_messages, read_tools
@@ -109,7 +110,7 @@ def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Re
                       usage_wanted(given), settings, whole(given, "seed", -2**63, 2**63 - 1, secrets.randbelow(2**53)),
                       stops(given), form.thinks(prompt, options), tools)
     if "rsa" in given:
-        request.rsa = rsa_config(typed(given, "rsa", dict, {}))
+        request.rsa = rsa_config(given["rsa"])
         request.aggregate = form.aggregator(messages, tools, options)
         check_rsa(given, request, size)
     return request
@@ -147,11 +148,16 @@ def stops(given: dict) -> tuple[str, ...]:
     return tuple(value)
 
 
-def rsa_config(given: dict) -> RSAConfig:
+def rsa_config(given: object) -> RSAConfig:
+    if isinstance(given, str) and given in SETTINGS:
+        return SETTINGS[given]
+    if not isinstance(given, dict):
+        names = " or ".join(SETTINGS)
+        raise Wrong(f"rsa must be an object or the name of a setting, {names}, got {brief(given)}", "rsa")
     given = present(given)
-    unknown = set(given) - {"N", "C", "T", "beta", "tau"}
+    unknown = set(given) - {"N", "C", "T", "beta", "tau", "final_n"}
     if unknown:
-        raise Wrong(f"rsa may hold N, C, T, beta, tau, got {brief(sorted(unknown))}", "rsa")
+        raise Wrong(f"rsa may hold N, C, T, beta, tau, final_n, got {brief(sorted(unknown))}", "rsa")
     try:
         return RSAConfig(**given)
     except (ValueError, TypeError) as error:

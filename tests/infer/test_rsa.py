@@ -205,3 +205,67 @@ def test_questions_draw_for_themselves(seed):
     ([0, 1, 2, 3], 2, [2, 3]), ([0, 1, 2], 2, [1, 2]), ([1, 0, 5, 6, 0, 2, 3, 4], 2, [3, 4]), ([1, 2, 0], 2, [])])
 def test_the_answer_stands_behind_the_last_end_of_thought(trace, tau, kept):
     assert lib.conclusion_or_tail(0)(trace, tau) == kept
+
+
+# ---- where the report and Zyphra's own codes differ ------------------------------------------------------------------
+
+
+def numbered(log):
+    """A generator that notes what it is asked, and writes traces of two tokens."""
+    def write(prompts, room):
+        log.append(len(prompts))
+        return [[len(log), i] for i in range(len(prompts))]
+    return write
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 8])
+def test_t_counts_aggregation_rounds(rounds):
+    """T = 2 is three rounds of generation; the RSA paper and Zyphra's package `rsa` would call that T = 3."""
+    log = []
+    markovian_rsa(numbered(log), [1], RSAConfig(N=3, C=2, T=rounds, beta=2, tau=2))
+    assert log == [3] * (rounds + 1)
+
+
+@pytest.mark.parametrize("c", [1, 2, 4])
+@pytest.mark.parametrize("final_n", [1, 3, 4])
+def test_the_last_round_may_be_short_and_sample_its_own_way(c, final_n):
+    usual, last = [], []
+    config = RSAConfig(N=4, C=c, T=2, beta=2, tau=2, final_n=final_n)
+    result = markovian_rsa(numbered(usual), [1], config, final=numbered(last))
+    assert usual == [4, 4] and last == [final_n]
+    assert [len(own) for own in result.rounds] == [4, 4, final_n] and result.generated_tokens == 2 * (8 + final_n)
+    whole = markovian_rsa(numbered([]), [1], RSAConfig(N=4, C=c, T=2, beta=2, tau=2))
+    assert result.prompts[2] == whole.prompts[2][:final_n]      # the same draws, the first of them
+    assert len(markovian_rsa(numbered(usual), [1], config).rounds[-1]) == final_n     # without a way of its own
+
+
+def test_with_no_aggregation_the_only_round_is_the_last():
+    usual, last = [], []
+    markovian_rsa(numbered(usual), [1], RSAConfig(N=2, C=1, T=0, beta=2, tau=2), final=numbered(last))
+    assert usual == [] and last == [2]
+
+
+@pytest.mark.parametrize("wrong", [0, 5, True, 1.0, "1"])
+def test_a_wrong_last_round_is_named(wrong):
+    with pytest.raises(ValueError, match="final_n must be None or an int from 1 to N = 4"):
+        RSAConfig(N=4, C=2, final_n=wrong)
+    with pytest.raises(ValueError, match="final_n must be None where T is 0"):
+        RSAConfig(N=4, C=2, T=0, final_n=1)
+
+
+def test_a_tail_in_words_is_longer_and_loses_lines():
+    """The last seven words are fifteen tokens here: tau words are no bound, so the last tau tokens of them are kept."""
+    tokenizer = ByteTokenizer()
+    trace = tokenizer.encode("so x = 1\n\n  and  y = 2")
+    assert tokenizer.decode(lib.last_words(tokenizer)(trace, 40)) == "so x = 1 and y = 2"
+    assert tokenizer.decode(lib.last_words(tokenizer)(trace, 7)) == "d y = 2"
+    assert tokenizer.decode(lib.last_tokens(trace, 7)) == "  y = 2"
+    for tau in range(1, 30):
+        own = lib.last_words(tokenizer)(trace, tau)
+        assert len(own) <= tau and tokenizer.decode(own) == " ".join("so x = 1 and y = 2".split()[-tau:])[-tau:]
+    assert lib.last_words(tokenizer)([], 3) == []
+
+
+def test_settings_by_name():
+    assert lib.SETTINGS["report"] == RSAConfig(N=16, C=4, T=2, beta=16_384, tau=4_096)
+    assert lib.SETTINGS["zyphra"].final_n == 1

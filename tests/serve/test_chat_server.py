@@ -16,7 +16,7 @@ from minizaya.data.template import Template, end_tokens
 from minizaya.data.tokenizer import ByteTokenizer
 from minizaya.hub.weights import StandIn
 from minizaya.infer.parse import CALL, UNCALL, parse
-from minizaya.infer.rsa import RSAConfig
+from minizaya.infer.rsa import SETTINGS, RSAConfig
 from minizaya.serve.checks import Wrong
 from minizaya.serve.formats import ChatFormat, text_of
 from minizaya.serve.messages import read_messages
@@ -245,6 +245,22 @@ def test_rsa_asks_in_whole_turns(template):
         assert prompt.endswith("one full answer.\n" + after)
         assert any(f"</think>{answer}\n" in prompt for answer in "AB")
         assert prompt.count("<|im_end|>") == first.count("<|im_end|>") and prompt.count("attempt 2") == 1
+
+
+def test_rsa_settings_by_name():
+    form, asked = ChatFormat(TOKENIZER), {"messages": USER}
+    assert read_request(asked | {"rsa": "zyphra"}, form, 10**6).rsa == SETTINGS["zyphra"]
+    assert read_request(asked | {"rsa": {"N": 3, "C": 2, "final_n": 1}}, form, 10**6).rsa == RSAConfig(3, 2, final_n=1)
+    for wrong in ("paper", "", 1, [], True, None):
+        if wrong is None:       # as if it were absent
+            assert read_request(asked | {"rsa": wrong}, form, 10**6).rsa is None
+            continue
+        with pytest.raises(Wrong, match="rsa must be an object or the name of a setting, report or zyphra"):
+            read_request(asked | {"rsa": wrong}, form, 10**6)
+    with pytest.raises(Wrong, match="final_n must be None or an int from 1 to N = 3"):
+        read_request(asked | {"rsa": {"N": 3, "C": 2, "final_n": 4}}, form, 10**6)
+    with pytest.raises(Wrong, match="tokens of context"):
+        read_request(asked | {"rsa": "report"}, form, 20_000)
 
 
 @pytest.mark.parametrize("template", [None, Template(CHATML)], ids=["ChatML", "template"])
