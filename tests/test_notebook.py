@@ -182,3 +182,22 @@ def test_without_widgets_a_still_picture_stands_there(kernel):
     reply, outputs = kernel(without_widgets("from minizaya.plots import dial, turned\n    still = dial(turned.lanes, "
                                             "stride=(1, 8, 1, 2))") + "\nprint(type(still).__name__, still.alt[:5])")
     assert reply["status"] == "ok" and outputs[0][1]["text"] == "Figure Which\n"
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------
+
+CHECK = """
+import minizaya as mz
+def shift(now, then):
+    'now, then: (b, t, c).'
+    return now
+mz.laws.check("cca.value_shift", shift)
+"""
+
+
+def test_a_verdict_is_one_card_and_no_echo(kernel):
+    reply, outputs = kernel(CHECK)
+    assert reply["status"] == "ok"
+    ((kind, content),) = outputs
+    assert kind == "display_data" and content["data"]["text/plain"].startswith("✘ cca.value_shift: half")
+    assert "the law wants" in content["data"]["text/html"]

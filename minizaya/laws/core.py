@@ -44,9 +44,13 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 class Broken(AssertionError):
-    """The judged function breaks the law; the message says how, in words. case: the inputs it broke with."""
+    """The judged function breaks the law; the message says how, in words. case: the inputs it broke with; got, wanted:
+    two tensors that differ first at `at`, where that is what is wrong."""
 
     case: dict | None = None
+    got: Tensor | None = None
+    wanted: Tensor | None = None
+    at: tuple[int, ...] | None = None
 
 
 class NotAttempted(Exception):
@@ -93,7 +97,8 @@ class Verdict:
 
     attempted: False for a stub. message: the smallest counterexample in words, "" when passed. case: the same as data,
     the law's inputs by name, None when passed. law: its name. tried: how many cases were put to it. seed: the seed they
-    were drawn by, None for the law's usual ones.
+    were drawn by, None for the law's usual ones. got, wanted, at: what came out and what should have, and the first
+    place where they differ, if the two are tensors of one shape.
     """
 
     passed: bool
@@ -103,6 +108,9 @@ class Verdict:
     law: str = ""
     tried: int = field(default=0, compare=False)
     seed: int | str | None = None
+    got: Tensor | None = field(default=None, compare=False, repr=False)
+    wanted: Tensor | None = field(default=None, compare=False, repr=False)
+    at: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     told: bool = field(default=False, compare=False, repr=False)     # `check` has printed it
 
     def __bool__(self) -> bool:
@@ -203,8 +211,10 @@ def expect(got: object, wanted: Tensor, axes: str, what: str = "", exact: bool =
         wrong &= ~(got == wanted)                                                          # equal infinities are right
     if wrong.any():
         at = tuple(int(i) for i in wrong.nonzero()[0])
-        raise Broken(f"{label}at {where(axes, at, wanted.shape)} you gave {number(got[at])}, "
-                     f"the law wants {number(wanted[at])}{apart(got[at], wanted[at], exact)}")
+        error = Broken(f"{label}at {where(axes, at, wanted.shape)} you gave {number(got[at])}, "
+                       f"the law wants {number(wanted[at])}{apart(got[at], wanted[at], exact)}")
+        error.got, error.wanted, error.at = got, wanted, at
+        raise error
 
 
 def apart(got: Tensor, wanted: Tensor, exact: bool) -> str:

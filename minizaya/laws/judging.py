@@ -16,7 +16,8 @@ from hypothesis.errors import Flaky, HypothesisException
 from hypothesis.internal.conjecture import providers
 from torch import nn
 
-from . import adapt, textbook
+from ..notebook import in_notebook
+from . import adapt, card, textbook
 from .core import (
     LAWS,
     TOLERANCE,
@@ -30,7 +31,7 @@ from .core import (
     Verdict,
     allowing,
 )
-from .words import describe
+from .words import describe, spelled
 
 
 def _refuse(*args, **kwargs):
@@ -107,6 +108,7 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
     if callable(the_law.cases):    # what is drawn depends on what is judged: a model's vocabulary
         the_law = replace(the_law, cases=the_law.cases(fn))
     subject = Subject(fn, (lambda: guarded(TEXTBOOK)) if guard else nullcontext, against == "itself")
+    axes = spelled(the_law.axes, getattr(fn, "__doc__", None))
     INSIDE_CALLS.clear()
     tried = 0
 
@@ -122,17 +124,20 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         except Refused as error:
             raise Refused(f"{name}: {error}") from None
         except Broken as error:
-            raise broken(case, str(error)) from None
+            raise broken(case, str(error), error) from None
         except Exception as error:
             raise broken(case, f"its result is of no use to the law ({type(error).__name__}: {error})") from error
 
-    def broken(case: dict, message: str) -> Broken:
-        error = Broken(f"with {describe(case, the_law.axes)}: {message}")
+    def broken(case: dict, message: str, cause: Broken | None = None) -> Broken:
+        error = Broken(f"with {describe(case, axes)}: {message}")
+        if cause is not None:
+            error.got, error.wanted, error.at = cause.got, cause.wanted, cause.at
         error.case = {key: x.detach() if isinstance(x, torch.Tensor) else x for key, x in case.items()}
         return error
 
-    def say(passed: bool, attempted: bool, message: str, case: dict | None = None) -> Verdict:
-        return Verdict(passed, attempted, message, case, name, tried, seed)
+    def say(passed: bool, attempted: bool, message: str, error: Broken | None = None) -> Verdict:
+        found = () if error is None else (error.got, error.wanted, error.at)
+        return Verdict(passed, attempted, message, error and error.case, name, tried, seed, *found)
 
     def once(phases: Iterable[Phase]) -> Verdict:
         # trap: what is drawn without a seed hangs on the text of `trial`, these lines included
@@ -159,7 +164,7 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         except Flaky:
             return say(False, True, UNSTEADY)
         except Broken as error:
-            return say(False, True, str(error), error.case)
+            return say(False, True, str(error), error)
         return say(True, True, "")
 
     def unless_inside(verdict: Verdict) -> Verdict:
@@ -217,9 +222,9 @@ INSIDE = "the library's own version was called from inside; write it yourself"
 
 
 def check(name: str, fn: Callable) -> Verdict:
-    """Judges a student's function by the law `name` and prints the verdict. Returns it: true only if it passed.
+    """Judges a student's function by the law `name` and shows the verdict. Returns it: true only if it passed.
 
-    Prints one of
+    In a notebook it is a card, with the counterexample laid out; elsewhere one of
         ✔ name: statement
         ✘ name: statement, then the smallest counterexample
         ○ name: not attempted yet      (fn is a stub: it raises NotImplementedError or returns ...)
@@ -233,10 +238,21 @@ def check(name: str, fn: Callable) -> Verdict:
         verdict = Verdict(False, True, f"give the function itself, not a {type(fn).__name__}", law=name)
     else:
         verdict = judge(name, fn, guard=True)
-    print(verdict)
+    tell(verdict, fn)
     if not verdict and os.environ.get("MINIZAYA_STRICT") == "1":
         raise Rejected(str(verdict))
     return replace(verdict, told=True)
+
+
+def tell(verdict: Verdict, fn: Callable) -> None:
+    """Shows a verdict where somebody looks."""
+    if not in_notebook():
+        print(verdict)
+        return
+    from IPython.display import display
+    the_law, name = get(verdict.law), getattr(fn, "__name__", "the function")
+    axes = spelled(the_law.axes, getattr(fn, "__doc__", None))
+    display({"text/html": card.html(verdict, the_law, axes, name), "text/plain": str(verdict)}, raw=True)
 
 
 def get(name: str) -> Law:

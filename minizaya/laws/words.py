@@ -1,6 +1,7 @@
 """Counterexamples in words: inputs as short lists, places as "token 1, channel 0"."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -57,12 +58,29 @@ def nested(x: object) -> str:
 
 def describe(case: dict, axes: dict[str, str]) -> str:
     """"now = [[[1.0]]], then = [[[2.0]]] (b=1, t=1, c=1)"."""
-    sizes = {}
+    known = sizes(case, axes)
+    given = ", ".join(f"{name} = {show(value)}" for name, value in case.items())
+    return f"{given} ({', '.join(f'{a}={n}' for a, n in known.items())})" if known else given
+
+
+def sizes(case: dict, axes: dict[str, str]) -> dict[str, int]:
+    """How long each axis is: {"b": 1, "t": 2}."""
+    known = {}
     for name, letters in axes.items():
         if isinstance(case.get(name), Tensor):
-            sizes.update(zip(letters.split(), case[name].shape))
-    given = ", ".join(f"{name} = {show(value)}" for name, value in case.items())
-    return f"{given} ({', '.join(f'{a}={n}' for a, n in sizes.items())})" if sizes else given
+            known.update(zip(letters.split(), case[name].shape))
+    return known
+
+
+def spelled(axes: dict[str, str], docstring: str | None) -> dict[str, str]:
+    """The axes in the letters of a function's own docstring: where that says "x: (n, D)", "n c" becomes "n D"."""
+    found = {}
+    for name, letters in axes.items():
+        own = re.search(rf"\b{name}\b[^()]*\(([^()]+)\)", docstring or "")
+        named = [part.replace(" ", "") for part in own[1].split(",") if part.strip()] if own else []
+        same = len(named) == len(letters.split()) and all(part[-1:].isalnum() for part in named)
+        found[name] = " ".join(named) if same else letters
+    return found
 
 
 def data(x: Any) -> Any:

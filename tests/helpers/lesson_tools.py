@@ -146,5 +146,11 @@ def execute(notebook, folder, env):
 
 
 def printed(cell, stream="stdout"):
-    """What a cell wrote to stdout or stderr."""
-    return "".join(o.text for o in cell.get("outputs", []) if o.output_type == "stream" and o.name == stream)
+    """What a cell wrote to stdout or stderr; a verdict's card counts as the text that stands for it."""
+    def text(output):
+        if output.output_type == "stream":
+            return output.text if output.name == stream else ""
+        card = stream == "stdout" and "text/html" in output.get("data", {})
+        return output.data.get("text/plain", "") + "\n" if card else ""
+
+    return "".join(map(text, cell.get("outputs", [])))
