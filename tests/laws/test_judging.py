@@ -29,7 +29,7 @@ def biased_gate(probs, bias):
 
 
 def test_a_verdict_is_true_exactly_when_it_passed():
-    broken, stub = laws.judge("cca.value_shift", unshifted), laws.judge("cca.value_shift", lambda now, then: None)
+    broken, stub = laws.judge("cca.value_shift", unshifted), laws.judge("cca.value_shift", lambda now, then: ...)
     right = laws.judge("cca.value_shift")
     assert right and not broken and not stub
     assert (right.law, right.message, right.case, right.tried) == ("cca.value_shift", "", None, 40)
