@@ -2,11 +2,12 @@
 
 Reads the notebooks as they lie in a folder (save yours first), and judges every exercise as `minizaya grade` does,
 which is for a class. `--check` only looks whether the notebooks are whole, before they are handed in;
-`--without-answers DIR` writes copies that lack the answers.
+`--without-answers DIR` writes copies that lack the answers. `--reset 04` starts a lesson over, and keeps yours.
 """
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,29 @@ def without_answers(folder: Path, out: Path) -> list[Path]:
     return written
 
 
+def reset(folder: Path, number: str) -> tuple[Path, Path]:
+    """Puts lesson `number` back as git's last commit has it. Returns the lesson, and the copy of the old one.
+
+    Raises ValueError for a number that is no lesson's, and where there is no git or no commit to take it from.
+    """
+    names = [name for name in table() if name.split("_")[0] == number]
+    if not names:
+        raise ValueError(f"--reset must be one of {', '.join(name[:2] for name in table())}, got {number!r}")
+    path = folder / f"{names[0]}.ipynb"
+    try:
+        done = subprocess.run(["git", "show", f"HEAD:./{path.name}"], cwd=folder, capture_output=True)
+    except FileNotFoundError:
+        raise ValueError("--reset takes the lesson from git, which is not installed") from None
+    if done.returncode:
+        raise ValueError(f"--reset takes {path} from git: {done.stderr.decode(errors='replace').strip()}")
+    (folder / "kept").mkdir(exist_ok=True)
+    kept = next(free for i in range(1, 10**6) if not (free := folder / "kept" / f"{path.stem}-{i}.ipynb").exists())
+    if path.exists():
+        path.rename(kept)
+    path.write_bytes(done.stdout)
+    return path, kept
+
+
 def text(lessons: list[dict]) -> str:
     """`progress` for people: a line a lesson, a line an exercise, the smallest counterexample where one is wrong."""
     lines, passed, total = [], 0, 0
@@ -88,6 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"time limit for one call of your function (default {Limits.seconds:g})")
     parser.add_argument("--check", action="store_true", help="only look whether the notebooks are whole, and stop")
     parser.add_argument("--without-answers", type=Path, metavar="DIR", help="write copies without answers and stop")
+    parser.add_argument("--reset", metavar="NUMBER", help="start a lesson over, such as 04; yours is kept, in kept/")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -99,9 +124,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise ValueError(f"--seconds must be above 0, got {args.seconds}")
     if args.without_answers:
-        flags.refuse(args, "with --without-answers", check=False, seconds=Limits.seconds)
+        flags.refuse(args, "with --without-answers", check=False, reset=None, seconds=Limits.seconds)
         written = without_answers(args.folder, args.without_answers)
         print(json.dumps([str(path) for path in written]) if args.json else "\n".join(map(str, written)))
+        return 0
+    if args.reset is not None:
+        flags.refuse(args, "with --reset", check=False, seconds=Limits.seconds)
+        path, kept = reset(args.folder, args.reset)
+        print(json.dumps([str(path), str(kept)]) if args.json else f"{path} is as it was; yours is {kept}")
         return 0
     if args.check:
         flags.refuse(args, "with --check", seconds=Limits.seconds)

@@ -1,6 +1,8 @@
 """`python -m minizaya lessons`: it passes right answers, and nothing else earns a mark."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 
@@ -97,3 +99,26 @@ def test_check_finds_damage_before_it_costs_marks(folder, capsys):
     said = capsys.readouterr().out
     assert "no cell is tagged exercise:swiglu" in said and "does not define mixture_of_experts" in said
     assert "are tagged exercise:active" in said and "cannot be read: SyntaxError" in said and "it is empty" in said
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_lesson_is_started_over_and_the_old_one_kept(folder):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=folder, check=True,
+                       capture_output=True)
+
+    path = folder / f"{NAME}.ipynb"
+    with pytest.raises(ValueError, match="takes .* from git: "):
+        lessons.reset(folder, "01")              # no repository: nothing has moved
+    assert [found.name for found in folder.glob("*.ipynb")] == [path.name]
+    git("init")
+    git("add", path.name)
+    git("commit", "-m", "as shipped")
+    shipped = path.read_bytes()
+    for turn in (1, 2):
+        path.write_text(f"mine, {turn}")
+        back, kept = lessons.reset(folder, "01")
+        assert back.read_bytes() == shipped and kept.read_text() == f"mine, {turn}"
+        assert kept == folder / "kept" / f"{NAME}-{turn}.ipynb"
+    with pytest.raises(ValueError, match=r"--reset must be one of 01, .*, got '99'"):
+        lessons.reset(folder, "99")
