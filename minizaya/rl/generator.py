@@ -25,14 +25,15 @@ class Generator:
         group: G, answers a problem. slots: answers written at a time. size: longest prompt and answer together.
         min_p: filter of the sampling; what it kept goes with the answer.
         judge: (what was asked, text) -> reward in 0..1, `verified` or `styled`, or a function of your own.
-        threshold: of the repetition canary; 0 switches it off.
+        threshold: of the repetition canary; 0 switches it off. compiled: see `Engine`.
     """
 
     def __init__(self, model: Zaya, tokenizer: Tokenizer, group: int = 16, slots: int = 256, size: int = 512,
-                 min_p: float = 0.0, judge: Callable[[dict, str], float] | None = None, threshold: float = 0.02):
+                 min_p: float = 0.0, judge: Callable[[dict, str], float] | None = None, threshold: float = 0.02,
+                 compiled: bool | None = None):
         self.model, self.tokenizer, self.group, self.min_p = model, tokenizer, group, min_p
         self.judge, self.threshold, self.version = judge or verified, threshold, 0
-        self.engine = Engine(model, slots=slots, size=size, joining=min(64, slots))
+        self.engine = Engine(model, slots=slots, size=size, joining=min(64, slots), compiled=compiled)
         self.stop = tokenizer.encode(tasks.END)
 
     def load(self, state: dict[str, Tensor], version: int) -> None:

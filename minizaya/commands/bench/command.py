@@ -3,7 +3,7 @@
 The figure is the median over pairs of runs. `limit_share` says how near a row comes to what the machine can do at all:
 for training and prefill, the floating-point operations that torch's own counter sees, over the rate of a large matrix
 product measured in the same run; for decoding, the bytes of weights and of KV cache that a step must read, over the
-measured read bandwidth.
+measured read bandwidth. MiB: how much more memory than before one call holds at its peak.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ...config import ZayaConfig
 from ...infer.engine import Engine, engine_generate
 from ...infer.generate import generate
 from .. import device, flags
-from . import data, full
+from . import answers, data, full
 from .timing import compare, seconds
 
 
@@ -153,9 +153,9 @@ def bench(pairs: int = 7, preset: str = "micro", seed: int = 0, device: torch.de
 
     rows = [train_row(model, theirs, tokens(8, 257), pairs, gemm),
             prefill_row(model, theirs, tokens(1, 1024), pairs, gemm),
-            *(decode_row(model, theirs, tokens(many, 32).tolist(), pairs, read) for many in (1, 16)),
+            *(decode_row(model, theirs, tokens(many, 32).tolist(), pairs, read) for many in (1, 16, 64)),
             *(engine_row(name, pairs, seed, device) for name in ("nano", preset))]
-    return {"rows": rows + data.rows(pairs, seed, device), "machine": limits}
+    return {"rows": rows + data.rows(pairs, seed, device) + answers.rows(pairs, seed), "machine": limits}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,12 +187,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
-    print(f"{'row':18} {'ours':>10} {'peer':>10} {'unit':15} {'ratio':>7} {'of limit':>8}  peer's path")
+    print(f"{'row':18} {'ours':>10} {'peer':>10} {'unit':15} {'ratio':>7} {'of limit':>8} {'MiB':>6} {'peer':>6}  "
+          "peer's path")
     for row in result["rows"]:
         limit = "-" if row["limit_share"] is None else f"{row['limit_share']:.1%}"
+        peaks = " ".join(f"{'-' if row[key] is None else format(row[key], '.0f'):>6}" for key in ("mib", "peer_mib"))
         fill = f", rows {row['fill']:.1%} full" if "fill" in row else ""
         print(f"{row['name']:18} {row['ours']:10.0f} {row['peer']:10.0f} {row['unit']:15} {row['ratio']:6.2f}x "
-              f"{limit:>8}  {row['peer_path']}{fill}")
+              f"{limit:>8} {peaks}  {row['peer_path']}{fill}")
     box = result["machine"]
     print(f"machine: {box['gemm_gflops']:.0f} GFLOP/s float32 GEMM, {box['read_gb_s']:.1f} GB/s read, "
           f"{box['threads']} threads, torch {box['torch']}")
