@@ -1,5 +1,6 @@
 """How `bench` times: two ways in turn, in one process, so that a machine that slows down slows both."""
 
+import ctypes
 import gc
 import statistics
 import sys
@@ -27,15 +28,16 @@ def seconds(work: Callable, *args, device: torch.device | str = "cpu", **setting
 
 def peak_mib(work: Callable[[], object]) -> float | None:
     """MiB of this process's memory that one call adds at its peak; None where the system does not count them (Linux
-    does). What an earlier call has given back, but only to the allocator, is not counted twice."""
+    does)."""
     def resident(name: str) -> int:
         return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])   # kB
 
     gc.collect()
     try:
+        ctypes.CDLL(None).malloc_trim(0)   # trap: what earlier calls gave back, but only to the allocator, would not count
         Path("/proc/self/clear_refs").write_text("5")   # the peak begins anew
         before = resident("VmRSS")
-    except (OSError, IndexError):
+    except (OSError, IndexError, AttributeError):
         work()
         return None
     work()
