@@ -34,7 +34,7 @@ def peak_mib(work: Callable[[], object]) -> float | None:
 
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)   # trap: what earlier calls gave back, but only to the allocator, would not count
+        ctypes.CDLL(None).malloc_trim(0)   # trap: else what earlier calls gave back to the allocator would be free
         Path("/proc/self/clear_refs").write_text("5")   # the peak begins anew
         before = resident("VmRSS")
     except (OSError, IndexError, AttributeError):
