@@ -20,6 +20,7 @@ import pytest
 import minizaya as mz  # imports neither torch nor the laws: they come with the first use of `mz.laws`
 
 BUILT_IN = ("default", "ci")     # profiles of Hypothesis that nobody chose
+SEEN = pytest.StashKey[list]()   # what a module's tests have been made of
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +60,9 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     marked = getattr(obj, "__dict__", {}).get("minizaya_laws") if fixture or inspect.isfunction(obj) else None
     if marked is None:
         return None
+    if obj in (seen := collector.stash.setdefault(SEEN, [])):     # one function, two names
+        return []
+    seen.append(obj)
     laws, options = marked
     asked = obj.name if fixture else None     # the fixture's own name, which its decorator may have changed
 

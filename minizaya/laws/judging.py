@@ -94,10 +94,10 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         fn = the_law.subjects[choose(label, the_law)]
     fn = adapt.module(fn) if isinstance(fn, nn.Module) else fn
     if where is not None or dtype is not None:
-        fn = adapt.moved(fn, where, dtype)
+        fn = adapt.moved(fn, here(where), floating(dtype))
     if tol is None:
         tol = TOLERANCE.get(getattr(fn, "dtype", None))
-    elif not tol >= 0:
+    elif not isinstance(tol, int | float) or not tol >= 0:
         raise ValueError(f"tol must be a number from 0 on, got {tol!r}")
     if against not in ("definition", "itself"):
         raise ValueError(f"against must be 'definition' or 'itself', got {against!r}")
@@ -186,6 +186,22 @@ def choose(label: str | None, the_law: Law) -> str:
     if label is not None and label not in the_law.subjects:
         raise ValueError(f"label must be one of {', '.join(the_law.subjects)}, got {label!r}")
     return next(iter(the_law.subjects)) if label is None else label
+
+
+def here(where: torch.device | str | None) -> torch.device | str | None:
+    """`where`, if this machine has that device. trap: otherwise the judged function would be blamed for it."""
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"where must be a device of this machine, got {where!r}: {why}") from None
+    return where
+
+
+def floating(dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is not None and dtype not in TOLERANCE:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, TOLERANCE))}, got {dtype!r}")
+    return dtype
 
 
 def numbers(the_law: Law, examples: int | str | None, seed: int | str | None) -> tuple[int, int | str | None]:
