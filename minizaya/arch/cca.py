@@ -31,7 +31,7 @@ def convolve(z: Tensor, depthwise: nn.Conv1d | None, grouped: nn.Conv1d | None) 
         (b, t, c).
 
     trap: pad once, before the first convolution. Padding each convolution on its own hides the first one's bias from
-    the second at t = 0, and the numbers there change (`cca.pad_once`).
+    the second at t = 0, and the numbers there change (`cca.padding`).
     """
     z = rearrange(z, "b t c -> b c t")
     for conv in (depthwise, grouped):

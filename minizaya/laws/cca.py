@@ -94,10 +94,10 @@ def pads_once(convolve):
     return padded
 
 
-@law("cca.pad_once", "padding is put in front once, before the first convolution, so the second sees the first's bias",
+@law("cca.padding", "padding is put in front once, before the first convolution, so the second sees the first's bias",
      cases=draw_a.cases(lambda draw: convolutions(draw, past=False)), axes=dict(z="b t c"),
      subjects={name: pads_once(fn) for name, fn in CONVOLVE.items()}, guards=BOTH)
-def pad_once(fn, z, depthwise, grouped):
+def padding(fn, z, depthwise, grouped):
     """fn(z, depthwise, grouped): z float (b, t, c), the start of a sequence, no past in it: fn pads -> (b, t, c)."""
     def right(z, *convs):
         return textbook.convolved(textbook.pad(z, textbook.lag(convs)), convs)
@@ -115,7 +115,7 @@ def later(draw):
      cases=draw_a.cases(later), axes=dict(z="b t c"), guards=BOTH,
      subjects={name: pads_once(fn) for name, fn in CONVOLVE.items()})
 def causal(fn, z, depthwise, grouped, at):
-    """fn(z, depthwise, grouped): as in cca.pad_once. Token `at` and all after it are replaced."""
+    """fn(z, depthwise, grouped): as in cca.padding. Token `at` and all after it are replaced."""
     depthwise.weight.data[..., -1] = 1.0                              # so that the newest tap counts for something
     grouped.weight.data[..., -1] = torch.eye(z.shape[2] // grouped.groups).repeat(grouped.groups, 1)
     other = z.clone()

@@ -38,7 +38,7 @@ FIGURES = {
     "10_markovian_rsa": markovian_rsa.measured,
     "11_rl_spine": rl_spine.what_counts,
     "12_rl_cascade": rl_cascade.gain,
-    "13_router_replay": router_replay.three_panels,
+    "13_router_replay": router_replay.two_by_two,
     "14_hip_kernels": hip_kernels.climb,
     "15_parallel": parallel.who_sends,
     "16_full_8b": full_8b.ladder,

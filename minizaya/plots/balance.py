@@ -27,19 +27,20 @@ def preferences(seed: int, num_experts: int = 16) -> Tensor:
     return 0.5 * torch.randn(2, num_experts, generator=torch.Generator().manual_seed(seed))
 
 
-def draw_scores(preference: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    """Fresh tokens: softmax(preference + noise), float32 (tokens, E)."""
-    return (preference + torch.randn(tokens, len(preference), generator=generator)).softmax(-1)
+def draw_scores(preference: Tensor, tokens: int, generator: torch.Generator, sharpness: float = 1.0) -> Tensor:
+    """Fresh tokens: softmax(preference + noise), float32 (tokens, E). A small sharpness: nearly equal scores."""
+    return (sharpness * (preference + torch.randn(tokens, len(preference), generator=generator))).softmax(-1)
 
 
 def simulate(balancers: dict, steps: int = 240, shift: int | None = 120, seed: int = 0, delay: int = 0,
-             tokens: int = 4096, bar: bool = True) -> dict[str, Tensor]:
+             tokens: int = 4096, sharpness: float = 1.0, bar: bool = True) -> dict[str, Tensor]:
     """Every balancer drives its own copy of one router; all copies read the same tokens.
 
     Args:
         balancers: name -> balancer; they are changed, and may have a past.
         shift: the step from which on the router prefers other experts (None: never).
         delay: a balancer sees the load of so many steps ago (0: of the step just done).
+        sharpness: of the router, as in `draw_scores`.
     Returns:
         name -> loads, float32 (steps, E).
     """
@@ -47,7 +48,7 @@ def simulate(balancers: dict, steps: int = 240, shift: int | None = 120, seed: i
     before, after = preferences(seed, len(next(iter(balancers.values())).bias))
     loads = {name: [] for name in balancers}
     for step in tqdm(range(steps), desc="simulate", unit="step", leave=False, disable=not bar):
-        scores = draw_scores(before if shift is None or step < shift else after, tokens, generator)
+        scores = draw_scores(before if shift is None or step < shift else after, tokens, generator, sharpness)
         for name, balancer in balancers.items():
             routes, _ = choose(scores, balancer.bias)
             # `load` wants (b, t, layers): one sequence, one layer
@@ -106,7 +107,9 @@ def over_steps(loads: dict[str, Tensor] | None = None, shift: int | None = 120, 
     steps, experts = next(iter(loads.values())).shape
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True)
     for name, load in loads.items():
-        look = dict(color=RULES.get(name), label=name, linewidth=1.3)
+        # PI is dashed and on top: it would hide under PID
+        look = dict(color=RULES.get(name), label=name, linewidth=1.3, linestyle="--" if name == "PI" else "-",
+                    zorder=3 if name == "PI" else 2)
         top.plot(balance.entropy(load), **look)
         bottom.plot(balance.max_violation(load), **look)
     top.axhline(THRESHOLD, color=GREEN, linestyle="--", linewidth=1)
@@ -144,16 +147,35 @@ def stability(shares: list[float], violations: dict[tuple[int, int], list[float]
 
 
 @styled
+def sharpnesses(violations: dict[str, dict[float, float]], floor: float) -> Figure:
+    """MaxVio at the end against the sharpness of the router's scores: rule -> sharpness -> value; a dashed line at
+    `floor`, what perfect balance shows."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
+    for name, values in violations.items():
+        slow = name.startswith("slow ")
+        axis.plot(list(values), list(values.values()), "o:" if slow else "o-", markersize=4, label=name,
+                  color=RULES[name.removeprefix("slow ")])
+    axis.axhline(floor, color=GREEN, linestyle="--", linewidth=1)
+    sharp = sorted(next(iter(violations.values())))
+    axis.set(xscale="log", yscale="log", xlabel="sharpness of the scores (1: the router above)",
+             ylabel="MaxVio at the end", xticks=sharp, xticklabels=[f"{value:g}" for value in sharp],
+             yticks=(0.1, 0.3, 1, 3, 10), yticklabels=("0.1", "0.3", "1", "3", "10"))
+    axis.minorticks_off()
+    figure.legend(loc="outside upper center", ncols=len(violations))
+    return figure
+
+
+@styled
 def while_training(results: list[dict], variants: list[str]) -> Figure:
     """Load entropy of training models: the mean over seeds, and a band from the lowest to the highest seed."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
-    for variant, color in zip(variants, (ORANGE, PURPLE, BLUE, COLOR["baseline"])):
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
+    for variant, color in zip(variants, (ORANGE, PURPLE, BLUE, COLOR["baseline"], PURPLE, BLUE)):
         series = torch.tensor([run["entropy"] for run in results if run["variant"] == variant])
         smooth = series.unfold(1, 10, 1).mean(-1)                        # over ten steps
         steps = range(10, series.shape[1] + 1)
-        axis.plot(steps, smooth.mean(0), color=color, label=variant)
-        axis.fill_between(steps, smooth.amin(0), smooth.amax(0), color=color, alpha=0.2, linewidth=0)
+        axis.plot(steps, smooth.mean(0), "--" if "PI" in variant else "-", color=color, label=variant)
+        axis.fill_between(steps, smooth.amin(0), smooth.amax(0), color=color, alpha=0.15, linewidth=0)
     axis.axhline(THRESHOLD, color=GREEN, linestyle="--", linewidth=1, label=f"{THRESHOLD}")
     axis.set(xlabel="training step", ylabel="load entropy / ln E", ylim=(0, 1.02), xlim=(0, series.shape[1]))
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8.5)
     return figure

@@ -50,6 +50,26 @@ def steps(layer: CCA, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     return done
 
 
+class Walk:
+    """Follows one head through the steps of a layer: the head that reads token `answer` best in the end.
+
+    x: (1, t, E), what the layer reads; words: t of them, the last one asks. `maps`: step -> its attention map (t, t).
+    """
+
+    def __init__(self, layer: CCA, x: Tensor, words: list[str], answer: int):
+        self.words, self.maps = words, {}
+        # what a layer must know about places: masks, and the angles of the rotation at the end
+        self.place = locate(layer.config, 1, len(words), 0, x.dtype, x.device)
+        self.head = int(attention_map(*layer.project(x, self.place)[:2])[:, -1, answer].argmax())
+
+    def look(self, name: str, q: Tensor, k: Tensor) -> None:
+        """Notes the head's map of q (1, t, h, d) and k (1, t, j, d), and prints whom the last word looks at most."""
+        self.maps[name] = attention_map(q, k)[self.head]
+        seen = sorted(enumerate(self.maps[name][-1].tolist()), key=lambda item: -item[1])[:3]
+        most = ", ".join(f"{self.words[i]} ({i}) {share:.2f}" for i, share in seen)
+        print(f"{name:22} the last {self.words[-1]} looks at {most}")
+
+
 @torch.no_grad()
 def layer_input(model: Zaya, tokens: Tensor) -> Tensor:
     """What the first attention layer of a `Zaya` reads: tokens (b, t) -> (b, t, E)."""
@@ -90,11 +110,10 @@ def map_at_each_step(maps: dict[str, Tensor] | None = None, words: list[str] | N
 # ---- what it costs ---------------------------------------------------------------------------------------------------
 
 KINDS = {  # at ZAYA1's width: 16 heads of 128 for those that do not compress queries
-    "MHA": (lambda S: attention_cost.mha(2048, S), COLOR["baseline"], "-"),
-    "GQA-8": (lambda S: attention_cost.gqa(2048, S, 8), ORANGE, "--"),
-    "MLA (c_q 2, c_kv 4)": (lambda S: attention_cost.mla(2048, S, 2, 4, 16, 64), GREEN, "-."),
-    "CCA of ZAYA1 (C1 2, C2 8)": (lambda S: attention_cost.ccgqa(2048, S, 2, 8, attention_cost.conv_weights(1280, 10)),
-                                  BLUE, "-"),
+    "full (MHA)": (lambda S: attention_cost.mha(2048, S), COLOR["baseline"], "-"),
+    "GQA, 2 KV heads": (lambda S: attention_cost.gqa(2048, S, 8), ORANGE, "--"),
+    "MLA": (lambda S: attention_cost.mla(2048, S, 2, 4, 16, 64), GREEN, "-."),
+    "CCA of ZAYA1": (lambda S: attention_cost.ccgqa(2048, S, 2, 8, attention_cost.conv_weights(1280, 10)), BLUE, "-"),
 }
 
 
@@ -104,13 +123,13 @@ def costs(layers: int = 40, longest: int = 131072) -> Figure:
     lengths = [2**i for i in range(9, longest.bit_length())]
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9))
     for name, (cost, color, dashes) in KINDS.items():
-        found, base = [cost(S) for S in lengths], [KINDS["MHA"][0](S) for S in lengths]
-        # the caches of CCA and GQA-8 are the same: dashes over a solid line show both
+        found, base = [cost(S) for S in lengths], [KINDS["full (MHA)"][0](S) for S in lengths]
+        # the caches of CCA and GQA are the same: dashes over a solid line show both
         style = dict(color=color, linestyle=dashes, label=name, zorder=2 if dashes == "-" else 3)
         axes[0].plot(lengths, [2 * layers * c.kv / 2**30 for c in found], **style)
         axes[1].plot(lengths, [c.forward / b.forward for c, b in zip(found, base)], **style)
         axes[2].plot(lengths, [c.decode / b.decode for c, b in zip(found, base)], **style)
-    axes[0].set(title="KV cache, GiB", yscale="log")
+    axes[0].set(title="KV cache, GiB (CCA = GQA)", yscale="log")
     axes[1].set(title="prefill FLOPs / MHA", ylim=(0, 1.1))
     axes[2].set(title="decode FLOPs / MHA", ylim=(0, None))
     for axis in axes:
@@ -134,7 +153,9 @@ def ablation(runs: list[dict]) -> Figure:
     names = list(cca_ablation.VARIANTS)
     pairs = list(zip(names, names[1:]))[::-1]
     sizes = sorted({run["initial"] for run in runs})
-    figure, axes = plt.subplots(1, len(sizes) + 1, figsize=(WIDTH, 2.7), sharey=True)
+    figure, axes = plt.subplots(1, len(sizes) + 1, figsize=(WIDTH, 2.9), sharey=True)
+    ours, theirs = (-0.55, 0.4), (-0.02, 0.005)
+    finer = (ours[1] - ours[0]) / (theirs[1] - theirs[0])
     for axis, size in zip(axes, sizes):
         mine = [run for run in runs if run["initial"] == size]
         for y, (first, second) in enumerate(pairs):
@@ -142,10 +163,10 @@ def ablation(runs: list[dict]) -> Figure:
             mean, error = cca_ablation.paired(mine, first, second)
             axis.plot(each, [y] * len(each), "o", color=COLOR["attention"], alpha=0.45, markersize=5)
             axis.errorbar(mean, y - 0.22, xerr=error, fmt="D", color=COLOR["ours"], markersize=5, capsize=3)
-        axis.set(title=f"nano, first weights {size}", xlim=(-0.55, 0.4))
+        axis.set(title=f"nano, first weights {size}", xlim=ours, xticks=(-0.4, 0, 0.4))
     changes = [cca_ablation.PAPER[second] - cca_ablation.PAPER[first] for first, second in pairs]
     axes[-1].barh(range(len(pairs)), changes, color=COLOR["baseline"], height=0.5)
-    axes[-1].set(title="paper, 1.5B", xlim=(-0.02, 0.005))
+    axes[-1].set(title=f"paper, 1.5B: axis {finer:.0f} x finer", xlim=theirs)
     for axis in axes:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(xlabel="change of loss")

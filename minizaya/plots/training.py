@@ -1,15 +1,82 @@
 """Pictures of lesson 08: Muon against AdamW, and reasoning data early or late."""
 
+import math
+
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ..studies import recorded
 from ..studies.training import ORDERS
+from ..train.muon import COEFFICIENTS, newton_schulz
 from ..train.stages import rows
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, YELLOW, styled
 
 ORDER_COLORS = dict(zip(ORDERS, (BLUE, RED, ORANGE)))
 RATES = (YELLOW, SKY, BLUE, PURPLE, BLACK)
+
+
+@styled
+def ellipses(gradient: Tensor) -> Figure:
+    """What a step does to a circle of inputs: the gradient's own, AdamW's first and Muon's. gradient: (2, 2).
+
+    Each is drawn at the size at which its longest axis is one. The arrows are the images of the gradient's two singular
+    directions, the strong one orange, the weak one blue.
+    """
+    angle = torch.linspace(0, 2 * math.pi, 200, dtype=gradient.dtype)
+    circle = torch.stack([angle.cos(), angle.sin()])
+    directions = torch.linalg.svd(gradient)[2].mT                      # columns, the strong one first
+    steps = {"the gradient itself": gradient, "AdamW: all numbers alike": gradient.sign(),
+             "Muon: all directions alike": newton_schulz(gradient)}
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.6), sharex=True, sharey=True)
+    for axis, (name, step) in zip(axes, steps.items()):
+        step = step / torch.linalg.matrix_norm(step, 2)
+        axis.plot(*circle, color=GREY, linewidth=1, linestyle=":")
+        axis.plot(*(step @ circle), color=BLACK)
+        for (x, y), color in zip((step @ directions).T, (ORANGE, BLUE)):
+            axis.annotate("", (x, y), (0, 0), arrowprops=dict(arrowstyle="-|>", color=color, linewidth=2, shrinkA=0,
+                                                              shrinkB=0))
+        axis.set(title=name, aspect="equal", xticks=(), yticks=())
+        axis.title.set_fontsize(10)
+        axis.spines[:].set_visible(False)
+    return figure
+
+
+def polynomial(s: Tensor, steps: int) -> Tensor:
+    """Singular values after so many steps of Newton-Schulz; the shape of `s`."""
+    a, b, c = COEFFICIENTS
+    for _ in range(steps):
+        s = a * s + b * s**3 + c * s**5
+    return s
+
+
+@styled
+def five_steps(gradients: dict[str, Tensor]) -> Figure:
+    """Newton-Schulz on one singular value, after 1 to 5 steps; and on all of those of some matrices, before and after.
+
+    gradients: name -> (m, n). Singular values are shares of the Frobenius norm, as the iteration starts from them.
+    """
+    figure, axes = plt.subplots(1, 1 + len(gradients), figsize=(WIDTH, 3.0))
+    s = torch.logspace(-5, 0, 400, dtype=torch.float64)
+    axes[0].plot(s, s, color=GREY, linestyle=":", linewidth=1, label="0 steps")
+    for steps, color in zip(range(1, 6), (YELLOW, SKY, GREEN, ORANGE, BLACK)):
+        axes[0].plot(s, polynomial(s, steps), color=color, label=f"{steps}", linewidth=1.4)
+    axes[0].set(title="one singular value", xscale="log", yscale="log", xlabel="before", ylabel="after", ylim=(1e-5, 3))
+    axes[0].legend(fontsize=8, loc="lower right", handlelength=1.2, labelspacing=0.2)
+    for axis, (name, gradient) in zip(axes[1:], gradients.items()):
+        before = torch.linalg.svdvals(gradient.double() / gradient.double().norm())
+        axis.plot(before, color=GREY, label="before")
+        axis.plot(polynomial(before, 5).sort(descending=True).values, color=BLACK, label="after 5 steps")
+        axis.set(title=name, yscale="log", ylim=(1e-5, 3), xlabel="direction, strongest first")
+        axis.title.set_fontsize(9.5)
+        axis.legend(fontsize=8, loc="lower left")
+    for axis in axes:
+        axis.set_yticks((1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1), ("0.00001", "0.0001", "0.001", "0.01", "0.1", "1"))
+        axis.tick_params(labelsize=8)
+        axis.minorticks_off()
+    axes[0].set_xticks((1e-5, 1e-3, 0.1), ("0.00001", "0.001", "0.1"))
+    return figure
 
 
 @styled
@@ -24,8 +91,10 @@ def two_optimizers(record: dict | None = None) -> Figure:
             axis.plot([step * (i + 1) / 1e3 for i in range(len(run["loss"]))], run["loss"], color=color,
                       label=f"{run['lr']:g}")
         axis.set(title={"adamw": "AdamW", "muon": "Muon"}[name], xlabel="tokens (thousands)", yscale="log")
-        axis.legend(title="learning rate")
+        axis.set_yticks((0.3, 0.5, 1, 2, 4), ("0.3", "0.5", "1", "2", "4"))
+        axis.minorticks_off()
     axes[0].set_ylabel("loss (nats a token)")
+    figure.legend(*axes[0].get_legend_handles_labels(), title="learning rate", loc="outside right upper")
     return figure
 
 

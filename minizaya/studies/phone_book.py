@@ -79,3 +79,23 @@ def bag_of_numbers(rows: int = 500, seed: int = 12345) -> float:
     """
     _, numbers = books(rows, torch.Generator().manual_seed(seed))
     return (numbers == numbers.mode(dim=1, keepdim=True).values).double().mean().item()
+
+
+@torch.no_grad()
+def named(model: Zaya, rows: int = 500, seed: int = 12345) -> dict[int, float]:
+    """How often `model` names whose number, in books whose numbers all differ, so that every answer has one owner.
+
+    Returns distance -> share: 0 is the asked name's own number, -1 that of the entry before it, 1 of the entry after.
+    Questions for which there is no such entry do not count.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tokens, _ = books(rows, generator)
+    numbers = torch.rand(rows, len(WORDS) - len(NAMES), generator=generator).argsort(1)[:, :PAIRS] + len(NAMES)
+    tokens[:, 1: 2 * PAIRS: 2] = numbers
+    entry = (tokens[:, None, 0: 2 * PAIRS: 2] == tokens[:, 2 * PAIRS:, None]).int().argmax(-1)     # of each question
+    answers, shares = model(tokens).logits[:, -PAIRS:].argmax(-1), {}
+    for distance in range(1 - PAIRS, PAIRS):
+        there = (0 <= entry + distance) & (entry + distance < PAIRS)
+        owner = numbers.gather(1, (entry + distance).clamp(0, PAIRS - 1))
+        shares[distance] = (answers == owner)[there].double().mean().item()
+    return shares

@@ -24,7 +24,8 @@ from ..rl.pipeline import Job, run
 LEVELS = {"countdown": 2, "falsify": 3, "program": 10, "sorting": 13}
 SETTING = {"model": "nano-reasoner", "levels": LEVELS, "group": 16, "panel_problems": 8, "points": 600, "updates": 24,
            "groups": 8, "lr": 5e-3, "seeds": 3, "problems": 50}
-VARIANTS = {"bare": (False, False), "float32 operations": (True, False), "replay": (True, True)}  # float32_ops, replay
+# float32_ops, replay
+VARIANTS = {"bare": (False, False), "float32 operations": (True, False), "replay": (False, True), "both": (True, True)}
 
 
 def runs() -> list[dict]:
@@ -53,7 +54,11 @@ def one(study: str, variant: str, seed: int = 0) -> dict:
 
 
 def panel(model: Zaya, tokenizer: Tokenizer, float32_ops: bool, replay: bool, problems: int, points: int) -> dict:
-    """`agreement` of one batch of answers by a bfloat16 engine, and some (engine, trainer) probabilities."""
+    """`agreement` of one batch of answers by a bfloat16 engine, and what the tokens do that visit other experts.
+
+    "misrouted_k3": their share of the whole k3. "points": for some tokens, all misrouted ones among them, the engine's
+    probability, |log of the ratio| and 1 if another expert was visited in any layer while the token was predicted.
+    """
     rng = random.Random(0)
     asked = [draw_problem(name, level, rng) for name, level in LEVELS.items() for _ in range(problems)]
     generator = Generator(low_precision(model, "bfloat16", float32_ops), tokenizer, group=2, slots=64, size=640,
@@ -64,8 +69,13 @@ def panel(model: Zaya, tokenizer: Tokenizer, float32_ops: bool, replay: bool, pr
         logp, rollout_logp, valid, routes, recorded = learner.forward(rollouts)
     known = (recorded >= 0).all(-1)
     found = agreement(logp[valid], rollout_logp[valid], routes[known], recorded[known])
+    other = ((routes != recorded) & (recorded >= 0)).any(-1)[:, :-1]
+    gap = (logp.double() - rollout_logp.double())
+    terms = gap.expm1() - gap
+    found["misrouted_k3"] = float(terms[valid & other].sum() / terms[valid].sum())
     # the sure tokens all lie in one corner: show those that are not
     unsure = valid & (rollout_logp < -0.02)
-    pairs = torch.stack([rollout_logp[unsure].exp(), logp[unsure].exp()], -1)
-    chosen = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:points]
-    return found | {"points": [[round(x, 4) for x in pair] for pair in pairs[chosen].tolist()]}
+    triples = torch.stack([rollout_logp[unsure].double().exp(), gap[unsure].abs(), other[unsure].double()], -1)
+    order = torch.randperm(len(triples), generator=torch.Generator().manual_seed(0))[:points]
+    chosen = triples[order].tolist() + triples[triples[:, 2] == 1].tolist() if points else []
+    return found | {"points": [[float(f"{x:.3g}") for x in triple] for triple in chosen]}

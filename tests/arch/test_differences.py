@@ -238,7 +238,7 @@ def test_every_test_and_law_that_the_code_names_exists():
     laws = {law.name for law in mz.laws.all()}
     components = "|".join(sorted({name.split(".")[0] for name in laws}))
     for component, what in re.findall(rf"`({components})\.(\w+)`", text):
-        home = root / "arch" / f"{component}.py"   # `router.choose` is a function, `cca.pad_once` a law
+        home = root / "arch" / f"{component}.py"   # `router.choose` is a function, `cca.padding` a law
         function = home.exists() and f"def {what}(" in home.read_text(encoding="utf-8")
         if not function and f"{component}.{what}" not in laws:
             missing.add(f"{component}.{what}")

@@ -109,7 +109,7 @@ WRONG = {
     "cca.value_shift_resumes": [shift(lambda x: F.pad(x, (0, 0, 1, 0))[:, :-1]), shift(lambda x: x)],
     "cca.value_shift_documents": [shift(lambda x: F.pad(x, (0, 0, 1, 0))[:, :-1]), shift(torch.zeros_like)],
     "cca.convolve": [lambda z, a, b: cca.convolve(z.flip(1), a, b).flip(1), lambda z, a, b: z, lambda z, a, b: a(z)],
-    "cca.pad_once": [
+    "cca.padding": [
         lambda z, a, b: right(z.detach(), a, b),
         pads_each, not_causal],
     "cca.causal": [
