@@ -21,7 +21,7 @@ from torch import nn
 from .core import LAWS, Law
 
 # our functions whose label does not name what they are
-NAMES = {"cca.pad_once": "padded_convolution", "cca.layer": "cca_layer", "model.definition": "model",
+NAMES = {"cca.padding": "padded_convolution", "cca.layer": "cca_layer", "model.definition": "model",
          "balance.uniform_fixed": "balancer", "router.replay": "choose_replayed", "router.skip_limit": "choose_skip",
          "cca.value_shift_resumes": "value_shift_resumed", "cca.value_shift_documents": "value_shift_documents",
          "cca.attention": "attention", "lm.deterministic": "black_box"}
