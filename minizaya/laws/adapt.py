@@ -6,7 +6,7 @@ An adapter takes a function and returns one that a law can call. They can be put
     mz.laws.check("router.biased_choice", mz.laws.adapt.numpy(mz.laws.adapt.arguments(my_route, "scores", "offset")))
 
 Each carries two facts that `judge` reads: `differentiable` (without gradients a law leaves that part out, or refuses
-if it is about nothing else) and `dtype`, the type that the function really computes in, which sets the tolerance.
+if it is about nothing else) and `computes_in`, the type that the function really computes in, for the tolerance.
 """
 
 import functools
@@ -32,8 +32,7 @@ def adapted(fn: Callable, call: Callable, differentiable: bool = True, dtype: to
     except (AttributeError, TypeError):       # an object without a name
         pass
     call.differentiable = differentiable and getattr(fn, "differentiable", True)
-    own = getattr(fn, "dtype", None)
-    call.dtype = dtype or (own if isinstance(own, torch.dtype) else None)
+    call.computes_in = dtype or getattr(fn, "computes_in", None)
     return call
 
 

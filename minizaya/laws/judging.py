@@ -96,7 +96,7 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
     if where is not None or dtype is not None:
         fn = adapt.moved(fn, here(where), floating(dtype))
     if tol is None:
-        tol = TOLERANCE.get(getattr(fn, "dtype", None))
+        tol = TOLERANCE.get(getattr(fn, "computes_in", None))
     elif not isinstance(tol, int | float) or not tol >= 0:
         raise ValueError(f"tol must be a number from 0 on, got {tol!r}")
     if against not in ("definition", "itself"):

@@ -72,6 +72,17 @@ def test_tolerances_seeds_and_examples_reach_the_laws():
     assert found["lm.batch"].seed == 3 and found["lm.batch"].tried == 4
 
 
+def test_the_type_of_the_logits_sets_the_tolerance():
+    def grows(off):
+        """A sequence in company has slightly other logits."""
+        return lambda tokens: forward(tokens) * (1 + off * (len(tokens) > 1))
+
+    for dtype, rounding in ((torch.float64, 1e-13), (torch.float32, 1e-6), (torch.bfloat16, 2 ** -8)):
+        for off, right in ((rounding, True), (1000 * rounding, False)):
+            model = wrong(forward=lambda tokens, near=grows(off), dtype=dtype: near(tokens).to(dtype))
+            assert laws.judge("lm.batch", model, shrink=False).passed is (right or dtype == torch.float64), dtype
+
+
 @pytest.mark.parametrize("parts, words", [
     (dict(), "give either vocab or width, got vocab=None, width=None"), (dict(vocab=3, width=3), "either vocab or"),
     (dict(vocab=1), "vocab must be a whole number from 2 on, got 1"), (dict(width=0), "width must be a whole number"),
