@@ -329,7 +329,10 @@ def first_failure(tests: list[str], folder: Path, limit: float) -> str:
 
 def outcome(bug: dict, known: dict, budget: float, folder: Path, honest: dict[str, bool]) -> None:
     """Notes in `bug` whether it was killed and by which test; `honest`: which killers pass on the right code."""
-    path, whole = folder / "minizaya" / bug["file"], (PACKAGE / bug["file"]).read_text(encoding="utf-8")
+    path = folder / "minizaya" / bug["file"]
+    whole = path.read_text(encoding="utf-8")    # the copy's: the tree may move on meanwhile
+    if whole[slice(*bug["at"])] != bug["old"]:
+        raise ValueError(f"{bug['file']} has changed since the sample was drawn; start again")
     while True:
         tests = tests_for(bug, known, budget, {name for name, passes in honest.items() if not passes})
         if not tests:

@@ -352,3 +352,9 @@ def test_a_missing_package_says_what_to_install(monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)  # Python's way to say "not installed"
     with pytest.raises(ImportError, match=r'pip install "minizaya\[gyms\]"'):
         getattr(gyms, kind)("any")
+
+
+@pytest.mark.parametrize("text, answer", [("7", "7"), (" 7 $ 8", "7"), ("1#2 # 3 <|im_end|>", "3"),
+                                          ("a</think> b\n", "b"), ("1#2</think>\n7 $", "7"), ("", ""), ("$", "")])
+def test_the_last_answer_of_a_text(text, answer):
+    assert gyms.last_answer(text) == answer

@@ -116,6 +116,12 @@ def test_a_request_is_what_the_protocol_says():
     assert (endpoint.sent, endpoint.reused, endpoint.repeated, endpoint.failed) == (3, 0, 0, 0)
 
 
+def test_without_a_seed_it_is_zero():
+    with serving() as server:
+        plain, zero, one = (ask(client(server, **given), "a", "b") for given in ({}, {"seed": 0}, {"seed": 1}))
+    assert plain == zero != one
+
+
 @pytest.mark.parametrize("trouble", ["slow", "cut", "hang up", "garbage", (500, {}), (429, {"Retry-After": "0"}),
                                      (503, {}), (408, {})], ids=str)
 def test_trouble_is_tried_again(trouble):

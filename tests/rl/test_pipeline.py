@@ -51,6 +51,33 @@ def test_each_answer_of_a_batch_has_a_chance_of_its_own():
     assert len(set(seeds)) == len(seeds) == 48
 
 
+def test_weights_are_saved_every_other_update_and_at_the_end():
+    side, saved = object.__new__(TrainerSide), []
+    side.job, side.updates, side.done, side.before = replace(tiny_job(5), group=1), 0, set(), 0.0
+    side.shelf = SimpleNamespace(take=lambda oldest: (side.updates, [rollout(0)], []))
+    side.learner = SimpleNamespace(update=lambda rollouts, group: {})
+    side.log, side.save = (lambda record: None), (lambda: saved.append(side.updates))
+    for _ in range(5):
+        side.step()
+    assert saved == [2, 4, 5]
+
+
+def test_a_generator_of_its_own_takes_new_weights_in_flight_and_does_not_run_ahead(monkeypatch, tmp_path):
+    class Side:
+        def __init__(self, job, model, tokenizer, shelf):
+            self.refresh = lambda: None
+
+        def make(self, in_flight=False):
+            made.append(in_flight)
+
+    made, alive = [], iter([5, 5, 5, 5])
+    monkeypatch.setattr(processes, "GeneratorSide", Side)
+    monkeypatch.setattr(processes.os, "getppid", lambda: next(alive, 1))
+    monkeypatch.setattr(Shelf, "numbers", lambda self, kind: range(self.capacity - (len(made) < 2)))
+    generate_for_ever(tiny_job(1), tiny_model().config, TOKENIZER, tmp_path, "cpu", 5)
+    assert made == [True, True]
+
+
 # ---- the shelf -------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +269,17 @@ def test_new_weights_in_flight_are_recorded_token_by_token(tmp_path):
     found = side.generator.answer(asked, 0, refresh)
     assert {tuple(sorted(set(r.versions))) for r in found if len(r.tokens) > 6} == {(0, 2)}
     assert all(r.versions == sorted(r.versions) and r.versions[:5] == [0] * len(r.versions[:5]) for r in found)
+
+
+def test_a_copy_in_low_precision_takes_new_weights_too(tmp_path):
+    shelf, model = Shelf(tmp_path), tiny_model()
+    state = {name: value.clone() for name, value in model.state_dict().items() if name != "head.weight"}
+    shelf.publish(0, state)
+    side = GeneratorSide(replace(tiny_job(8), precision=("bfloat16", False)), tiny_model(1), TOKENIZER, shelf)
+    shelf.publish(2, {name: value + 0.01 for name, value in state.items()})
+    side.refresh()
+    held, embedding = side.generator.model.state_dict(), "embed.weight"
+    assert torch.equal(held[embedding], (state[embedding] + 0.01).bfloat16().float())
 
 
 def test_two_processes_and_random_kills(tmp_path):

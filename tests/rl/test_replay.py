@@ -294,6 +294,17 @@ def test_low_precision_copies_and_leaves_the_model_alone(model):
     assert all(len(row.unique()) <= 255 for row in int8(weight))
 
 
+@pytest.mark.parametrize("kind, ops, rounded", [("bfloat16", False, True), ("bfloat16", True, False),
+                                                ("int8", False, False)])
+def test_activations_are_rounded_in_bfloat16_alone(model, kind, ops, rounded):
+    """A norm's output: numbers of bfloat16 where all is; of float32 beside int8 weights, or where norms keep it."""
+    seen, low = [], low_precision(model, kind, ops)
+    low.norm.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        low(torch.tensor([[4, 5, 6, 7]]))
+    assert torch.equal(seen[0], seen[0].bfloat16().float()) == rounded
+
+
 def test_replay_and_float32_operations_cure_the_mismatch():
     """The shipped reasoner, its generator in bfloat16: routing differs; with both cures it does not,
     and k3 falls.

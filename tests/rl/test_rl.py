@@ -2,6 +2,7 @@
 
 import math
 import random
+import zlib
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from minizaya.rl import (
 )
 from minizaya.rl.canary import calibrated
 from minizaya.rl.curriculum import Calibrator, Scheduler, pass_rate
+from minizaya.rl.generator import room
 from minizaya.rl.learner import Learner, LearnerConfig, micro_batches
 from minizaya.rl.reward import behaviour_reward, signed_kl_reward, style_score
 from minizaya.rl.rollout import Rollout
@@ -146,6 +148,26 @@ def test_a_short_last_chunk_is_merged():
     """Three tokens alone would look incompressible, and hide the loop that they end."""
     assert len(canary([7] * 131)) == 2 and len(canary([7] * 63)) == 1 and canary([]) == []
     assert canary([7] * 131)[-1] < 0.06
+
+
+def test_a_chunk_counts_what_it_compresses_to_and_no_header():
+    """Raw deflate reads it again; a header of zlib's would be two bytes of the first chunk alone."""
+    ids = [7, 1, 7, 2**32 - 1, *range(60)]
+    press = zlib.compressobj(1, zlib.DEFLATED, -10)
+    small = press.compress(b"".join(i.to_bytes(4, "little") for i in ids)) + press.flush(zlib.Z_SYNC_FLUSH)
+    assert zlib.decompressobj(-15).decompress(small)[:4] == b"\x07\0\0\0"
+    assert canary(ids) == [(len(small) - 4) / (4 * 64)]
+
+
+def test_a_room_is_half_as_long_again_as_the_longest_solution():
+    for name in ("countdown", "falsify"):
+        lengths = [len(p.completion) for p in tasks.problems(name, "train", 2, 100, seed=0)]
+        assert room(name, 2) == max(lengths) * 3 // 2 > min(lengths) * 3 // 2
+
+
+def test_a_task_of_one_difficulty_is_calibrated_at_it():
+    believed = Calibrator(1)
+    assert {believed.ask() for _ in range(30)} == {1}
 
 
 def test_rare_tokens():
