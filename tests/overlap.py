@@ -4,10 +4,8 @@
     python tests/overlap.py trim rsa   these
 
 Laws of one component that judge the same functions of the library take the same arguments, so each of them can judge
-every wrong function of the others (`tests/helpers/wrong_functions/`). A law that is the only one to reject some of its
-own stays. For any other this prints who rejects the same: merge it, or say in its docstring why it stays.
-
-What a law rejects only for its words counts as rejected by whoever rejects it: a second law may still say it better.
+every wrong function of the others (`tests/helpers/wrong_functions/`). A law that is the only one to reject some of them
+stays. Of any other this prints who rejects the same. It may stay all the same: `minizaya/laws/__init__.py` says why.
 """
 
 import argparse
@@ -44,14 +42,14 @@ def main() -> int:
     for component in args.components:
         for group in together(component):
             names = [law.name for law in group]
+            rows = [row for name in names for row in wrong_functions.TABLE[name]]
+            wrong = [row[0] if isinstance(row, tuple) else row for row in rows]
+            found = [[name for name in names if rejects(name, fn)] for fn in wrong]
             for name in names:
-                own = [fn for fn in wrong_functions.TABLE[name] for fn in [fn[0] if isinstance(fn, tuple) else fn]]
-                others = [{other for other in names if other != name and rejects(other, fn)} for fn in own]
-                if all(others):
-                    print(f"{name}: {len(own)} wrong functions, each rejected by others, too: "
-                          + "; ".join(", ".join(sorted(found)) for found in others), flush=True)
-                else:
-                    print(f"{name}: alone with {others.count(set())} of {len(own)}", flush=True)
+                alone = found.count([name])
+                shared = sorted({other for rejected in found if name in rejected for other in rejected} - {name})
+                print(f"{name}: alone with {alone}" if alone else f"{name}: never alone, beside {', '.join(shared)}",
+                      flush=True)
     return 0
 
 
