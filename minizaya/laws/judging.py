@@ -92,6 +92,8 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
     the_law = get(name)
     if fn is None:
         fn = the_law.subjects[choose(label, the_law)]
+    if not callable(fn):
+        raise ValueError(f"fn must be a function, got {fn!r}")
     fn = adapt.module(fn) if isinstance(fn, nn.Module) else fn
     if where is not None or dtype is not None:
         fn = adapt.moved(fn, here(where), floating(dtype))

@@ -95,7 +95,9 @@ def protocol(name: str) -> Protocol:
     if name in LAWS:
         return next(p for p in protocols().values() if LAWS[name] in p.laws)
     if name not in protocols():
-        raise ValueError(f"no protocol is called {name!r}; there are {', '.join(protocols())}")
+        of = [p.name for p in protocols().values() if any(law.component == name for law in p.laws)]
+        raise ValueError(f"no protocol is called {name!r}; " + (f"that component has {', '.join(of)}" if of else
+                                                                f"there are {', '.join(protocols())}"))
     return protocols()[name]
 
 
@@ -144,7 +146,9 @@ def holds(*names: str, **options) -> Callable:
         raise ValueError("names must be at least one law, protocol or component")
 
     def mark(below: Callable) -> Callable:
-        fixture = not inspect.isfunction(below)
+        fixture = type(below).__name__ == "FixtureFunctionDefinition"
+        if not (fixture or inspect.isfunction(below)):
+            raise ValueError(f"holds must stand over a function or a fixture, got a {type(below).__name__}")
         found = [law.name for name in names for law in applying(name, None if fixture else below)]
         below.minizaya_laws = (list(dict.fromkeys(found)), options)
         return below

@@ -73,7 +73,8 @@ def test_tolerances_seeds_and_examples_reach_the_laws():
 
 
 @pytest.mark.parametrize("dtype, off, right", [
-    (torch.float64, 1e-13, True), (torch.float64, 1e-7, False), (torch.float32, 1e-6, True), (torch.float32, 1e-3, False),
+    (torch.float64, 1e-13, True), (torch.float64, 1e-7, False),
+    (torch.float32, 1e-6, True), (torch.float32, 1e-3, False),
     (torch.bfloat16, 2 ** -8, True), (torch.bfloat16, 2 ** -1, False)], ids=str)
 def test_the_type_of_the_logits_sets_the_tolerance(dtype, off, right):
     """Of a model whose logits are slightly others in company."""

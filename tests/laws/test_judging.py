@@ -214,6 +214,11 @@ def test_what_a_law_cannot_do_is_one_clear_error(name, options, words):
         laws.judge(name, **options)
 
 
+def test_what_is_no_function_is_the_callers_fault():
+    with pytest.raises(ValueError, match="fn must be a function, got 3"):
+        laws.judge("pack.fits", 3)
+
+
 # ---- which laws ------------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +264,8 @@ def test_arguments_tell_which_laws_of_a_component_apply():
             laws.applying(spec, fn)
     with pytest.raises(ValueError, match="no protocol is called 'choice'; there are value_shift, "):
         laws.protocol("choice")
+    with pytest.raises(ValueError, match="no protocol is called 'router'; that component has choose, choose_replayed,"):
+        laws.protocol("router")
 
 
 def test_what_a_law_says_it_was_tested_to_catch_is_true():

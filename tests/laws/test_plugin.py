@@ -171,7 +171,8 @@ def test_holds_refuses_what_it_cannot_mark():
 
     for call, words in ((lambda: mz.laws.holds(), "names must be at least one"),
                         (lambda: mz.laws.holds("pack", guard=True), "options must be among examples, .*, got guard"),
-                        (lambda: mz.laws.holds("pick")(len), "no law, component or protocol is called 'pick'")):
+                        (lambda: mz.laws.holds("pack")(len), "over a function or a fixture, got a builtin_function"),
+                        (lambda: mz.laws.holds("pick")(lambda: 0), "no law, component or protocol is called 'pick'")):
         with pytest.raises(ValueError, match=words):
             call()
 
