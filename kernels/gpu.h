@@ -50,13 +50,13 @@ __device__ __forceinline__ int __lane_id() { int lane; asm("mov.u32 %0, %%laneid
 
 #define DEVICE __device__ __forceinline__
 
-// Launch bounds of a kernel on the matrix cores. The compiler is told that two waves a SIMD are enough: it then lets sums
-// lie in ordinary registers, of which each wave has 256. Without, they go to the accumulation registers, and every step
+// Launch bounds of a kernel on the matrix cores. The compiler is told that so few waves a SIMD are enough: with two it lets
+// sums lie in ordinary registers, of which each wave has 256. Without, they go to the accumulation registers, and every step
 // moves them there and back.
 #if defined(MZ_AMD)
-#define MATRIX_BOUNDS(threads) __launch_bounds__(threads) __attribute__((amdgpu_waves_per_eu(2)))
+#define MATRIX_BOUNDS(threads, waves) __launch_bounds__(threads) __attribute__((amdgpu_waves_per_eu(waves)))
 #else
-#define MATRIX_BOUNDS(threads) __launch_bounds__(threads)
+#define MATRIX_BOUNDS(threads, waves) __launch_bounds__(threads)
 #endif
 
 // The compiler may not move an instruction over this.

@@ -11,8 +11,9 @@
 #include "gpu.h"
 #include "gemm.h"
 
-constexpr int THREADS = 256, KEYS = 32;
-constexpr float LOWEST = -1e30f;   // a row that has seen nothing yet. trap: with -infinity its exp(top - top) would be NaN
+constexpr int THREADS = 256, KEYS = 32, AHEAD = 32;
+constexpr float LOWEST = -1e30f;   // a row that has seen nothing yet. trap: with -infinity its exp2(top - top) would be NaN
+constexpr float TO_POWERS_OF_2 = 1.4426950408889634f;   // exp(x) = 2^(x log2(e)), and powers of two are one instruction
 
 template <class T, int WIDE> struct Tile {
   T key[KEYS][WIDE + 4], value[WIDE][KEYS + 4];   // values turned over; 4 more a row against bank conflicts
@@ -20,16 +21,27 @@ template <class T, int WIDE> struct Tile {
   float exchange[THREADS];
 };
 
-// Numbers at[0..3], the first `left` of which exist.
-template <class T> DEVICE vec<T, 4> four(const T* at, int left, bool whole) {
-  if (whole && left > 0) return *(const vec<T, 4>*)at;
+// Numbers channel .. channel + 3 of a row. Channels past the width bring something finite: queries are zero there, and what
+// becomes of values there is not stored. So nothing stands under a condition, where it would be waited for at once.
+template <bool WHOLE, class T> DEVICE vec<T, 4> four(const T* row, int channel, int width) {
+  if (WHOLE) return *(const vec<T, 4>*)(row + at_most(channel, width - 4));
   vec<T, 4> some;
 #pragma unroll
-  for (int j = 0; j < 4; j++) some[j] = !whole && j < left ? at[j] : from_float<T>(0.f);
+  for (int j = 0; j < 4; j++) some[j] = row[at_most(channel + j, width - 1)];
   return some;
 }
 
 template <class T> DEVICE bool fours(const T* at, int width) { return width % 4 == 0 && (size_t)at % sizeof(vec<T, 4>) == 0; }
+
+// A weight between 0 and 1 as T will hold it: no NaN to look for. And T's bits of such a number.
+template <class T> DEVICE float as_held(float x);
+template <> DEVICE float as_held<float>(float x) { return x; }
+template <> DEVICE float as_held<bf16>(float x) {
+  unsigned u = bits_as<unsigned>(x);
+  return bits_as<float>((u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u);
+}
+DEVICE void hold(float x, float& to) { to = x; }
+DEVICE void hold(float x, bf16& to) { to.bits = (unsigned short)(bits_as<unsigned>(x) >> 16); }
 
 // What the lane with the other 16 keys of the same row has. A wave of 64 can ask; waves of 32 must go through LDS.
 DEVICE float other_half(float mine, float* exchange) {
@@ -52,46 +64,54 @@ DEVICE int document_start(const int* documents, int position) {
   return low;
 }
 
-// 32 keys and values from `first` on, as they lie and turned over; zeros past the last key and the last channel.
-// WHOLE: they come in whole fours, so nothing needs to be packed number by number.
-template <bool WHOLE, class T, int WIDE>
-DEVICE void fill(Tile<T, WIDE>& tile, const T* k, const T* v, const int* documents, int first, int keys, int stride, int width,
-                 int threads) {
-  for (int piece = threadIdx.x; piece < KEYS * WIDE / 4; piece += threads) {
-    int key = piece / (WIDE / 4), channel = piece % (WIDE / 4) * 4;
-    int left = first + key < keys ? width - channel : 0;
-    *(vec<T, 4>*)&tile.key[key][channel] = four(k + (size_t)(first + key) * stride + channel, left, WHOLE);
-  }
-  for (int piece = threadIdx.x; piece < KEYS * WIDE / 16; piece += threads) {   // 4 keys by 4 channels each
-    int key = piece % (KEYS / 4) * 4, channel = piece / (KEYS / 4) * 4;
-    vec<T, 4> row[4], turned;
+// What thread t of 256 brings of 32 keys and values: fetched into registers, later put into LDS, values turned over.
+template <class T, int WIDE> struct Coming {
+  static constexpr int OF_KEYS = KEYS * WIDE / 4 / THREADS, FOURS = KEYS * WIDE / 16;      // FOURS: 4 keys by 4 channels each
+  vec<T, 4> key[OF_KEYS], value[4];
+  int document;
+
+  template <bool WHOLE>
+  DEVICE void fetch(int t, const T* k, const T* v, const int* documents, int first, int keys, int stride, int width) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int left = first + key + i < keys ? width - channel : 0;
-      row[i] = four(v + (size_t)(first + key + i) * stride + channel, left, WHOLE);
+    for (int i = 0; i < OF_KEYS; i++) {
+      int piece = t + i * THREADS, at = at_most(first + piece / (WIDE / 4), keys - 1);
+      key[i] = four<WHOLE>(k + (size_t)at * stride, piece % (WIDE / 4) * 4, width);
     }
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) turned[i] = row[i][j];
-      *(vec<T, 4>*)&tile.value[channel + j][key] = turned;
+      int piece = t % FOURS, at = at_most(first + piece % (KEYS / 4) * 4 + j, keys - 1);
+      value[j] = four<WHOLE>(v + (size_t)at * stride, piece / (KEYS / 4) * 4, width);
     }
+    document = documents ? documents[at_most(first + t % KEYS, keys - 1)] : 0;
   }
-  int key = first + threadIdx.x;
-  if (documents && threadIdx.x < KEYS) tile.document[threadIdx.x] = key < keys ? documents[key] : 0;
-}
 
-template <class T, int WIDE>
+  DEVICE void put(int t, Tile<T, WIDE>& tile) const {
+#pragma unroll
+    for (int i = 0; i < OF_KEYS; i++) {
+      int piece = t + i * THREADS;
+      *(vec<T, 4>*)&tile.key[piece / (WIDE / 4)][piece % (WIDE / 4) * 4] = key[i];
+    }
+    if (t < KEYS) tile.document[t] = document;
+    if (t >= FOURS) return;
+    int at = t % (KEYS / 4) * 4, channel = t / (KEYS / 4) * 4;
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      *(vec<T, 4>*)&tile.value[channel + j][at] = {{value[0][j], value[1][j], value[2][j], value[3][j]}};
+  }
+};
+
+// A block of 4 teams fetches the next keys while it works on these; one of 1 team fetches what it needs, a quarter at a time.
+// WHOLE: rows come in whole fours.
+template <bool WHOLE, int TEAMS, class T, int WIDE>
 DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, const int* documents, T* out, float* partial,
-                   float* stats, int queries, int keys, int heads, int kv_heads, int width, int window, int parts, int tiles, int threads,
-                   float scale) {
+                   float* stats, int queries, int keys, int heads, int kv_heads, int width, int window, int parts, int tiles, float scale) {
   int lane = threadIdx.x % 64, group = heads / kv_heads, past = keys - queries, stride = kv_heads * width;
   int kv = blockIdx.y % kv_heads, batch = blockIdx.y / kv_heads, part = blockIdx.x % parts;
   int block = (tiles * parts - 1 - (int)blockIdx.x) / parts;   // the last positions first: they have the most keys
-  int first_row = block * (threads / 2), last_row = first_row + threads / 2 - 1;
+  int first_row = block * (32 * TEAMS), last_row = first_row + 32 * TEAMS - 1;
   if (last_row >= queries * group) last_row = queries * group - 1;
   int row = first_row + threadIdx.x / 64 * 32 + lane % 32, position = past + row / group, document = 0;
-  bool there = row <= last_row, whole = fours(q, width) && fours(k, width) && fours(v, width) && fours(out, width);
+  bool there = row <= last_row;
   size_t place = ((size_t)batch * queries + row / group) * heads + kv * group + row % group;
   k += ((size_t)batch * keys * kv_heads + kv) * width;
   v += ((size_t)batch * keys * kv_heads + kv) * width;
@@ -99,8 +119,13 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
   vec<T, 4> query[WIDE / 8];
 #pragma unroll
   for (int c = 0; c < WIDE / 8; c++) {
-    int channel = c * 8 + lane / 32 * 4;
-    query[c] = four(q + place * width + channel, there ? width - channel : 0, whole);
+    int channel = c * 8 + lane / 32 * 4, left = there ? width - channel : 0;
+#pragma unroll
+    for (int j = 0; j < 4; j++) query[c][j] = from_float<T>(0.f);
+    if (WHOLE && left > 0) query[c] = *(const vec<T, 4>*)(q + place * width + channel);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      if (!WHOLE && j < left) query[c][j] = q[place * width + channel + j];
   }
   // the first key that the first row may see, the last that the last row may; between them this part's share
   int begin = 0, end = past + last_row / group + 1, lowest = past + first_row / group;
@@ -119,33 +144,51 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
   f32x16 sums[WIDE / 32];
 #pragma unroll
   for (int m = 0; m < WIDE / 32; m++) sums[m] = mfma_zero();
-  float top = LOWEST, total = 0.f;   // total: of this lane's own keys
+  float top = LOWEST, total = 0.f, powers = scale * TO_POWERS_OF_2;   // total: of this lane's own keys
+  Coming<T, WIDE> coming;
+  if (TEAMS == 4) coming.template fetch<WHOLE>(threadIdx.x, k, v, documents, begin, keys, stride, width);
   for (int first = begin; first < end; first += KEYS) {
     __syncthreads();   // everyone has done with the keys before
-    if (whole) fill<true>(tile, k, v, documents, first, keys, stride, width, threads);
-    else fill<false>(tile, k, v, documents, first, keys, stride, width, threads);
+    if (TEAMS == 4) {
+      coming.put(threadIdx.x, tile);
+    } else {
+#pragma unroll
+      for (int t = threadIdx.x; t < THREADS; t += 64 * TEAMS) {
+        coming.template fetch<WHOLE>(t, k, v, documents, first, keys, stride, width);
+        coming.put(t, tile);
+      }
+    }
     __syncthreads();   // they are there
+    if (TEAMS == 4)    // behind the last ones: something that exists, for nobody
+      coming.template fetch<WHOLE>(threadIdx.x, k, v, documents, first + KEYS, keys, stride, width);
+    stay_in_order();   // the loads travel while the matrix cores work
     f32x16 score = mfma_zero();
 #pragma unroll
     for (int c = 0; c < WIDE / 8; c++)
       score = mfma8(*(const vec<T, 4>*)&tile.key[lane % 32][c * 8 + lane / 32 * 4], query[c], score);
+    // may every row see every key here? Then nobody asks, key by key
+    bool open = !documents && first + KEYS - 1 <= lowest && (!window || past + last_row / group - first < window);
+    if (!open) {
+#pragma unroll
+      for (int r = 0; r < 16; r++) {
+        int at = mfma_row(r, lane), ahead = position - (first + at);
+        bool seen = ahead >= 0 && (!window || ahead < window) && (!documents || tile.document[at] == document);
+        score[r] = seen ? score[r] : bits_as<float>(0xff800000u);   // - infinity
+      }
+    }
     float higher = top;
 #pragma unroll
-    for (int r = 0; r < 16; r++) {
-      int at = mfma_row(r, lane), ahead = position - (first + at);
-      bool seen = ahead >= 0 && (!window || ahead < window) && (!documents || tile.document[at] == document);
-      score[r] = seen ? score[r] * scale : bits_as<float>(0xff800000u);   // - infinity
-      higher = fmaxf(higher, score[r]);
-    }
+    for (int r = 0; r < 16; r++) higher = fmaxf(higher, score[r]);
     higher = fmaxf(higher, other_half(higher, tile.exchange));
-    float fade = expf(top - higher);   // what was summed relative to the old top
+    float fade = power_of_2((top - higher) * powers);   // what was summed relative to the old top
     top = higher;
     total *= fade;
     vec<T, 4> weight[KEYS / 8];
 #pragma unroll
     for (int r = 0; r < 16; r++) {
-      weight[r / 4][r % 4] = from_float<T>(expf(score[r] - top));
-      total += to_float(weight[r / 4][r % 4]);   // as rounded, so that the weights still add up to one
+      float held = as_held<T>(power_of_2((score[r] - top) * powers));
+      hold(held, weight[r / 4][r % 4]);
+      total += held;   // as rounded, so that the weights still add up to one
     }
 #pragma unroll
     for (int m = 0; m < WIDE / 32; m++) {
@@ -168,45 +211,73 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
       for (int j = 0; j < 4; j++) {
         if (channel + j >= width) continue;
         if (parts > 1) partial[(place * parts + part) * width + channel + j] = sums[m][4 * c + j];
-        else if (!whole) out[place * width + channel + j] = from_float<T>(sums[m][4 * c + j] * inverse);
+        else if (!WHOLE) out[place * width + channel + j] = from_float<T>(sums[m][4 * c + j] * inverse);
       }
-      if (parts > 1 || !whole || channel >= width) continue;
+      if (parts > 1 || !WHOLE || channel >= width) continue;
       vec<T, 4> done;
 #pragma unroll
       for (int j = 0; j < 4; j++) done[j] = from_float<T>(sums[m][4 * c + j] * inverse);
       *(vec<T, 4>*)(out + place * width + channel) = done;
     }
   if (parts > 1 && lane < 32) {
-    stats[(place * parts + part) * 2] = top;
+    stats[(place * parts + part) * 2] = top * scale;
     stats[(place * parts + part) * 2 + 1] = total;
   }
 }
 
-// Few queries, many keys: several blocks took a part of the keys each. A block here puts one row's parts together.
+// Few queries, many keys: several blocks took a part of the keys each. A block here puts one row's parts together, AHEAD of
+// them loaded at a time; in place of those past the last one, that one.
 template <class T> DEVICE void merge(const float* partial, const float* stats, T* out, int width, int parts) {
   size_t row = blockIdx.x;
   float top = LOWEST;
-  for (int part = 0; part < parts; part++) top = fmaxf(top, stats[(row * parts + part) * 2]);
+  for (int part = 0; part < parts; part += AHEAD) {
+    float tops[AHEAD];
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) tops[j] = stats[(row * parts + at_most(part + j, parts - 1)) * 2];
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) top = fmaxf(top, tops[j]);
+  }
   for (int channel = threadIdx.x; channel < width; channel += 64) {
     float sum = 0.f, total = 0.f;
-    for (int part = 0; part < parts; part++) {
-      float weight = expf(stats[(row * parts + part) * 2] - top);
-      sum += partial[(row * parts + part) * width + channel] * weight;
-      total += stats[(row * parts + part) * 2 + 1] * weight;
+    for (int part = 0; part < parts; part += AHEAD) {
+      vec<float, 2> stat[AHEAD];
+      float sums[AHEAD];
+#pragma unroll
+      for (int j = 0; j < AHEAD; j++) {
+        size_t at = row * parts + at_most(part + j, parts - 1);
+        stat[j] = *(const vec<float, 2>*)&stats[at * 2];
+        sums[j] = partial[at * width + channel];
+      }
+#pragma unroll
+      for (int j = 0; j < AHEAD; j++) {
+        float weight = part + j < parts ? expf(stat[j][0] - top) : 0.f;
+        sum += sums[j] * weight;
+        total += stat[j][1] * weight;
+      }
     }
     out[row * width + channel] = from_float<T>(sum / total);
   }
 }
 
-#define ATTENTION(T, suffix, WIDE)                                                                                            \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) cca_attention_##WIDE##_##suffix(                                      \
-      const T* q, const T* k, const T* v, const int* documents, T* out, float* partial, float* stats, int queries, int keys,  \
-      int heads, int kv_heads, int width, int window, int parts, int tiles, int threads, float scale) {                       \
-    __shared__ __align__(16) Tile<T, WIDE> tile;                                                                              \
-    attend<T, WIDE>(tile, q, k, v, documents, out, partial, stats, queries, keys, heads, kv_heads, width, window, parts, tiles, \
-                    threads, scale);                                                                                          \
-  }                                                                                                                           \
-  LAUNCHABLE(cca_attention_##WIDE##_##suffix)
+// Four teams, or one where there are few rows: kernels of their own, since one that can do both has too few registers.
+// WAVES on a SIMD: float32 heads of 128 channels fill half of LDS with one block, so one wave may have all registers.
+#define ATTENTION(T, suffix, WIDE, WAVES)                                \
+  ATTENTION_OF(cca_attention_##WIDE##_##suffix, 4, T, WIDE, WAVES)       \
+  LAUNCHABLE(cca_attention_##WIDE##_##suffix)                            \
+  ATTENTION_OF(cca_attention_few_##WIDE##_##suffix, 1, T, WIDE, WAVES)   \
+  LAUNCHABLE(cca_attention_few_##WIDE##_##suffix)
+#define ATTENTION_OF(name, TEAMS, T, WIDE, WAVES)                                                                               \
+  extern "C" __global__ void MATRIX_BOUNDS(64 * TEAMS, WAVES) name(                                                            \
+      const T* q, const T* k, const T* v, const int* documents, T* out, float* partial, float* stats, int queries, int keys,   \
+      int heads, int kv_heads, int width, int window, int parts, int tiles, float scale) {                                     \
+    __shared__ __align__(16) Tile<T, WIDE> tile;                                                                               \
+    if (fours(q, width) && fours(k, width) && fours(v, width) && fours(out, width))                                            \
+      attend<true, TEAMS>(tile, q, k, v, documents, out, partial, stats, queries, keys, heads, kv_heads, width, window, parts, \
+                          tiles, scale);                                                                                       \
+    else                                                                                                                       \
+      attend<false, TEAMS>(tile, q, k, v, documents, out, partial, stats, queries, keys, heads, kv_heads, width, window,       \
+                           parts, tiles, scale);                                                                               \
+  }
 #define MERGE(T, suffix)                                                                                      \
   extern "C" __global__ void __launch_bounds__(THREADS) cca_attention_merge_##suffix(                         \
       const float* partial, const float* stats, T* out, int width, int parts) {                               \
@@ -214,11 +285,11 @@ template <class T> DEVICE void merge(const float* partial, const float* stats, T
   }                                                                                                           \
   LAUNCHABLE(cca_attention_merge_##suffix)
 
-ATTENTION(float, f32, 32)
-ATTENTION(float, f32, 64)
-ATTENTION(float, f32, 128)
-ATTENTION(bf16, bf16, 32)
-ATTENTION(bf16, bf16, 64)
-ATTENTION(bf16, bf16, 128)
+ATTENTION(float, f32, 32, 2)
+ATTENTION(float, f32, 64, 2)
+ATTENTION(float, f32, 128, 1)
+ATTENTION(bf16, bf16, 32, 2)
+ATTENTION(bf16, bf16, 64, 2)
+ATTENTION(bf16, bf16, 128, 2)
 MERGE(float, f32)
 MERGE(bf16, bf16)

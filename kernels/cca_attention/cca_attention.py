@@ -53,15 +53,16 @@ def launch(run: Callable, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | N
     if q.numel() == 0:
         return out
     rows = t * (h // j)                                   # of one KV head: all its query heads at all positions
-    block = min(BLOCK, 64 * -(-rows // 32))               # a team of 64 lanes for 32 rows
+    block = BLOCK if rows > 32 else 64                    # a team of 64 lanes for 32 rows
     tiles = -(-rows // (block // 2))
     if parts is None:
-        parts = 1 if tiles > 1 else max(1, min(BLOCKS // (b * j), s // 256))
+        parts = 1 if tiles > 1 else max(1, min(BLOCKS // (b * j), s // 128))
     if parts > 1:
         partial, stats = (torch.empty(b, t, h, parts, n, dtype=torch.float32, device=q.device) for n in (d, 2))
     wide = next(wide for wide in (32, 64, 128) if d <= wide)
-    run("cca_attention", f"cca_attention_{wide}_{DTYPES[q.dtype]}", (tiles * parts, b * j), block,
-        [q, k, v, documents, out, partial, stats, t, s, h, j, d, window, parts, tiles, block, d ** -0.5])
+    few = "few_" if block == 64 else ""
+    run("cca_attention", f"cca_attention_{few}{wide}_{DTYPES[q.dtype]}", (tiles * parts, b * j), block,
+        [q, k, v, documents, out, partial, stats, t, s, h, j, d, window, parts, tiles, d ** -0.5])
     if parts > 1:
         run("cca_attention", f"cca_attention_merge_{DTYPES[q.dtype]}", (b * t * h,), 64,
             [partial, stats, out, d, parts])
@@ -82,7 +83,8 @@ def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_hea
     heads. merge: one decoding step."""
     def meta(*shape):
         return torch.empty(*shape, dtype=torch.bfloat16 if kernel.endswith("bf16") else torch.float32, device="meta")
-    queries, width = (1, width) if "merge" in kernel else (tokens, int(kernel.split("_")[2]))
+    queries, width = 1 if "merge" in kernel or "few" in kernel else tokens, width
+    width = width if "merge" in kernel else int(kernel.split("_")[-2])
     launch(run, meta(1, queries, heads, width), *(meta(1, tokens, kv_heads, width) for _ in range(2)))
 
 
@@ -94,5 +96,7 @@ def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, wi
     size = 2 if kernel.endswith("bf16") else 4
     if "merge" in kernel:
         return heads * (64 * (width + 2) * 4 + width * size), 3 * heads * 64 * width
-    width = int(kernel.split("_")[2])                     # the narrower kernels, with narrower heads
+    width = int(kernel.split("_")[-2])                    # the narrower kernels, with narrower heads
+    if "few" in kernel:                                   # one decoding step
+        return width * (2 * heads + 2 * kv_heads * tokens) * size, 4 * heads * width * tokens
     return tokens * width * (2 * heads + 2 * kv_heads) * size, 4 * heads * width * tokens * (tokens + 1) // 2

@@ -412,7 +412,7 @@ DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* dept
 }
 
 #define CCA_MIX(T, suffix)                                                                                                      \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) cca_mix_##suffix(                                                       \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) cca_mix_##suffix(                                                       \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* past, const T* before, T* q, T* k,    \
       T* v, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                                          \
@@ -423,7 +423,7 @@ DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* dept
     else mix<false>(lds, in, s, q, k, v);                                                                                       \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_##suffix)                                                                                                  \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) cca_mix_backward_heads_##suffix(                                        \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) cca_mix_backward_heads_##suffix(                                        \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* d_q, const T* d_k, T* dy,             \
       float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows,     \
@@ -436,7 +436,7 @@ DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* dept
     backward_heads<false>(lds, scratch, in, s, out);                                                                            \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_heads_##suffix)                                                                                   \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) cca_mix_backward_taps_##suffix(                                         \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) cca_mix_backward_taps_##suffix(                                         \
       const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position, T* d_packed,   \
       float* du, int steps, int heads, int kv_heads, int dim) {                                                                 \
     __shared__ Taps<T> lds;                                                                                                     \

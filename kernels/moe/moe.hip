@@ -140,13 +140,13 @@ DEVICE void output(Strip (*strips)[4], const T* h, const T* down, const float* g
 }
 
 #define MOE(T, suffix)                                                                                                     \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) moe_hidden_##suffix(                                               \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) moe_hidden_##suffix(                                               \
       const T* x, const T* gate_up, const int* order, const int* starts, T* h, int n, int width, int inner, int experts) { \
     __shared__ __align__(16) Strip strips[2][4];                                                                                 \
     hidden<T>(strips, x, gate_up, order, starts, h, n, width, inner, experts);                                             \
   }                                                                                                                        \
   LAUNCHABLE(moe_hidden_##suffix)                                                                                          \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) moe_output_##suffix(                                               \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) moe_output_##suffix(                                               \
       const T* h, const T* down, const float* gates, const int* order, const int* starts, T* out, int n, int width,        \
       int inner, int experts) {                                                                                            \
     __shared__ __align__(16) Strip strips[2][4];                                                                                 \

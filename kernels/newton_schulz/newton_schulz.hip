@@ -118,7 +118,7 @@ DEVICE void product(Strip (*strips)[ACROSS + DOWN], const T* a, const T* b, cons
     scale<T>(matrix, sums, out, turned, tile, rows, columns, shares, eps);                                                    \
   }                                                                                                                           \
   LAUNCHABLE(newton_schulz_scale_##suffix)                                                                                    \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) newton_schulz_product_##suffix(                                       \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) newton_schulz_product_##suffix(                                       \
       const T* a, const T* b, const T* before, T* out, T* turned, int rows, int columns, int inner, int symmetric,            \
       float alpha, float beta) {                                                                                              \
     __shared__ __align__(16) Strip strips[2][ACROSS + DOWN];                                                                              \

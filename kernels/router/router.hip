@@ -269,7 +269,7 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
 }
 
 #define ROUTER(T, suffix)                                                                                                         \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS) router_##suffix(                                                          \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) router_##suffix(                                                          \
       const T* x, const T* below, const T* scale, const T* down, const T* down_bias, const T* gain, const T* fc1, const T* bias1, \
       const T* fc2, const T* bias2, const T* out, const float* bias, const long long* pinned, const unsigned char* counted,       \
       T* state, T* probs, long long* routes, T* gates, int* load, int tokens, int width, int size, int choices, float eps) {      \

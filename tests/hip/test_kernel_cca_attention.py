@@ -120,7 +120,7 @@ def test_long_rows_share_out_the_keys():
     q, k, v, _ = inputs(1, 1, 1100, 4, 2, 16, 0, torch.bfloat16)
     with hip.recorded() as launches:
         run(WAYS[0], check, q, k, v)
-    assert [(one.kernel, one.grid) for one in launches] == [("cca_attention_32_bf16", (4, 2, 1)),
+    assert [(one.kernel, one.grid) for one in launches] == [("cca_attention_few_32_bf16", (8, 2, 1)),
                                                           ("cca_attention_merge_bf16", (4, 1, 1))]
 
 
@@ -144,15 +144,26 @@ BUGS = [
     ("(!window || ahead < window)", "(!window || ahead <= window)", "window off by one"),
     ("tile.document[at] == document", "tile.document[r] == document", "wrong MFMA row for the documents"),
     ("int at = mfma_row(r, lane)", "int at = r", "wrong MFMA row for the keys"),
-    ("int left = first + key < keys ? width - channel : 0;", "int left = width - channel;", "no tail guard"),
+    ("at_most(first + piece / (WIDE / 4), keys - 1)", "first + piece / (WIDE / 4)", "keys are read past the end"),
+    ("at_most(first + piece % (KEYS / 4) * 4 + j, keys - 1)", "first + piece % (KEYS / 4) * 4 + j",
+     "values are read past the end"),
+    ("if (!WHOLE && j < left)", "if (!WHOLE && there)", "queries are read past the width"),
+    ("row[at_most(channel + j, width - 1)]", "row[channel + j]", "channels are read past the width"),
+    ("first + KEYS - 1 <= lowest &&", "first <= lowest &&", "keys that some row may not see are left open"),
+    ("past + last_row / group - first < window)", "lowest - first < window)",
+     "the window of the last row is left open"),
+    ("bool open = !documents &&", "bool open =", "documents are left open"),
+    ("* TO_POWERS_OF_2;", ";", "powers of two for powers of e"),
+    ("[at * 2];", "[at];", "the merge takes another part's top"),
+    ("part + j < parts ? expf", "true ? expf", "the merge adds the last part again"),
     ("higher = fmaxf(higher, other_half(higher, tile.exchange));", "", "the two halves of a row use different tops"),
     ("total *= fade;", "", "the total is not faded"),
     ("sums[m][r] *= fade;", "sums[m][r] *= 1.f;", "the sums are not faded"),
-    ("turned[i] = row[i][j]", "turned[i] = row[j][i]", "values not turned over"),
+    ("{{value[0][j], value[1][j]", "{{value[1][j], value[0][j]", "values not turned over"),
     ("begin = lowest - window + 1;", "begin = lowest + 1;", "the window's first keys are skipped"),
     ("c * 8 + lane / 32 * 4], weight[c]", "c * 8 + 4 - lane / 32 * 4], weight[c]", "wrong MFMA input"),
     ("[middle] < documents[position])", "[middle] <= documents[position])", "a document is cut"),
-    ("weight = expf(stats[(row * parts + part) * 2] - top);", "weight = 1.f;", "tops left out of the merge"),
+    ("expf(stat[j][0] - top) : 0.f", "1.f : 0.f", "tops left out of the merge"),
 ]
 
 
@@ -162,6 +173,9 @@ def test_planted_bugs(bug):
         check(run, *inputs(1, 50, 70, 2, 1, 5, 0, torch.float32), 36)
         check(run, *inputs(1, 66, 66, 2, 1, 5, 2, torch.bfloat16))
         check(run, *inputs(1, 1, 70, 2, 1, 5, 0, torch.float32), 40, 2)
-    unused = tuple(f"ATTENTION({kind}, {wide})" for kind in ("float, f32", "bf16, bf16") for wide in (64, 128))
+        # a block of four teams, open tiles and a window
+        check(run, *inputs(1, 40, 200, 2, 1, 8, 0, torch.float32), 150)
+    unused = tuple(f"ATTENTION({kind}, {wide}, {1 + (kind[0] == 'b' or wide == 64)})"
+                   for kind in ("float, f32", "bf16, bf16") for wide in (64, 128))
     # traced first: it stops before a wild write happens
     caught(bug, "cca_attention", checks, [WAYS[3], WAYS[0]], without=unused)
