@@ -92,8 +92,8 @@ def test_fast_equals_reference_at_every_budget(conversation):
 # ---- laws reject what is wrong ---------------------------------------------------------------------------------------
 
 
-def test_dropping_everything_is_a_stub_and_malformed_results_are_told():
-    assert not laws.judge("trim.fits", lambda c, b, t: None).attempted
+def test_malformed_results_are_told():
+    assert "is a `return` missing" in laws.judge("trim.fits", lambda c, b, t: None).message
     assert "no Trimmed" in laws.judge("trim.fits", lambda c, b, t: [1]).message
     assert "there is no action 'cut'" in laws.judge("trim.fits", by_tokens(lambda t, m, a, b: (t, m, "cut"))).message
     assert "changed the conversation" in laws.judge("trim.fits", lambda c, b, t: (ap_trim(c, b, t), c.pop())[0]).message

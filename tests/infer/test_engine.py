@@ -371,3 +371,11 @@ def test_temperatures_beyond_the_edge_are_refused(model, wrong):
     with pytest.raises(ValueError, match="temperature must be"):
         engine.submit([1], 1, temperature=wrong)
     assert not engine.busy
+
+
+@pytest.mark.parametrize("steps, valid", [(2, None), (1, torch.ones(2, 1, dtype=torch.bool)), (0, None)])
+def test_a_slot_cache_takes_one_real_token_a_time(steps, valid):
+    cache = SlotCache(mz.ZayaConfig.preset("nano"), 2, 8, torch.float32, torch.device("cpu"))
+    assert cache.advance(1, None) is None
+    with pytest.raises(ValueError, match="one real token"):
+        cache.advance(steps, valid)

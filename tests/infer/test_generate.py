@@ -511,3 +511,12 @@ def test_rows_change_no_answer(rows):
     for bad in 0, 1.5, "all":
         with pytest.raises(ValueError, match="rows"):
             generate(model, prompts, 6, rows=bad)
+
+
+def test_defaults_change_nothing_of_the_models_probabilities():
+    """Temperature 1, everything kept: a default that filters would pass every test that names its own."""
+    torch.manual_seed(0)
+    model = mz.Zaya(mz.ZayaConfig.preset("nano")).eval()
+    plain = mz.generate(model, [[5, 6], [7]], 12)
+    assert plain == mz.generate(model, [[5, 6], [7]], 12, temperature=1.0, top_p=1.0, min_p=0.0, stop=(), seed=0)
+    assert all(plain != mz.generate(model, [[5, 6], [7]], 12, **other) for other in ({"min_p": 1.0}, {"seed": 1}))

@@ -292,6 +292,7 @@ def test_low_precision_copies_and_leaves_the_model_alone(model):
     weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(2))
     assert float((int8(weight) - weight).abs().max()) <= float(weight.abs().amax(-1).max()) / 127 / 2 * 1.001
     assert all(len(row.unique()) <= 255 for row in int8(weight))
+    assert len(int8(torch.linspace(-1, 1, 4001)[None]).unique()) == 255      # whole numbers -127..127, no finer
 
 
 @pytest.mark.parametrize("kind, ops, rounded", [("bfloat16", False, True), ("bfloat16", True, False),

@@ -165,6 +165,15 @@ def test_a_room_is_half_as_long_again_as_the_longest_solution():
         assert room(name, 2) == max(lengths) * 3 // 2 > min(lengths) * 3 // 2
 
 
+def test_an_update_says_the_mean_length_and_leaves_no_gradient(model):
+    learner, answers = Learner(model, LearnerConfig(length=9.0)), batch(model, [1, 0, 0, 1, 1, 0])
+    figures = learner.update(answers, 3)
+    assert figures["length"] == sum(len(r.tokens) for r in answers) / 6
+    assert all(p.grad is None for p in model.parameters())
+    assert canary(range(200)) == canary(range(200), chunk=64)
+    assert repeats([7] * 400) == repeats([7] * 400, chunk=64) and not repeats(range(400))
+
+
 def test_a_task_of_one_difficulty_is_calibrated_at_it():
     believed = Calibrator(1)
     assert {believed.ask() for _ in range(30)} == {1}
