@@ -41,12 +41,16 @@ def run(step: str, output: Tensor, residual: Tensor, s1: Tensor, b1: Tensor, s2:
         eps: float, on: Launcher | None = None) -> tuple[Tensor, Tensor]:
     """stream and normed of `residual_norm`, float32 (rows, n), by one step. on: the launcher, the CPU's by default.
 
-    v3 wants n to be a multiple of 4; v2 to v4 take at most 2048 channels.
+    Raises ValueError for a width that a step cannot do: v3 wants a multiple of 4, v2 to v4 at most 2048 channels.
     """
+    width = output.shape[-1]
+    if step in ("v2", "v3", "v4") and width > 2048 or step == "v3" and width % 4:
+        most = "a multiple of 4, at most 2048" if step == "v3" else "at most 2048"
+        raise ValueError(f"width must be {most} for {step}, got {width}")
     on = on or launcher("cpu")
     if step == "v4":
         return kernel("residual_norm").launch(on, output, residual, s1, b1, s2, b2, weight, eps, blocks=4)
-    rows, width = output.shape
+    rows = len(output)
     stream, normed = torch.empty_like(residual), torch.empty_like(output)
     grid = (-(-rows // THREADS),) if step == "v0" else (rows,)
     on(str(path(step)), step, grid, THREADS,

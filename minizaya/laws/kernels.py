@@ -80,9 +80,16 @@ def rows(draw):
                 turn=draw(st.sampled_from(["forward", "reverse", "7"])))
 
 
+def wide():
+    """Widths beyond what a kernel that holds a fixed number of channels a thread has room for."""
+    numbers = torch.Generator().manual_seed(0)
+    return [dict(x=torch.randn(1, width, generator=numbers), weight=torch.randn(width, generator=numbers), eps=1e-5,
+                 wave=64, turn="forward") for width in (700, 2049, 4097)]
+
+
 @law("kernels.rms_norm",
      "a kernel that norms its rows: right at any width, in any order of its threads, without a race",
-     cases=draw_a.cases(rows), axes=dict(x="y c", weight="c"), subjects={"text": ladder.rms_norm_text},
+     cases=draw_a.cases(rows), always=wide, axes=dict(x="y c", weight="c"), subjects={"text": ladder.rms_norm_text},
      guards=[ladder.rms_norm_text], examples=15)
 def rms_norm(fn, x, weight, eps, wave, turn):
     """fn(): the text of a kernel rms_norm(const float* x, const float* weight, float* y, int width, float eps), which

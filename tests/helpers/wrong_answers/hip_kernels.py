@@ -68,6 +68,10 @@ WRONG = {
         "reads past the row": KERNEL.replace("for (int c = t; c < width; c += 256) squares",
                                              "for (int c = t; c <= width; c += 256) squares"),
         "rows of 256 only": KERNEL.replace("for (int c = t; c < width; c += 256) y", "if (int c = t; c < width) y"),
+        "rows of 2048 at most": KERNEL.replace("for (int c = t; c < width; c += 256) y",
+                                               "for (int c = t; c < width && c < 2048; c += 256) y"),
+        "sums 4096 channels at most": KERNEL.replace("for (int c = t; c < width; c += 256) squares",
+                                                     "for (int c = t; c < width && c < 4096; c += 256) squares"),
         "a barrier for half of the threads": KERNEL.replace(
             "    if (t < half) sums[t] += sums[t + half];\n    __syncthreads();",
             "    if (t < half) { sums[t] += sums[t + half]; __syncthreads(); }"),
