@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
-.PHONY: help lessons test lint demo figures bench grade clean
+.PHONY: help lessons test lint demo figures bench grade handout clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make figures   draw the lessons' figures again, into lessons/figures"
 	@echo "make bench     time this machine, and minizaya against transformers"
 	@echo "make grade     judge the notebooks in a folder: make grade SUBMISSIONS=class (default: the lessons)"
+	@echo "make handout   the lessons without answers, in handout/ and handout.zip"
 	@echo "make clean     remove the environment and the caches (your runs stay)"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=\"$(TORCH)\""
@@ -96,6 +97,12 @@ SUBMISSIONS ?= lessons
 
 grade: $(VENV)/lessons.stamp
 	$(PY) -m minizaya grade $(SUBMISSIONS)
+
+# For a class: what is in handout/ is never overwritten.
+handout: $(VENV)/lessons.stamp
+	$(PY) -m minizaya lessons --without-answers handout
+	cp -r lessons/figures lessons/README.md handout/
+	$(PY) -m zipfile -c handout.zip handout/
 
 # Only a folder that is a virtual environment is removed, whatever VENV says.
 clean:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..grading import report, submissions
+from ..grading import report, similarity, submissions
 from ..grading.judge import Limits
 
 
@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
     done = list(submissions.graded(everything, limits, args.workers))
     if args.csv:
         report.write_csv(args.csv, done)
+    alike = similarity.alike(done)
     if args.json:
-        print(json.dumps({"exercises": report.rows(done), "copies": [str(one.path) for one in copies],
-                          "strangers": [str(path) for path in strangers]}))
+        print(json.dumps({"exercises": report.rows(done), "alike": alike,
+                          "copies": [str(one.path) for one in copies], "strangers": [str(path) for path in strangers]}))
     else:
-        print(report.table(done, copies, strangers))
+        print(report.table(done, copies, strangers, alike))
     return 0

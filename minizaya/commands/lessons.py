@@ -2,7 +2,8 @@
 
 Reads the notebooks as they lie in a folder (save yours first), and judges every exercise as `minizaya grade` does,
 which is for a class. `--check` only looks whether the notebooks are whole, before they are handed in;
-`--without-answers DIR` writes copies that lack the answers. `--reset 04` starts a lesson over, and keeps yours.
+`--without-answers DIR` writes copies that lack the answers, `--slides LESSON` makes slides of one, and `--reset 04`
+starts a lesson over, and keeps yours.
 """
 
 import argparse
@@ -91,6 +92,30 @@ def reset(folder: Path, number: str) -> tuple[Path, Path]:
     return path, kept
 
 
+def slides(path: Path, out: Path, execute: bool = True) -> Path:
+    """Runs a lesson and writes it as slides: one for each heading, what stands below it appears cell by cell, without
+    the answers. Needs nbconvert, which JupyterLab brings; whoever shows them needs a network, for reveal.js.
+
+    Raises ValueError where `out` is already there.
+    """
+    import nbconvert  # late: grading needs neither
+    import nbformat
+
+    if out.exists():
+        raise ValueError(f"{out} is already there")
+    lesson = nbformat.read(path, as_version=4)
+    lesson.cells = [cell for cell in lesson.cells if not any(
+        tag.startswith("answer:") for tag in cell.metadata.get("tags", []))]
+    for cell in lesson.cells:
+        heading = cell.cell_type == "markdown" and cell.source.lstrip().startswith("#")
+        cell.metadata["slideshow"] = {"slide_type": "slide" if heading else "fragment"}
+    if execute:
+        nbconvert.preprocessors.ExecutePreprocessor(timeout=900).preprocess(lesson, {"metadata": {"path": path.parent}})
+    written, _ = nbconvert.SlidesExporter().from_notebook_node(lesson)
+    out.write_text(written, encoding="utf-8")
+    return out
+
+
 def text(lessons: list[dict]) -> str:
     """`progress` for people: a line a lesson, a line an exercise, the smallest counterexample where one is wrong."""
     lines, passed, total = [], 0, 0
@@ -113,6 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="only look whether the notebooks are whole, and stop")
     parser.add_argument("--without-answers", type=Path, metavar="DIR", help="write copies without answers and stop")
     parser.add_argument("--reset", metavar="NUMBER", help="start a lesson over, such as 04; yours is kept, in kept/")
+    parser.add_argument("--slides", metavar="LESSON", help="run a lesson, write LESSON.slides.html, and stop")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -124,14 +150,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise ValueError(f"--seconds must be above 0, got {args.seconds}")
     if args.without_answers:
-        flags.refuse(args, "with --without-answers", check=False, reset=None, seconds=Limits.seconds)
+        flags.refuse(args, "with --without-answers", check=False, slides=None, reset=None, seconds=Limits.seconds)
         written = without_answers(args.folder, args.without_answers)
         print(json.dumps([str(path) for path in written]) if args.json else "\n".join(map(str, written)))
         return 0
     if args.reset is not None:
-        flags.refuse(args, "with --reset", check=False, seconds=Limits.seconds)
+        flags.refuse(args, "with --reset", check=False, slides=None, seconds=Limits.seconds)
         path, kept = reset(args.folder, args.reset)
         print(json.dumps([str(path), str(kept)]) if args.json else f"{path} is as it was; yours is {kept}")
+        return 0
+    if args.slides:
+        flags.refuse(args, "with --slides", check=False, seconds=Limits.seconds)
+        if not (args.folder / f"{args.slides}.ipynb").is_file():
+            raise ValueError(f"--slides must be a lesson in {args.folder}, such as 02_cca, got {args.slides!r}")
+        written = slides(args.folder / f"{args.slides}.ipynb", Path(f"{args.slides}.slides.html"))
+        print(json.dumps(str(written)) if args.json else written)
         return 0
     if args.check:
         flags.refuse(args, "with --check", seconds=Limits.seconds)

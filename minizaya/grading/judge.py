@@ -32,12 +32,14 @@ HELPERS = 2**20         # bytes of Python files beside a notebook that its cells
 @dataclass(frozen=True)
 class Limits:
     """Of one exercise. seconds: for one call of the student's function, and for all cells together; whole: for all of
-    it, CPU time too; memory: bytes. seed: draws other inputs than the lessons' checks do."""
+    it, CPU time too; memory: bytes. seed: draws other inputs than the lessons' checks do;
+    examples: so many of each law, None: the law's own number."""
 
     seconds: float = 20.0
     whole: float = 120.0
     memory: int = 3 * 2**30
     seed: str | None = None
+    examples: int | None = None
 
 
 def grade(path: Path, lesson: str, limits: Limits) -> dict:
@@ -111,7 +113,8 @@ def judged(exercise: dict, found: list[notebook.Cell], scratch: Path, limits: Li
             if ready["kind"] != "function":
                 return say("wrong", message=missing(exercise, ready["kind"], broke), broke=broke)
             for name in exercise["laws"]:
-                result = laws.judge(name, remote.function(exercise["function"]), seed=limits.seed)
+                result = laws.judge(name, remote.function(exercise["function"]), seed=limits.seed,
+                                    examples=limits.examples)
                 tried.append(covered(name, result))
                 if not result.passed:
                     kind = "wrong" if result.attempted else "open"

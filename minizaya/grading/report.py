@@ -31,8 +31,10 @@ def broke(verdict: dict) -> str:
                      for number, line, said in verdict["broke"])
 
 
-def table(done: list[tuple[Submission, dict]], copies: list[Submission], strangers: list[Path]) -> str:
-    """A line for each notebook with its marks and points, and below it what is wrong and why; totals at the end."""
+def table(done: list[tuple[Submission, dict]], copies: list[Submission], strangers: list[Path],
+          alike: list[dict]) -> str:
+    """A line for each notebook with its marks and points, and below it what is wrong and why; totals, and
+    what `similarity.alike` found, at the end."""
     lines, totals = [], {}
     for one, result in sorted(done, key=lambda pair: (pair[0].student, pair[0].lesson)):
         verdicts = result["exercises"]
@@ -48,6 +50,9 @@ def table(done: list[tuple[Submission, dict]], copies: list[Submission], strange
     lines += [f"{path}: belongs to no lesson" for path in strangers]
     if len(totals) > 1 or len(done) > 1:
         lines += ["", *(f"{student:41} {'':6} {points:3} of {of:3}" for student, (points, of) in totals.items())]
+    lines += ["", "alike, which is for you to judge:"] if alike else []
+    lines += [f"{row['lesson']:20} {row['exercise']:16} {row['student']} and {row['like']}: {row['share']:.0%}"
+              for row in alike]
     walls = {wall for _, result in done for wall in result["walls"]}
     if walls:
         lines += ["", f"behind: {', '.join(sorted(walls))}" + ("" if "calls" in walls else

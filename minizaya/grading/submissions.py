@@ -66,7 +66,8 @@ def found(folder: Path) -> tuple[list[Submission], list[Path]]:
 def notebooks(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*.ipynb")):
         inside = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") for part in inside) and len(inside) <= 4:
+        hidden = any(part.startswith(".") or part == "kept" for part in inside[:-1])     # kept: by `lessons --reset`
+        if path.is_file() and not hidden and len(inside) <= 4:
             yield path
 
 

@@ -1,6 +1,6 @@
 """The table of lessons and exercises: what is judged by which laws, and for how many points. Package data.
 
-    python -m minizaya.grading.table lessons         writes exercises.json anew, from the lessons
+    python -m minizaya.grading.table lessons      writes exercises.json and lessons/RUBRIC.md anew, from the lessons
 """
 
 import ast
@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from .. import laws
 from .notebook import document
 
 PLACE = Path(__file__).with_name("exercises.json")
@@ -55,5 +56,25 @@ def text(table: dict) -> str:
     return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
 
 
+def rubric(table: dict) -> str:
+    """The table for teachers, in Markdown."""
+    rows = ["# What every exercise is judged by", "",
+            "Made by `python -m minizaya.grading.table lessons`. A function gets its points if all of its laws hold.",
+            "", "| lesson | exercise | function | points | minutes | what must hold |", "|---|---|---|---|---|---|"]
+    for name, about in table.items():
+        for exercise in about["exercises"]:
+            held = "; ".join(laws.get(law).statement for law in exercise["laws"])
+            rows.append(f"| {name[:2]} | {exercise['id']} | `{exercise['function']}` | {exercise['points']} | "
+                        f"{exercise['minutes']} | {escaped(held)} |")
+    return "\n".join(rows) + "\n"
+
+
+def escaped(words: str) -> str:
+    """As plain words in a cell of a Markdown table."""
+    return re.sub(r"([|*_<>~])", r"\\\1", words)
+
+
 if __name__ == "__main__":
-    PLACE.write_text(text(made(Path(sys.argv[1]))), encoding="utf-8")
+    fresh = made(Path(sys.argv[1]))
+    PLACE.write_text(text(fresh), encoding="utf-8")
+    (Path(sys.argv[1]) / "RUBRIC.md").write_text(rubric(fresh), encoding="utf-8")

@@ -51,6 +51,9 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
                 (["--without-answers", "x", "--reset", "04"], "reset has no effect with --without-answers"),
                 (["--reset", "04", "--check"], "check has no effect with --reset"),
                 (["--reset", "04", "--seconds", "9"], "seconds has no effect with --reset"),
+                (["--without-answers", "x", "--slides", "01_moe"], "slides has no effect with --without-answers"),
+                (["--reset", "04", "--slides", "01_moe"], "slides has no effect with --reset"),
+                (["--slides", "01_moe", "--check"], "check has no effect with --slides"),
                 (["--check", "--seconds", "9"], "seconds has no effect with --check")],
     "laws": [(["cca", *flags], f"{flags[0][2:]} has no effect without --run") for flags in (
         ["--numpy"], ["--examples", "9"], ["--seed", "1"], ["--tol", "1"], ["--dtype", "float32"],

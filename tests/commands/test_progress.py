@@ -76,6 +76,19 @@ def test_copies_without_answers(tmp_path):
         lessons.without_answers(LESSONS, out)
 
 
+def test_slides_of_a_lesson(tmp_path):
+    """A slide for each heading, figures where they stood, no answer. Not run here: the lessons' own tests do that."""
+    path, out = LESSONS / "05_residual.ipynb", tmp_path / "x.html"
+    assert lessons.slides(path, out, execute=False) == out
+    html = out.read_text(encoding="utf-8")
+    headings = [cell for cell in document(path)["cells"]
+                if cell["cell_type"] == "markdown" and cell["source"].startswith("#")]
+    assert html.count("<section><section>") >= len(headings) - 1 > 5
+    assert "reveal" in html and "<summary>Answer" not in html
+    with pytest.raises(ValueError, match="already there"):
+        lessons.slides(path, out)
+
+
 def test_a_folder_without_lessons():
     with pytest.raises(FileNotFoundError, match="no lesson"):
         lessons.progress(LESSONS / "figures")
@@ -83,7 +96,9 @@ def test_a_folder_without_lessons():
 
 def test_the_table_is_made_from_the_lessons():
     """Otherwise: python -m minizaya.grading.table lessons"""
-    assert table.text(table.made(LESSONS)) == table.PLACE.read_text(encoding="utf-8")
+    fresh = table.made(LESSONS)
+    assert table.text(fresh) == table.PLACE.read_text(encoding="utf-8")
+    assert table.rubric(fresh) == (LESSONS / "RUBRIC.md").read_text(encoding="utf-8")
 
 
 def test_check_finds_damage_before_it_costs_marks(folder, capsys):

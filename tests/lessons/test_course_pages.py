@@ -5,6 +5,7 @@ from pathlib import Path
 
 import minizaya as mz
 from minizaya.arch.cca import CCA
+from minizaya.grading.table import lessons as table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "lessons" / "README.md").read_text(encoding="utf-8")
@@ -58,6 +59,14 @@ def test_the_glossary_names_what_transformers_has():
         for name in re.findall(r"`([\w.]+)`", there):
             for part in name.split("."):
                 assert part in theirs, name
+
+
+def test_the_plans_have_the_lessons_minutes():
+    minutes = {name[:2]: lesson["minutes"] for name, lesson in table().items()}
+    plans = re.findall(r"^\| [^|]+ \| ((?:\d\d, )*\d\d) \| (\d+) \|", TEACHING, flags=re.MULTILINE)
+    assert len(plans) == 6 + 8
+    for names, said in plans:
+        assert sum(minutes[name] for name in names.split(", ")) == int(said), names
 
 
 def test_the_teachers_commands_exist():
