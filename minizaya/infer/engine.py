@@ -183,7 +183,7 @@ class Engine:
         try:
             tokens, mask = left_pad(texts, self.model.embed.weight.device)
             read = self.model.new_cache(len(new))
-            out = self.model(tokens, cache=read, mask=mask, last_only=True)
+            out = self.decoder(tokens, cache=read, mask=mask, last_only=True)
             self.cache.join(read, [len(text) for text in texts])
         except Exception as error:  # trap: it holds the tensors of the call that failed; they go where it ends
             trouble = said(error)

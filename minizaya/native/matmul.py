@@ -146,7 +146,7 @@ def load(path: Path) -> ctypes.CDLL:
     takes["attend_and_route"] = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
     takes["visit"] = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
     takes["join"] = [pointer, number, pointer, pointer]
-    takes["through"] = [pointer, pointer, number, *[pointer] * 4, ctypes.c_int]
+    takes["through"] = [pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
     for name, types in takes.items():
         function = getattr(built, name)
         function.restype, function.argtypes = None, types

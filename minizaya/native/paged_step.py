@@ -43,7 +43,8 @@ class PagedStep:
         probs = torch.empty(len(self.layers), batch, 1, config.num_experts + 1, **plain)
         routes = torch.empty(len(self.layers), batch, dtype=torch.int64, device=stream.device)
         at, read = stream.data_ptr(), x.data_ptr()
-        found, kept = pasts(config, cache, self.angles)
+        seen = cache.advance(1, None)
+        found, kept = pasts(config, cache, self.angles, 1, seen)
         for number, (layer, past) in enumerate(zip(self.layers, found)):
             y, own, chosen = torch.zeros_like(stream), probs[number].data_ptr(), routes[number].data_ptr()
             native.attend_and_route(byref(layer), byref(past), batch, at, state.data_ptr(), read, own, chosen, threads)
@@ -51,7 +52,7 @@ class PagedStep:
                 gate_up, down = map(byref, self.expert(number, expert))
                 native.visit(byref(layer), gate_up, down, expert, batch, chosen, own, read, y.data_ptr(), threads)
             native.join(byref(layer), batch, y.data_ptr(), at)
-        taken_in(cache)
+        taken_in(cache, 1, seen)
         return ZayaOutput(model.head(model.norm(stream)), routes.T[:, None], probs)
 
     def expert(self, number: int, expert: int) -> tuple[Matrix, Matrix]:

@@ -1,4 +1,4 @@
-// One token of each of some sequences through the model: what `arch.model.Zaya` does with torch, as loops.
+// A few tokens of each of some sequences through the model: what `arch.model.Zaya` does with torch, as loops.
 //
 // A small model's token is a few hundred thousand multiplications a layer, and about eighty small operations, each
 // called from Python, take ten times as long. `step.py` makes one call of them, or, where experts lie on disk, three
@@ -125,19 +125,22 @@ inline Floats erf(Floats x) {
 // x[i] = f(x[i]), a vector at a time.
 template <class F>
 void each(float* x, long n, F f) {
-    for (long i = 0; i < n; i += N) {
-        float part[N] = {};
-        const long size = std::min<long>(N, n - i);
-        memcpy(part, x + i, size * sizeof(float));
-        const Floats y = f(load(part));
-        memcpy(x + i, &y, size * sizeof(float));
+    long i = 0;
+    for (; i + N <= n; i += N) {
+        const Floats y = f(load(x + i));
+        memcpy(x + i, &y, sizeof y);
     }
+    if (i == n) return;
+    float part[N] = {};
+    std::copy(x + i, x + n, part);
+    const Floats y = f(load(part));
+    for (long rest = i; rest < n; ++rest) x[rest] = y[rest - i];
 }
 
 void gelu(float* x, long n) { each(x, n, [](Floats v) { return 0.5f * v * (1.f + erf(v * 0.70710678f)); }); }
 
 template <class Number>
-float dot(const float* x, const Number* y, long n) {
+inline __attribute__((always_inline)) float dot(const float* x, const Number* y, long n) {
     Floats sum = {};
     long i = 0;
     for (; i + N <= n; i += N) sum += load(x + i) * load(y + i);
@@ -147,11 +150,18 @@ float dot(const float* x, const Number* y, long n) {
 }
 
 void softmax(float* x, long n) {
-    const float largest = *std::max_element(x, x + n);
+    Floats top = fill(x[0]), sums = {};
+    long i = 0;
+    for (; i + N <= n; i += N) { const Floats v = load(x + i); top = v > top ? v : top; }
+    float largest = x[0];
+    for (; i < n; ++i) largest = std::max(largest, x[i]);
+    for (int lane = 0; lane < N; ++lane) largest = std::max(largest, top[lane]);
     each(x, n, [&](Floats v) { return exponential(v - largest); });
-    float sum = 0;
-    for (long i = 0; i < n; ++i) sum += x[i];
-    for (long i = 0; i < n; ++i) x[i] /= sum;
+    for (i = 0; i + N <= n; i += N) sums += load(x + i);
+    float sum = lanes(sums);
+    for (; i < n; ++i) sum += x[i];
+    const float share = 1 / sum;
+    for (i = 0; i < n; ++i) x[i] *= share;
 }
 
 // ---- parts of a layer, for one sequence -----------------------------------------------------------------------------
@@ -226,28 +236,36 @@ void look(const float* q, long heads, const Number* keys, const Number* values, 
     const float scale = 1 / std::sqrt((float)d);
     for (long s = first; s <= last; ++s)
         for (long h = 0; h < heads; ++h)
-            scores[h * count + s - first] = seen && !seen[s] ? -INFINITY : dot(q + h * d, keys + s * row, d) * scale;
+            scores[h * count + s - first] = seen && !seen[s] && s < last ? -INFINITY : dot(q + h * d, keys + s * row, d) * scale;
     for (long h = 0; h < heads; ++h) softmax(scores + h * count, count);
-    std::fill(y, y + heads * d, 0.f);
-    for (long s = first; s <= last; ++s)
-        for (long h = 0; h < heads; ++h) {
-            const float share = scores[h * count + s - first];
-            for (long i = 0; i < d; ++i) y[h * d + i] += share * one(values[s * row + i]);
+    for (long h = 0; h < heads; ++h) {
+        const float* share = scores + h * count - first;
+        long i = 0;
+        for (; i + 2 * N <= d; i += 2 * N) {
+            Floats sum[2] = {};
+            for (long s = first; s <= last; ++s)
+                for (int v = 0; v < 2; ++v) sum[v] += share[s] * load(values + s * row + i + v * N);
+            memcpy(y + h * d + i, sum, sizeof sum);
         }
+        std::fill(y + h * d + i, y + (h + 1) * d, 0.f);
+        for (long s = first; i < d && s <= last; ++s)
+            for (long rest = i; rest < d; ++rest) y[h * d + rest] += share[s] * one(values[s * row + rest]);
+    }
 }
 
-// One KV head of one sequence and its queries, convolved already: means, norm, rotation, cache, attention.
+// One KV head of one sequence's token `t` and its queries, convolved already: means, norm, rotation, cache, attention.
 // own: queries, keys, values for now, values for later, as projected; mixed (c); y (h, d).
 template <class Number>
-void attend(const Layer& l, const Past& past, long n, long j, const float* own, float* mixed, float* y) {
+void attend(const Layer& l, const Past& past, long n, long t, long j, const float* own, float* mixed, float* y) {
     const long d = l.head, kv = l.kv_heads * d, c = l.heads * d + kv, late = kv / 2, group = l.heads / l.kv_heads;
-    const float *cos = past.cos + past.turned[n] * (l.rotary / 2), *sin = past.sin + past.turned[n] * (l.rotary / 2);
+    const long turn = (past.turned[n] + t) * (l.rotary / 2);
+    const float *cos = past.cos + turn, *sin = past.sin + turn;
     if (l.means) add_means(l, own, mixed, j);
     for (long h = j * group; h < (j + 1) * group; ++h) place(mixed + h * d, d, 1, l.rotary, cos, sin);
     float* key = mixed + (l.heads + j) * d;
     place(key, d, l.temperature[j], l.rotary, cos, sin);
 
-    const long last = past.stored[n], first = l.window ? std::max(0L, last + 1 - l.window) : 0;
+    const long last = past.stored[n] + t, first = l.window ? std::max(0L, last + 1 - l.window) : 0;
     Number *keys = (Number*)past.keys + n * past.stride + j * d, *values = (Number*)past.values + n * past.stride + j * d;
     Number* delayed = (Number*)past.delayed + n * late;
     for (long i = 0; i < d; ++i) {
@@ -261,24 +279,30 @@ void attend(const Layer& l, const Past& past, long n, long j, const float* own, 
          kv, d, y + j * group * d);
 }
 
-// ---- a layer for some of the sequences: those from `from` on ---------------------------------------------------------
+// ---- a layer for some of the sequences: those from `from` on, `steps` tokens of each, one after the other --------------
 
 template <class Number>
-void attend_and_route(const Layer& l, const Past& past, long from, long b, float* stream, float* state, float* x,
-                      float* probs, int64_t* routes, int threads) {
+void attend_and_route(const Layer& l, const Past& past, long from, long sequences, long steps, float* stream,
+                      float* state, float* x, float* probs, int64_t* routes, int threads) {
+    const long b = sequences * steps;
     static thread_local Room room;
     const long E = l.width, R = l.router, d = l.head, kv = l.kv_heads * d, c = l.heads * d + kv, packed = c / d;
     const long side = d * l.reach;
     room.begin(b * (2 * c + kv + packed * side + l.heads * d + E + 2 * R));
     float *z = room.take(b * (c + kv)), *u = room.take(b * packed * side), *mixed = room.take(b * c);
     float *y = room.take(b * l.heads * d), *out = room.take(b * E);
-    const int many = b > 1 || past.stored[from] * kv > SMALL / 8 ? threads : 1;
+    const int many = sequences > 1 || past.stored[from] * kv > SMALL / 8 ? threads : 1;
 
-    for (long n = 0; n < b; ++n) rms_norm(stream + n * E, l.attention_norm, E, l.eps, x + n * E);
+    for (long n = 0; n < b; ++n) {
+        const long sequence = from + n / steps, at = past.stored[sequence] + n % steps;
+        rms_norm(stream + n * E, l.attention_norm, E, l.eps, x + n * E);
+        // padding must not leak through the convolutions
+        if (past.seen && !past.seen[sequence * past.seen_stride + at]) std::fill(x + n * E, x + (n + 1) * E, 0.f);
+    }
     product(l.down, x, b, z, threads);
     Number* columns = (Number*)past.columns + from * (l.taps + l.reach - 2) * c;
     for (long n = 0; n < b; ++n)
-        depthwise(l, columns + n * (l.taps + l.reach - 2) * c, z + n * (c + kv), u + n * side, b * side);
+        depthwise(l, columns + n / steps * (l.taps + l.reach - 2) * c, z + n * (c + kv), u + n * side, b * side);
     for (long h = 0; h < packed; ++h) {  // u: (heads, b, d * reach)
         if (l.grouped) multiply(u + h * b * side, b, side, l.grouped + h * d * side, nullptr, d, mixed + h * d, c, threads);
         for (long n = 0; n < b; ++n)
@@ -286,10 +310,12 @@ void attend_and_route(const Layer& l, const Past& past, long from, long b, float
                 mixed[n * c + i] = l.grouped ? mixed[n * c + i] + l.grouped_bias[i] : u[(h * b + n) * side + i - h * d];
     }
 #pragma omp parallel for num_threads(many)
-    for (long i = 0; i < b * l.kv_heads; ++i) {
-        const long n = i / l.kv_heads;
-        attend<Number>(l, past, from + n, i % l.kv_heads, z + n * (c + kv), mixed + n * c, y + n * l.heads * d);
-    }
+    for (long i = 0; i < sequences * l.kv_heads; ++i)
+        for (long t = 0; t < steps; ++t) {
+            const long sequence = i / l.kv_heads, n = sequence * steps + t;
+            attend<Number>(l, past, from + sequence, t, i % l.kv_heads, z + n * (c + kv), mixed + n * c,
+                           y + n * l.heads * d);
+        }
     product(l.up, y, b, out, threads);
     for (long n = 0; n < b; ++n) {
         merge(l.attention_merge, out + n * E, E, stream + n * E);
@@ -322,6 +348,21 @@ void attend_and_route(const Layer& l, const Past& past, long from, long b, float
     }
 }
 
+void some(const Layer& l, const Past& past, long first, long b, long steps, float* stream, float* state, float* x,
+          float* probs, int64_t* routes, int threads) {
+    // Many sequences and a layer that fits a core's cache: each thread takes a part of the sequences from end to end.
+    const long dense = l.width * (2 * l.heads + 2 * l.kv_heads) * l.head;
+    const long parts = b * steps >= 8 * threads && dense <= 1 << 21 ? std::min<long>(threads, b) : 1;
+    const long each = (b + parts - 1) / parts;
+#pragma omp parallel for num_threads(parts)
+    for (long from = 0; from < b; from += each) {
+        const auto run = past.half ? attend_and_route<uint16_t> : attend_and_route<float>;
+        const long at = from * steps;
+        run(l, past, first + from, std::min(each, b - from), steps, stream + at * l.width, state + at * l.router,
+            x + at * l.width, probs + at * (l.experts + 1), routes + at, parts > 1 ? 1 : threads);
+    }
+}
+
 }  // namespace
 
 // norm -> CCA -> merge -> norm -> router. stream: (b, E), updated. state: (b, R), the router state of the layer below,
@@ -329,17 +370,7 @@ void attend_and_route(const Layer& l, const Past& past, long from, long b, float
 // router says.
 extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, float* stream, float* state, float* x,
                                  float* probs, int64_t* routes, int threads) {
-    const Layer& l = *layer;
-    // Many sequences and a layer that fits a core's cache: each thread takes a part of the sequences from end to end.
-    const long dense = l.width * (2 * l.heads + 2 * l.kv_heads) * l.head;
-    const long parts = b >= 8 * threads && dense <= 1 << 21 ? threads : 1;
-    const long R = l.router, each = (b + parts - 1) / parts;
-#pragma omp parallel for num_threads(parts)
-    for (long from = 0; from < b; from += each) {
-        const auto run = past->half ? attend_and_route<uint16_t> : attend_and_route<float>;
-        run(l, *past, from, std::min(each, b - from), stream + from * l.width, state + from * R, x + from * l.width,
-            probs + from * (l.experts + 1), routes + from, parts > 1 ? 1 : threads);
-    }
+    some(*layer, *past, 0, b, 1, stream, state, x, probs, routes, threads);
 }
 
 // One expert, for the sequences that go to it: y (b, E) gets gate * down(silu(gate half) * up half) of them.
@@ -373,39 +404,46 @@ extern "C" void join(const Layer* layer, long b, const float* y, float* stream) 
     for (long n = 0; n < b; ++n) merge(layer->moe_merge, y + n * layer->width, layer->width, stream + n * layer->width);
 }
 
-// The whole model, all of it in memory. tokens: (b); pasts: one a layer. Returns logits (b, vocabulary),
-// probs (layers, b, X + 1) and routes (layers, b).
-extern "C" void through(const Model* model, const Past* pasts, long b, const int64_t* tokens, float* logits,
+// The whole model, all of it in memory, for `steps` more tokens of each sequence. tokens: (b, steps); pasts: one a
+// layer. Returns logits (b, vocabulary) of the last tokens, probs (layers, b, steps, X + 1) and routes (layers, b, steps).
+extern "C" void through(const Model* model, const Past* pasts, long b, long steps, const int64_t* tokens, float* logits,
                         float* probs, int64_t* routes, int threads) {
     static thread_local Room room;
-    const Layer& first = model->layers[0];
-    const long E = first.width, X = first.experts;
+    const Layer& top = model->layers[0];
+    const long E = top.width, X = top.experts, V = model->head.rows;
     for (long i = 0; i < model->twin_count; ++i)
         for (long k = 0; k < model->twins[i].count; ++k) model->twins[i].to[k] = one(model->twins[i].from[k]);
-    room.begin(b * (3 * E + first.router));
-    float *stream = room.take(b * E), *x = room.take(b * E), *y = room.take(b * E), *state = room.take(b * first.router);
-    std::fill(state, state + b * first.router, 0.f);
-    const Piece& table = *model->embed.pieces;
-    for (long n = 0; n < b; ++n)
-        for (long i = 0; i < E; ++i) {
-            const long at = tokens[n] * E + i;
-            const float own = table.kind ? ((const float*)table.weight)[at] : one(((const uint16_t*)table.weight)[at]);
-            stream[n * E + i] = (own + model->embed_bias[i]) * model->embed_scale[i];
-        }
-    for (long number = 0; number < model->count; ++number) {
-        const Layer& l = model->layers[number];
-        float* own = probs + number * b * (X + 1);
-        int64_t* chosen = routes + number * b;
-        attend_and_route(&l, pasts + number, b, stream, state, x, own, chosen, threads);
-        std::fill(y, y + b * E, 0.f);
-        // experts side by side where there are enough of them, else all threads at one
-        const int apart = b >= 2 * threads && X >= 2 * threads ? threads : 1;
+    // prompts: so many sequences at a time that what is between two layers stays in a cache
+    const long most = steps == 1 ? b : std::max<long>(threads, 512 / steps);
+    for (long first = 0; first < b; first += most) {
+        const long here = std::min(most, b - first), rows = here * steps;
+        room.begin(rows * (3 * E + top.router));
+        float *stream = room.take(rows * E), *x = room.take(rows * E), *y = room.take(rows * E);
+        float* state = room.take(rows * top.router);
+        std::fill(state, state + rows * top.router, 0.f);
+        const Piece& table = *model->embed.pieces;
+        for (long n = 0; n < rows; ++n)
+            for (long i = 0; i < E; ++i) {
+                const long at = tokens[first * steps + n] * E + i;
+                const float own = table.kind ? ((const float*)table.weight)[at] : one(((const uint16_t*)table.weight)[at]);
+                stream[n * E + i] = (own + model->embed_bias[i]) * model->embed_scale[i];
+            }
+        for (long number = 0; number < model->count; ++number) {
+            const Layer& l = model->layers[number];
+            float* own = probs + (number * b + first) * steps * (X + 1);
+            int64_t* chosen = routes + (number * b + first) * steps;
+            some(l, pasts[number], first, here, steps, stream, state, x, own, chosen, threads);
+            std::fill(y, y + rows * E, 0.f);
+            // experts side by side where there are enough of them, else all threads at one
+            const int apart = rows >= 2 * threads && X >= 2 * threads ? threads : 1;
 #pragma omp parallel for schedule(dynamic) num_threads(apart)
-        for (long e = 0; e < X; ++e)
-            if (std::find(chosen, chosen + b, e) != chosen + b)
-                visit(&l, l.gate_up + e, l.expert_down + e, e, b, chosen, own, x, y, apart > 1 ? 1 : threads);
-        join(&l, b, y, stream);
+            for (long e = 0; e < X; ++e)
+                if (std::find(chosen, chosen + rows, e) != chosen + rows)
+                    visit(&l, l.gate_up + e, l.expert_down + e, e, rows, chosen, own, x, y, apart > 1 ? 1 : threads);
+            join(&l, rows, y, stream);
+        }
+        for (long n = 0; n < here; ++n)
+            rms_norm(stream + ((n + 1) * steps - 1) * E, model->norm, E, top.eps, x + n * E);
+        product(model->head, x, here, logits + first * V, threads);
     }
-    for (long n = 0; n < b; ++n) rms_norm(stream + n * E, model->norm, E, first.eps, x + n * E);
-    product(model->head, x, b, logits, threads);
 }

@@ -30,6 +30,7 @@ from .matmul import library
 KNOWN = frozenset({Zaya, Block, CCA, Router, RouterMLP, Experts, RMSNorm, ResidualScaling, PlainResidual, nn.Embedding,
                    nn.Linear, nn.Conv1d, nn.ModuleList})
 NUMBERS = (torch.float32, torch.bfloat16)
+PROMPT = 192   # tokens up to which a prompt goes through `step.cpp`; longer ones have torch's fused attention
 
 
 def reader(model: nn.Module, compiled: bool | None = None) -> Callable[..., ZayaOutput]:
@@ -37,7 +38,7 @@ def reader(model: nn.Module, compiled: bool | None = None) -> Callable[..., Zaya
 
     Args:
         compiled: True: one token of each sequence goes through `step.cpp`; False: all go the plain way; None: through
-            `step.cpp` where it can be. Prompts go the plain way in any case.
+            `step.cpp` where it can be. Short prompts do, too; long ones go the plain way in any case.
     Raises:
         ValueError: compiled is True, and it cannot be; it says why.
 
@@ -119,15 +120,18 @@ def takes(tokens: Tensor, cache: Cache | None, routes: Tensor | None, mask: Tens
             and tokens.shape[1] == 1)
 
 
-def pasts(config: ZayaConfig, cache: Cache, angles: Angles) -> tuple[list[Past], list[Tensor]]:
-    """What each layer remembers, and what must be kept alive while that is read."""
+def pasts(config: ZayaConfig, cache: Cache, angles: Angles, steps: int = 1,
+          seen: Tensor | None = None) -> tuple[list[Past], list[Tensor]]:
+    """What each layer remembers, with room for `steps` more tokens, and what must be kept alive while that is read.
+
+    seen: bool (b, tokens so far and new ones), False for padding; or None.
+    """
     held, turned = cache.held().contiguous(), cache.turned_by().contiguous()
-    end = int(turned.max()) + 1
-    seen = cache.advance(1, None)
+    end = int(turned.max()) + steps
     at, wide = (None, 0) if seen is None else (seen.data_ptr(), seen.stride(0))
     found = []
     for layer, kind in enumerate(config.layer_types):
-        (columns, delayed), room = cache.ends(layer), cache.room(layer, 1)
+        (columns, delayed), room = cache.ends(layer), cache.room(layer, steps)
         cos, sin = angles(kind == "hybrid_sliding", end)
         found.append(Past(columns.data_ptr(), delayed.data_ptr(), room[0].data_ptr(), room[1].data_ptr(),
                           room.stride(1), room.dtype == torch.bfloat16, held.data_ptr(), turned.data_ptr(),
@@ -135,10 +139,19 @@ def pasts(config: ZayaConfig, cache: Cache, angles: Angles) -> tuple[list[Past],
     return found, [held, turned, seen]
 
 
-def taken_in(cache: Cache) -> None:
-    """One token a sequence has been taken in."""
-    cache.valid = cache.advance(1, None)
-    cache.length += 1
+def taken_in(cache: Cache, steps: int = 1, seen: Tensor | None = None) -> None:
+    """So many tokens a sequence have been taken in."""
+    cache.valid = seen
+    cache.length += steps
+
+
+def is_prompt(config: ZayaConfig, tokens: Tensor, cache: Cache | None, routes: Tensor | None, last_only: bool) -> bool:
+    """The first tokens of each sequence, not too many, of which only the last one's logits are wanted.
+
+    With `attention_bias` nobody's value is a bias, and not zero.
+    """
+    return (type(cache) is Cache and cache.length == 0 and routes is None and last_only and tokens.dim() == 2
+            and 0 < tokens.shape[1] <= PROMPT and not config.attention_bias)
 
 
 class Step:
@@ -156,22 +169,26 @@ class Step:
 
     def read(self, model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
              doc_ids: Tensor | None = None, mask: Tensor | None = None, last_only: bool = False) -> ZayaOutput:
-        """As `Zaya.forward`; one more token of each sequence goes through `step.cpp`."""
-        if doc_ids is not None or not takes(tokens, cache, routes, mask):
+        """As `Zaya.forward`; one more token of each sequence, and a short prompt, go through `step.cpp`."""
+        config = self.config
+        prompt = is_prompt(config, tokens, cache, routes, last_only)
+        if doc_ids is not None or not (prompt or takes(tokens, cache, routes, mask)):
             return model(tokens, cache, routes, doc_ids, mask, last_only)
-        config, batch = self.config, len(tokens)
         check_inputs(config, tokens, cache, routes, doc_ids, mask)
-        layers, tokens = config.num_hidden_layers, tokens.contiguous()
-        found, kept = pasts(config, cache, self.angles)
+        layers, tokens, (batch, steps) = config.num_hidden_layers, tokens.contiguous(), tokens.shape
+        seen = cache.advance(steps, mask)
+        if prompt:
+            cache.delayed = [column.new_zeros(batch, config.kv_size // 2) for column in cache.columns]
+        found, kept = pasts(config, cache, self.angles, steps, seen)
         # trap: C++ reads numbers, not tensors. Whatever type or device torch takes by default, these are its own
         plain = dict(dtype=torch.float32, device=tokens.device)
         logits = torch.empty(batch, 1, config.vocab_size, **plain)
-        probs = torch.empty(layers, batch, 1, config.num_experts + 1, **plain)
-        chosen = torch.empty(layers, batch, dtype=torch.int64, device=tokens.device)
-        library().through(byref(self.model), (Past * layers)(*found), batch, tokens.data_ptr(), logits.data_ptr(),
-                          probs.data_ptr(), chosen.data_ptr(), torch.get_num_threads())
-        taken_in(cache)
-        return ZayaOutput(logits, chosen.T[:, None], probs.to(model.embed.weight.dtype))
+        probs = torch.empty(layers, batch, steps, config.num_experts + 1, **plain)
+        chosen = torch.empty(layers, batch, steps, dtype=torch.int64, device=tokens.device)
+        library().through(byref(self.model), (Past * layers)(*found), batch, steps, tokens.data_ptr(),
+                          logits.data_ptr(), probs.data_ptr(), chosen.data_ptr(), torch.get_num_threads())
+        taken_in(cache, steps, seen)
+        return ZayaOutput(logits, chosen.permute(1, 2, 0), probs.to(model.embed.weight.dtype))
 
 
 STEPS: WeakKeyDictionary[nn.Module, Step] = WeakKeyDictionary()

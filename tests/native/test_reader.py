@@ -200,6 +200,23 @@ def test_the_engine_follows_weights_in_other_memory():
     assert engine_generate(engine, [[5, 6]], 6, temperature=0.0) == mz.generate(other, [[5, 6]], 6, temperature=0.0)
 
 
+def test_long_prompts_go_the_plain_way(monkeypatch):
+    """And so do prompts whose every logit is wanted, pieces of a prompt, and those with a bias of the projections."""
+    model, biased = model_of(), model_of(dict(attention_bias=True))
+    tokens = torch.randint(3, 90, (2, step.PROMPT + 1), generator=torch.Generator().manual_seed(1))
+    short = tokens[:, :5]
+    with torch.inference_mode():
+        taken = step.reader(model, True)(tokens[:, :-1], cache=model.new_cache(2), last_only=True)
+        plain = model(tokens[:, :-1], cache=model.new_cache(2), last_only=True)
+        assert torch.equal(taken.routes, plain.routes) and torch.allclose(taken.logits, plain.logits, atol=1e-4)
+        monkeypatch.setattr(step, "library", lambda: pytest.fail("went by step.cpp"))
+        for own, given, chosen in ((model, tokens, True), (model, short, False), (biased, short, True)):
+            step.Step(own).read(own, given, own.new_cache(2), last_only=chosen)
+        cache = model.new_cache(2)
+        model(short, cache=cache)
+        step.STEPS[model].read(model, short, cache, last_only=True)
+
+
 def test_training_is_left_alone():
     model = model_of().train()
     tokens = torch.tensor([[5, 6, 7, 8]])
