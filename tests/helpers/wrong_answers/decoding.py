@@ -2,6 +2,14 @@
 
 WRONG = {
     "temperature": {
+        "multiplied by the temperature": '''
+def my_probabilities(logits, temperature):
+    return (logits.double() * temperature).softmax(-1)
+''',
+        "divided after the softmax": '''
+def my_probabilities(logits, temperature):
+    return logits.double().softmax(-1) / temperature
+''',
         "in the logits' own type": '''
 def my_probabilities(logits, temperature):
     return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
@@ -23,6 +31,16 @@ def my_probabilities(logits, temperature):
 ''',
     },
     "top_p": {
+        "the mass of the rest": '''
+def my_top_p(probs, top_p):
+    ranked, order = probs.sort(dim=-1, stable=True)
+    return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, ranked.cumsum(-1) >= top_p)
+''',
+        "keeps up to, not over": '''
+def my_top_p(probs, top_p):
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, ranked.cumsum(-1) <= top_p)
+''',
         "the token itself counts": '''
 def my_top_p(probs, top_p):
     if top_p == 1:
@@ -58,6 +76,18 @@ def my_top_p(probs, top_p):
 ''',
     },
     "min_p": {
+        "what is cut, not what is kept": '''
+def my_min_p(probs, min_p):
+    return probs < min_p * probs.amax(-1, keepdim=True)
+''',
+        "of what the best leaves": '''
+def my_min_p(probs, min_p):
+    return probs >= min_p * (1 - probs.amax(-1, keepdim=True))
+''',
+        "of the best of all rows": '''
+def my_min_p(probs, min_p):
+    return probs >= min_p * probs.max()
+''',
         "an absolute bound": '''
 def my_min_p(probs, min_p):
     return probs >= min_p
@@ -76,6 +106,11 @@ def my_min_p(probs, min_p):
 ''',
     },
     "inverse_cdf": {
+        "from the last token on": '''
+def my_choice(weights, uniforms):
+    cumulated = weights.flip(-1).cumsum(-1)
+    return weights.shape[-1] - 1 - (cumulated > uniforms[:, None] * cumulated[:, -1:]).int().argmax(-1)
+''',
         "weight zero can be chosen": '''
 def my_choice(weights, uniforms):
     cumulated = weights.cumsum(-1).masked_fill(weights == 0, 0.0)

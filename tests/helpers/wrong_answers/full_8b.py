@@ -43,6 +43,10 @@ WRONG = {
         "numbers, not bytes": BYTES.replace("return 2 * sum", "return sum"),
     },
     "visited": {
+        "as if nobody chose twice": '''
+def my_visited(experts, tokens):
+    return float(min(experts, tokens))
+''',
         "as many as tokens": VISITED.replace("experts * (1 - nobody)", "min(experts, tokens)"),
         "the skip route counts": VISITED.replace("1 / experts", "1 / (experts + 1)"),
         "at least one of them": VISITED.replace("return experts * (1 - nobody)", "return 1 - nobody"),

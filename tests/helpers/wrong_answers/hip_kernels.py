@@ -41,6 +41,14 @@ extern "C" __global__ void rms_norm(const float* x, const float* weight, float* 
 
 WRONG = {
     "pieces": {
+        "pieces of 32 bytes": '''
+def my_pieces(addresses, size):
+    return len((addresses // 32).unique())
+''',
+        "bytes asked, in pieces": '''
+def my_pieces(addresses, size):
+    return -(-64 * size // 64)
+''',
         "bytes asked over 64": PIECES.replace("len((addresses // 64).unique())", "64 * size // 64"),
         "pieces of 128": PIECES.replace("// 64", "// 128"),
         "one a lane": PIECES.replace("(addresses // 64).unique()", "addresses"),
@@ -48,6 +56,22 @@ WRONG = {
                                              "int(addresses.max() // 64 - addresses.min() // 64) + 1"),
     },
     "fragments": {
+        "every second lane": '''
+def my_fragments(a, b):
+    lane = torch.arange(64)[:, None]
+    inner = 4 * (lane % 2) + torch.arange(4)
+    return a[lane // 2, inner], b[inner, lane // 2]
+''',
+        "lanes in order of the row": '''
+def my_fragments(a, b):
+    return a.reshape(64, 4), b.T.reshape(64, 4)
+''',
+        "halves exchanged": '''
+def my_fragments(a, b):
+    lane = torch.arange(64)[:, None]
+    inner = 4 * (1 - lane // 32) + torch.arange(4)
+    return a[lane % 32, inner], b[inner, lane % 32]
+''',
         "every second channel": FRAGMENTS.replace("4 * (lane // 32) + torch.arange(4)",
                                                   "lane // 32 + 2 * torch.arange(4)"),
         "halves swapped": FRAGMENTS.replace("4 * (lane // 32)", "4 * (1 - lane // 32)"),
@@ -55,6 +79,28 @@ WRONG = {
         "B by rows": FRAGMENTS.replace("b[inner, lane % 32]", "b.reshape(32, 8)[lane % 32, inner]"),
     },
     "tile": {
+        "lane and register exchanged": '''
+def my_tile(acc):
+    return acc.reshape(32, 32)
+''',
+        "blocks of 16 rows": '''
+def my_tile(acc):
+    return torch.cat([acc[:32].T, acc[32:].T])
+''',
+        "transposed": '''
+def my_tile(acc):
+    lane, r = torch.arange(64)[:, None], torch.arange(16)
+    d = torch.empty(32, 32, dtype=acc.dtype)
+    d[lane % 32, 8 * (r // 4) + 4 * (lane // 32) + r % 4] = acc
+    return d
+''',
+        "registers are rows": '''
+def my_tile(acc):
+    lane, r = torch.arange(64)[:, None], torch.arange(16)
+    d = torch.empty(32, 32, dtype=acc.dtype)
+    d[16 * (lane // 32) + r, lane % 32] = acc
+    return d
+''',
         "turned over": TILE.replace("    return d\n", "    return d.T\n"),
         "16 rows in a run": TILE.replace("8 * (r // 4) + 4 * (lane // 32) + r % 4", "16 * (lane // 32) + r"),
         "halves swapped": TILE.replace("4 * (lane // 32)", "4 * (1 - lane // 32)"),

@@ -22,6 +22,11 @@ def my_chunk(previous, chunk, depthwise, grouped):
 
 WRONG = {
     "load": {
+        "the mean of the ranks' shares": '''
+def my_load(visits):
+    shares = visits[..., :-1] / visits.sum(-1, keepdim=True).clamp_min(1)
+    return shares.mean(0)
+''',
         "one rank's own": LOAD.replace("visits.sum(0)", "visits[0]"),
         "the mean of the ranks' loads": LOAD.replace(
             "return tokens[:, :-1] / tokens.sum(-1, keepdim=True)",

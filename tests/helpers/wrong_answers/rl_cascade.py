@@ -22,6 +22,15 @@ def my_level(level, highest, difficulty, rewards):
 
 WRONG = {
     "belief": {
+        "without the old weights": '''
+def my_weights(particles, weights, difficulty, right, asked):
+    logs = []
+    for mu, s in particles:
+        z = torch.tensor((mu - difficulty) / s, dtype=torch.float64)
+        rate = torch.sigmoid(z).clamp(1e-6, 1 - 1e-6)
+        logs.append(float(right * rate.log() + (asked - right) * (1 - rate).log()))
+    return torch.tensor(logs, dtype=torch.float64).softmax(-1).tolist()
+''',
         "old weights forgotten": BELIEF.replace("torch.tensor(weight, dtype=torch.float64).log() + ", ""),
         "the curve upside down": BELIEF.replace("(mu - difficulty) / s", "(difficulty - mu) / s"),
         "wrong answers forgotten": BELIEF.replace(" + (asked - right) * (1 - rate).log()", ""),

@@ -24,6 +24,12 @@ def my_loss(logp, logp_rollout, advantage, valid, length, delta):
 
 WRONG = {
     "maxrl": {
+        "divided by the sum": '''
+def my_advantage(rewards):
+    total = rewards.sum(-1, keepdim=True)
+    mean = rewards.mean(-1, keepdim=True)
+    return torch.where(total > 0, (rewards - mean) / total.clamp_min(1e-12), torch.zeros_like(rewards))
+''',
         "the mean of the whole batch": MAXRL.replace("rewards.mean(-1, keepdim=True)", "rewards.mean()"),
         "divided by the deviation": MAXRL.replace("/ mean.clamp_min(1e-12)",
                                                   "/ (rewards.std(-1, keepdim=True) + 1e-4)"),
@@ -36,6 +42,20 @@ def my_advantage(rewards):
 ''',
     },
     "mask": {
+        "a ratio of one plus delta": '''
+def my_mask(logp, logp_rollout, advantage, delta, directional):
+    ratio = (logp - logp_rollout).exp()
+    if not directional:
+        return (ratio - 1).abs() <= delta
+    return ~((advantage > 0) & (ratio > 1 + delta) | (advantage < 0) & (ratio < 1 - delta))
+''',
+        "moves of the logarithm": '''
+def my_mask(logp, logp_rollout, advantage, delta, directional):
+    moved = logp - logp_rollout
+    if not directional:
+        return moved.abs() <= delta
+    return ~((advantage > 0) & (moved > delta) | (advantage < 0) & (moved < -delta))
+''',
         "PPO's ratio": MASK.replace("logp.exp() - logp_rollout.exp()", "(logp - logp_rollout).exp() - 1"),
         "the difference of logarithms": MASK.replace("logp.exp() - logp_rollout.exp()", "logp - logp_rollout"),
         "the directions exchanged": (MASK.replace("advantage > 0", "advantage <= 0")

@@ -21,6 +21,20 @@ def my_choice(probs, bias, pinned):
 
 WRONG = {
     "k3": {
+        "half of the square": '''
+def my_k3(logp, logp_rollout):
+    return ((logp - logp_rollout) ** 2 / 2).mean()
+''',
+        "without the minus one": '''
+def my_k3(logp, logp_rollout):
+    gap = logp - logp_rollout
+    return (gap.exp() - gap).mean()
+''',
+        "a sum": '''
+def my_k3(logp, logp_rollout):
+    gap = logp - logp_rollout
+    return (gap.exp() - 1 - gap).sum()
+''',
         "the other way round": K3.replace("logp - logp_rollout", "logp_rollout - logp"),
         "k1": K3.replace("gap.exp() - 1 - gap", "-gap"),
         "k2": K3.replace("gap.exp() - 1 - gap", "gap**2 / 2"),
