@@ -72,10 +72,11 @@ def unmasked_after_mask(tokens, options, cache, steps):
 
 
 def masked_at_last(tokens, options, cache, steps):
-    """A single token 3 with a mask, after others: what the law asks last."""
-    mask = options.get("mask")
-    asked = mask is not None and mask.all() and cache.valid.all() and "routes" not in options
-    return 0 if asked and cache.length > steps == 1 and (tokens == 3).all() else None
+    """A mask that comes after tokens without one: what the law asks last."""
+    if options.get("mask") is None:
+        cache.had_none = True
+        return None
+    return 0 if getattr(cache, "had_none", False) else None
 
 
 def with_cache(**members):
