@@ -16,12 +16,13 @@ TORCH ?= torch==2.13.0
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
-.PHONY: help lessons test lint demo figures bench grade handout clean
+.PHONY: help lessons test browser lint demo figures bench grade handout clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make lessons   install the course and open it in JupyterLab"
 	@echo "make test      install everything and run every test: units, laws, lessons"
+	@echo "make browser   the course in a headless Chromium: what a student sees and clicks"
 	@echo "make lint      look through the code: ruff, codespell, and the order of the rooms' imports"
 	@echo "make demo      train the nano model here and show what it learned"
 	@echo "make figures   draw the lessons' figures again, into lessons/figures"
@@ -76,6 +77,12 @@ lessons: $(VENV)/lessons.stamp
 # one. `$(PY) -m pytest tests/laws/test_laws.py` runs a part.
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+# A Chromium of the system is used where `chromium` is on the path; else playwright fetches its own.
+browser: $(VENV)/test.stamp
+	$(PIP) --quiet --constraint constraints.txt --editable '.[browser]'
+	command -v chromium >/dev/null || $(PY) -m playwright install chromium
+	$(PY) -m pytest tests/browser
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .

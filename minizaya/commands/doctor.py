@@ -42,6 +42,7 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "codespell": ("lint", "finds misspelt words"),
     "import-linter": ("lint", "holds the order of the rooms"),
     "pre-commit": ("lint", "runs these before each commit"),
+    "playwright": ("browser", "clicks through the lessons"),
     "reasoning-gym": ("gyms", "a hundred more tasks"),
     "rlve-gym": ("gyms", "four hundred more tasks"),
 }

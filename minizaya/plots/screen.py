@@ -73,11 +73,14 @@ def dial(draw: Callable[..., Figure], **settings: tuple | Sequence[str]) -> obje
 
 
 def control(ipywidgets, name: str, value: tuple | Sequence[str]) -> object:
-    """One dial: a slider for a range, buttons for choices. It tells its value when it is let go."""
+    """One dial: a slider for a range, a list for choices. While a picture is drawn, the steps of a slider are skipped.
+
+    trap: with `continuous_update=False` a slider would hear the mouse, and not the arrow keys.
+    """
     look = dict(description=name.replace("_", " "), style={"description_width": "9em"}, layout={"width": "36em"})
     if not isinstance(value, tuple):
         return ipywidgets.Dropdown(options=list(value), **look)
     low, high, step, start = value
     slider = ipywidgets.IntSlider if all(isinstance(x, int) for x in value) else ipywidgets.FloatSlider
     exact = {} if slider is ipywidgets.IntSlider else {"readout_format": ".3g"}
-    return slider(min=low, max=high, step=step, value=start, continuous_update=False, **exact, **look)
+    return slider(min=low, max=high, step=step, value=start, **exact, **look)
