@@ -1,6 +1,7 @@
 """One description of the environment, kept in step: pyproject.toml says what is needed, constraints.txt the
 exact versions, environment.yml and the Makefile how to get them, README.md what to type."""
 
+import argparse
 import re
 import shlex
 import shutil
@@ -9,7 +10,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from minizaya.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -163,8 +166,28 @@ def commands(name):
     return [words for words in (shlex.split(line, comments=True) for line in text.splitlines()) if words]
 
 
+def test_the_front_door_is_short():
+    assert len(read("README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/running.md", "lessons/TEACHING.md", "CONTRIBUTING.md"])
+def test_pages_name_commands_and_files_that_exist(page):
+    """Each `minizaya COMMAND --flag ...` of a page can be parsed, and each file that a page links to is there."""
+    for words in commands(page):
+        if words[:3] == ["python", "-m", "minizaya"]:
+            words = words[2:]
+        if words[0] != "minizaya":
+            continue
+        name, *rest = words[1:]
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        import_module(COMMANDS[name][0]).add_arguments(parser)
+        parser.parse_args(rest)
+    for link in re.findall(r"\]\(([^)#]+)\)", read(page)):
+        assert "://" in link or (ROOT / page).parent.joinpath(link).exists(), f"{page} links to {link}"
+
+
 def test_readme_names_commands_that_exist():
-    make = [command for command in commands("README.md") if command[0] == "make"]
+    make = [command for command in commands("README.md") + commands("docs/running.md") if command[0] == "make"]
     assert {"lessons", "test", "demo"} <= {command[1] for command in make}
     for command in make:
         target, *assignments = command[1:]
@@ -172,9 +195,10 @@ def test_readme_names_commands_that_exist():
         assert {word.split("=")[0] for word in assignments} <= set(makefile_variables())
 
 
-def test_readme_installs_by_hand_what_the_makefile_installs():
+def test_what_is_installed_by_hand_is_what_the_makefile_installs():
     """Without make (Windows), two pip lines do the same."""
-    installs = [command[command.index("install") + 1 :] for command in commands("README.md") if "pip" in command]
+    page = commands("docs/running.md")
+    installs = [command[command.index("install") + 1 :] for command in page if "pip" in command]
     assert installs == [
         [makefile_variables()["TORCH"]],
         ["--constraint", "constraints.txt", "--editable", f".[{','.join(EXTRAS)}]"],
