@@ -73,7 +73,7 @@ def conda_environment():
 # --- constraints.txt ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("requirement", DECLARED + REQUESTED, ids=str)
+@pytest.mark.parametrize("requirement", sorted(DECLARED + REQUESTED, key=str), ids=str)
 def test_every_dependency_is_pinned_inside_its_range(requirement):
     if requirement.name == "torch":
         pin = Requirement(makefile_variables()["TORCH"])
