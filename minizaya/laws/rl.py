@@ -290,9 +290,15 @@ def draw_group(draw):
     return dict(level=level, highest=highest, difficulty=near, right=draw_a.size(draw, 0, size), size=size)
 
 
+def borders():
+    """Groups of ten at the borders: none right, one, exactly 70%, more; at the lowest level, between, and the top."""
+    return [dict(level=level, highest=3, difficulty=level, right=right, size=10)
+            for level in (1, 2, 3) for right in (0, 1, 7, 8, 10)]
+
+
 @law("rl.scheduler",
      "up by one if over 70% of a group at the present level passed, down by one if none did, within 1..highest",
-     cases=draw_a.cases(draw_group), axes={}, examples=150, subjects={"Scheduler": scheduled},
+     cases=draw_a.cases(draw_group), always=borders, axes={}, examples=150, subjects={"Scheduler": scheduled},
      guards=[curriculum.Scheduler.update])
 def scheduler(fn, level, highest, difficulty, right, size):
     """fn(level, highest, difficulty, rewards): the task's present level, its highest one, the level at which this group

@@ -107,7 +107,7 @@ def test_explain(capsys):
     from minizaya.__main__ import main
 
     hot = loop("moe", "moe_hidden_bf16")
-    assert hot["kinds"]["mfma"] >= 8 and hot["turns"] * hot["kinds"]["mfma"] == 512     # 2048 / 8 steps, gate and up
+    assert hot["kinds"]["mfma"] >= 8 and hot["turns"] * hot["kinds"]["mfma"] == 1024    # 2048 / 8 steps, 2 x 2 squares
     assert main(["kernels", "--explain", "moe_hidden_bf16"]) == 0
     said = capsys.readouterr().out
     assert "v_mfma_f32_32x32x8_bf16" in said and "limit: " in said

@@ -356,8 +356,9 @@ def test_room_where_a_folder_would_be(tmp_path, monkeypatch):
 
 
 def test_lesson_16_ends_with_an_answer(tmp_path, monkeypatch, capsys):
-    """Its last cell, with micro in the place of the 8B: no room; room; told to write; there already."""
-    source = code_cells(read(LESSONS / "16_full_8b.ipynb"))[-1].source
+    """Its last cell before the dial, with micro in the place of the 8B: no room; room; told to write; there already."""
+    cells = [cell.source for cell in code_cells(read(LESSONS / "16_full_8b.ipynb"))]
+    (source,) = (cell for cell in cells if "WRITE_17_7_GB" in cell)
     home, room = tmp_path / "home", []
     monkeypatch.setattr(weights, "home", lambda preset: home)
     monkeypatch.setattr(devices, "disk_room", lambda folder: room[-1])
