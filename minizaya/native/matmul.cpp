@@ -16,6 +16,7 @@ namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
 constexpr long SHORT = 512;      // numbers in a row up to which tokens stand in the lanes
+constexpr long CHAIN = 32;        // of them added one after the other: in one long chain roundings add up
 // N: floats in a vector. R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for
 // its last addition and two can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or
 // two each.
@@ -163,13 +164,18 @@ void rows(const typename Way::Token* x, long n, long k, const Weight* w, const f
 template <int ROWS, int VECS>
 void lanewise(const float* xt, long k, const float* w, const float* scale, long n, float* y, long stride) {
     Floats sum[ROWS][VECS] = {};
-    for (long i = 0; i < k; ++i) {
-        if (VECS == 1 && i % N == 0)
-            for (int r = 0; r < ROWS; ++r) __builtin_prefetch(w + ROWS * k + ROWS * i + r * N, 0, 2);
-        Floats xs[VECS];
-        for (int v = 0; v < VECS; ++v) xs[v] = load(xt + (i * VECS + v) * N);
+    for (long from = 0; from < k; from += CHAIN) {
+        Floats part[ROWS][VECS] = {};
+        for (long i = from; i < std::min(from + CHAIN, k); ++i) {
+            if (VECS == 1 && i % N == 0)
+                for (int r = 0; r < ROWS; ++r) __builtin_prefetch(w + ROWS * k + ROWS * i + r * N, 0, 2);
+            Floats xs[VECS];
+            for (int v = 0; v < VECS; ++v) xs[v] = load(xt + (i * VECS + v) * N);
+            for (int r = 0; r < ROWS; ++r)
+                for (int v = 0; v < VECS; ++v) part[r][v] += w[r * k + i] * xs[v];
+        }
         for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < VECS; ++v) sum[r][v] += w[r * k + i] * xs[v];
+            for (int v = 0; v < VECS; ++v) sum[r][v] += part[r][v];
     }
     float out[ROWS][VECS * N];
     for (int r = 0; r < ROWS; ++r)
