@@ -42,7 +42,7 @@ EVERY = [(name, exercise) for name in NAMES for exercise in EXERCISES[name]]
 every_lesson = pytest.mark.parametrize("name", NAMES)
 every_exercise = pytest.mark.parametrize("name, exercise", EVERY, ids=[f"{n}-{e.id}" for n, e in EVERY])
 
-MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS = 280, 2000, 300
+MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS, MAX_MINUTES = 280, 2000, 300, 80
 ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools",
                    "random", "tempfile", "time", "warnings"}
 
@@ -162,7 +162,7 @@ def test_notebook_is_clean(name):
         assert not re.search(r"(?<![\w/.:])/(?:home|tmp|work|root|Users|mnt)/|[A-Z]:\\", cell.source), cell.source
     info = notebook.metadata["minizaya"]
     assert set(info) == {"minutes", "seconds", "needs"}
-    assert 0 < info["seconds"] <= MAX_SECONDS
+    assert 0 < info["seconds"] <= MAX_SECONDS and 0 < info["minutes"] <= MAX_MINUTES
     assert set(notebook.metadata) <= {"minizaya", "kernelspec", "language_info"}
 
 

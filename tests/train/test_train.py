@@ -261,16 +261,21 @@ def test_resume_repeats_the_losses_bit_for_bit(tmp_path, uninterrupted, stop):
     assert lines == second.records
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, uninterrupted, capsys):
-    trainer = tiny_trainer(tmp_path)
+def interrupted_at(step, trainer):
+    """The trainer, with Ctrl-C pressed while it fetches the batches of a step."""
     sources = trainer.batches
 
-    def press(step):
-        if step == 4:
+    def press(now):
+        if now == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return sources(step)
+        return sources(now)
 
     trainer.batches = press
+    return trainer
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, uninterrupted, capsys):
+    trainer = interrupted_at(4, tiny_trainer(tmp_path))
     before = signal.getsignal(signal.SIGINT)
     assert not trainer.train(bar=False)
     assert signal.getsignal(signal.SIGINT) is before
@@ -282,15 +287,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, uninterr
 def test_in_a_notebook_ctrl_c_saves_and_raises(tmp_path, monkeypatch, uninterrupted):
     """Or "Run All" would go on with a model that is half trained. What was trained is kept, whole steps only."""
     monkeypatch.setattr(loop, "in_notebook", lambda: True)
-    trainer = tiny_trainer(tmp_path)
-    sources = trainer.batches
-
-    def press(step):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return sources(step)
-
-    trainer.batches = press
+    trainer = interrupted_at(4, tiny_trainer(tmp_path))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(bar=False)
