@@ -74,16 +74,17 @@ def off(one, two) -> float:
 @example(2, 17, 3, 3, 1)
 @example(3, 5, 2, 3, 2)
 @example(4, 9, 6, 3, 1)
-@example(5, 33, 7, 3, 2)       # rows longer than `SHORT`, and heads longer than a vector
+@example(5, 4, 4, 3, 1)
 @example(6, 3, 4, 3, 1)
 @example(7, 7, 3, 3, 2)
-@example(8, 4, 4, 3, 1)
+@example(8, 33, 7, 3, 2)       # rows longer than `SHORT`, and heads longer than a vector
 @example(9, 4, 4, 3, 2)
 @example(10, 4, 4, 3, 1)
 @example(11, 4, 4, 3, 2)
 @example(12, 4, 4, 3, 1)
 @example(13, 4, 4, 3, 2)
 @example(14, 4, 4, 3, 1)
+@example(15, 4, 4, 3, 2)
 def test_a_step_is_the_plain_one(shape, batch, past, seed, threads):
     """As near to the model in float64 as the plain path in float32 is: that one's roundings come to 2e-5 of the largest
     logit here; another order of the same sums may be some times as unlucky, and no more."""
