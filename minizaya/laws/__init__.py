@@ -5,8 +5,8 @@
     laws.judge("cca.value_shift", my_value_shift)     # the same verdict as a value, for tests; true if it passed
 
 Laws overlap on purpose (`tests/overlap.py` shows where). A law that compares with the textbook rejects whatever its
-narrower neighbours reject. They stay: each says which property is broken, in words a student can act on, lessons ask
-for it by its name, and it has a case always drawn where a comparison over random ones would need luck.
+narrower neighbours reject. They stay: each says which property is broken, in words a student can act on, and lessons
+ask for it by its name.
 """
 
 # `all()` keeps this order
