@@ -282,6 +282,14 @@ def test_ten_lessons_have_a_dial():
     assert len({name for name, *_ in dials()}) >= 10
 
 
+@every_lesson
+def test_a_dial_stands_between_no_cell_and_its_explanation(name):
+    cells = NOTEBOOKS[name].cells
+    for i, cell in enumerate(cells):
+        if cell.source.startswith("## Turn it"):
+            assert cells[i + 1].source.startswith("dial(") and cells[i + 2].source.startswith("## Limits")
+
+
 @pytest.mark.parametrize("name, draw, settings", [pytest.param(*found, id=found[1].__name__) for found in dials()])
 def test_a_dial_can_be_turned_to_its_ends(name, draw, settings):
     def drawn(**values):
