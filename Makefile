@@ -28,7 +28,7 @@ help:
 	@echo "make figures   draw the lessons' figures again, into lessons/figures"
 	@echo "make bench     time this machine, and minizaya against transformers"
 	@echo "make grade     judge the notebooks in a folder: make grade SUBMISSIONS=class (default: the lessons)"
-	@echo "make handout   the lessons without answers, in handout/ and handout.zip"
+	@echo "make handout   the lessons without answers, in handout/ and handout.zip (HANDOUT=second: another folder)"
 	@echo "make clean     remove the environment and the caches (your runs stay)"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=\"$(TORCH)\""
@@ -105,11 +105,12 @@ SUBMISSIONS ?= lessons
 grade: $(VENV)/lessons.stamp
 	$(PY) -m minizaya grade $(SUBMISSIONS)
 
-# For a class: what is in handout/ is never overwritten.
+# For a class. What is in the folder is never overwritten: remove it, or make another, HANDOUT=second.
+HANDOUT ?= handout
+
 handout: $(VENV)/lessons.stamp
-	$(PY) -m minizaya lessons --without-answers handout
-	cp -r lessons/figures lessons/README.md handout/
-	$(PY) -m zipfile -c handout.zip handout/
+	$(PY) -m minizaya lessons --without-answers $(HANDOUT)
+	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)/
 
 # Only a folder that is a virtual environment is removed, whatever VENV says.
 clean:

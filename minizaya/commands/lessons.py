@@ -2,8 +2,8 @@
 
 Reads the notebooks as they lie in a folder (save yours first), and judges every exercise as `minizaya grade` does,
 which is for a class. `--check` only looks whether the notebooks are whole, before they are handed in;
-`--without-answers DIR` writes copies that lack the answers, `--slides LESSON` makes slides of one, and `--reset 04`
-starts a lesson over, and keeps yours.
+`--without-answers DIR` writes copies that lack the answers, `--nbgrader DIR` the same as nbgrader's source,
+`--slides LESSON` makes slides of one, and `--reset 04` starts a lesson over, and keeps yours.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from ..grading import notebook, report, submissions
-from ..grading.handout import slides, without_answers
+from ..grading.handout import for_nbgrader, slides, without_answers
 from ..grading.judge import Limits
 from ..grading.table import lessons as table
 from . import flags
@@ -90,12 +90,18 @@ def text(lessons: list[dict]) -> str:
     return "\n".join([*lines, "", f"{passed} of {total} exercises pass"])
 
 
+def listed(written: list[Path], as_json: bool) -> int:
+    print(json.dumps([str(path) for path in written]) if as_json else "\n".join(map(str, written)))
+    return 0
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=ORIGINALS, help="where the notebooks lie (default: lessons/)")
     parser.add_argument("--seconds", type=float, default=Limits.seconds,
                         help=f"time limit for one call of your function (default {Limits.seconds:g})")
     parser.add_argument("--check", action="store_true", help="only look whether the notebooks are whole, and stop")
     parser.add_argument("--without-answers", type=Path, metavar="DIR", help="write copies without answers and stop")
+    parser.add_argument("--nbgrader", type=Path, metavar="DIR", help="write the source of an nbgrader course and stop")
     parser.add_argument("--reset", metavar="NUMBER", help="start a lesson over, such as 04; yours is kept, in kept/")
     parser.add_argument("--slides", metavar="LESSON", help="run a lesson, write LESSON.slides.html, and stop")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -108,11 +114,13 @@ def run(args: argparse.Namespace) -> int:
                          "--folder says where yours lie")
     if not args.seconds > 0:
         raise ValueError(f"--seconds must be above 0, got {args.seconds}")
+    copies = dict(check=False, slides=None, reset=None, seconds=Limits.seconds)
+    if args.nbgrader:
+        flags.refuse(args, "with --nbgrader", without_answers=None, **copies)
+        return listed(for_nbgrader(args.folder, args.nbgrader), args.json)
     if args.without_answers:
-        flags.refuse(args, "with --without-answers", check=False, slides=None, reset=None, seconds=Limits.seconds)
-        written = without_answers(args.folder, args.without_answers)
-        print(json.dumps([str(path) for path in written]) if args.json else "\n".join(map(str, written)))
-        return 0
+        flags.refuse(args, "with --without-answers", **copies)
+        return listed(without_answers(args.folder, args.without_answers), args.json)
     if args.reset is not None:
         flags.refuse(args, "with --reset", check=False, slides=None, seconds=Limits.seconds)
         path, kept = reset(args.folder, args.reset)

@@ -1,11 +1,13 @@
 """`python -m minizaya lessons`: it passes right answers, and nothing else earns a mark."""
 
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 
+import minizaya as mz
 from lesson_tools import LESSONS, PATHS, exercises, read, solved
 from minizaya.commands import lessons
 from minizaya.grading import table
@@ -72,8 +74,51 @@ def test_copies_without_answers(tmp_path):
         assert '"answer:' not in path.read_text(encoding="utf-8")
         assert table.lesson(notebook) == table.lesson(document(LESSONS / path.name))
         read(path)  # still a valid notebook
+    # what the pages link to has been handed out, and the page for teachers is not linked to
+    assert "TEACHING" not in (out / "README.md").read_text(encoding="utf-8")
+    for path in (*written, out / "README.md"):
+        for target in re.findall(r"\]\((?!https?://)([^)#\\]+)\)", path.read_text(encoding="utf-8")):
+            assert (out / target).exists(), f"{path.name} links to {target}"
     with pytest.raises(ValueError, match="already there"):
         lessons.without_answers(LESSONS, out)
+
+
+def test_copies_for_nbgrader(tmp_path):
+    """Each exercise is a cell to solve and a locked one with its points, which fails while it is open."""
+    written = lessons.for_nbgrader(LESSONS, tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [f"{p.stem}/{p.name}" for p in PATHS]
+    for path in written:
+        cells = [cell for cell in read(path).cells if "nbgrader" in cell.metadata]
+        about = table.lessons()[path.stem]["exercises"]
+        assert [cell.metadata.nbgrader.grade_id for cell in cells] == \
+            [name for e in about for name in (e["id"], e["id"] + "-laws")]
+        for stub, checks, exercise in zip(cells[::2], cells[1::2], about):
+            assert stub.metadata.nbgrader.solution and not stub.metadata.nbgrader.locked
+            assert checks.metadata.nbgrader.grade and checks.metadata.nbgrader.points == exercise["points"]
+            assert re.fullmatch(r"(?:    ### BEGIN SOLUTION|    ### END SOLUTION|    raise NotImplementedError\n?)+",
+                                "".join(stub.source.splitlines()[-3:]))
+            assert stub.source.startswith(exercise["stub"].removesuffix("    raise NotImplementedError"))
+            assert all(line.startswith("assert mz.laws.check(") for line in checks.source.splitlines())
+            assert len(checks.source.splitlines()) == len(exercise["laws"])
+    with pytest.raises(AssertionError):
+        exec(checks.source, {"mz": mz, exercise["function"]: ...})
+    with pytest.raises(ValueError, match="already there"):
+        lessons.for_nbgrader(LESSONS, tmp_path)
+
+
+def test_nbgrader_makes_an_assignment_of_it(tmp_path):
+    """Its own validator of metadata, and its own making of the students' version."""
+    preprocessors = pytest.importorskip("nbgrader.preprocessors")
+    from nbgrader.nbgraderformat import MetadataValidator
+
+    (path,) = [path for path in lessons.for_nbgrader(LESSONS, tmp_path) if path.stem == NAME]
+    notebook = read(path)
+    MetadataValidator().validate_nb(notebook)
+    for step in (preprocessors.LockCells(), preprocessors.ClearSolutions(), preprocessors.CheckCellMetadata()):
+        notebook, _ = step.preprocess(notebook, {})
+    stub = tagged(notebook, "exercise:swiglu")
+    assert stub.source.startswith("def swiglu(") and "raise NotImplementedError()" in stub.source
+    assert "SOLUTION" not in stub.source
 
 
 def test_slides_of_a_lesson(tmp_path):
