@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
-.PHONY: help lessons test browser lint demo figures bench grade handout clean
+.PHONY: help lessons test browser lint demo figures bench grade handout book clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make bench     time this machine, and minizaya against transformers"
 	@echo "make grade     judge the notebooks in a folder: make grade SUBMISSIONS=class (default: the lessons)"
 	@echo "make handout   the lessons without answers, in handout/ and handout.zip (HANDOUT=second: another folder)"
+	@echo "make book      run the lessons and write them as a site to read, in book/"
 	@echo "make clean     remove the environment and the caches (your runs stay)"
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=\"$(TORCH)\""
@@ -111,6 +112,10 @@ HANDOUT ?= handout
 handout: $(VENV)/lessons.stamp
 	$(PY) -m minizaya lessons --without-answers $(HANDOUT)
 	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)/
+
+# What is in book/ is never overwritten. `minizaya lessons --book DIR --only 01 02` makes a part.
+book: $(VENV)/lessons.stamp
+	$(PY) -m minizaya lessons --book book
 
 # Only a folder that is a virtual environment is removed, whatever VENV says.
 clean:

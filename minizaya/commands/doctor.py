@@ -29,6 +29,7 @@ REQUIRED = {"torch": (2, 8), "einops": (0, 8), "filelock": (3, 13), "hypothesis"
 OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it is for
     "jupyterlab": ("lessons", "opens the lessons"),
     "ipywidgets": ("lessons", "the lessons' dials and progress bars"),
+    "latex2mathml": ("lessons", "formulas of the book"),
     "safetensors": ("checkpoints", "reads and writes weights"),
     "tokenizers": ("checkpoints", "reads the released tokenizer"),
     "jinja2": ("checkpoints", "reads a checkpoint's chat template"),

@@ -3,7 +3,8 @@
 Reads the notebooks as they lie in a folder (save yours first), and judges every exercise as `minizaya grade` does,
 which is for a class. `--check` only looks whether the notebooks are whole, before they are handed in;
 `--without-answers DIR` writes copies that lack the answers, `--nbgrader DIR` the same as nbgrader's source,
-`--slides LESSON` makes slides of one, and `--reset 04` starts a lesson over, and keeps yours.
+`--slides LESSON` makes slides of one, `--book DIR` runs them and makes a site to read, and `--reset 04` starts a lesson
+over, and keeps yours.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from ..grading import notebook, report, submissions
+from ..grading.book import book
 from ..grading.handout import for_nbgrader, slides, without_answers
 from ..grading.judge import Limits
 from ..grading.table import lessons as table
@@ -104,6 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nbgrader", type=Path, metavar="DIR", help="write the source of an nbgrader course and stop")
     parser.add_argument("--reset", metavar="NUMBER", help="start a lesson over, such as 04; yours is kept, in kept/")
     parser.add_argument("--slides", metavar="LESSON", help="run a lesson, write LESSON.slides.html, and stop")
+    parser.add_argument("--book", type=Path, metavar="DIR", help="run the lessons, write a static site, and stop")
+    parser.add_argument("--only", nargs="+", metavar="NUMBER", help="with --book: these lessons, such as 01 02")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -114,7 +118,9 @@ def run(args: argparse.Namespace) -> int:
                          "--folder says where yours lie")
     if not args.seconds > 0:
         raise ValueError(f"--seconds must be above 0, got {args.seconds}")
-    copies = dict(check=False, slides=None, reset=None, seconds=Limits.seconds)
+    if args.only and not args.book:
+        raise ValueError(f"--only needs --book, got {' '.join(args.only)}")
+    copies = dict(check=False, slides=None, reset=None, book=None, seconds=Limits.seconds)
     if args.nbgrader:
         flags.refuse(args, "with --nbgrader", without_answers=None, **copies)
         return listed(for_nbgrader(args.folder, args.nbgrader), args.json)
@@ -122,10 +128,13 @@ def run(args: argparse.Namespace) -> int:
         flags.refuse(args, "with --without-answers", **copies)
         return listed(without_answers(args.folder, args.without_answers), args.json)
     if args.reset is not None:
-        flags.refuse(args, "with --reset", check=False, slides=None, seconds=Limits.seconds)
+        flags.refuse(args, "with --reset", check=False, slides=None, book=None, seconds=Limits.seconds)
         path, kept = reset(args.folder, args.reset)
         print(json.dumps([str(path), str(kept)]) if args.json else f"{path} is as it was; yours is {kept}")
         return 0
+    if args.book:
+        flags.refuse(args, "with --book", check=False, slides=None, seconds=Limits.seconds)
+        return listed(book(args.folder, args.book, args.only), args.json)
     if args.slides:
         flags.refuse(args, "with --slides", check=False, seconds=Limits.seconds)
         if not (args.folder / f"{args.slides}.ipynb").is_file():

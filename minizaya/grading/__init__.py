@@ -3,7 +3,7 @@
 `notebook` reads one as cells and says which of them count; `table` has the exercises and their laws (exercises.json).
 A class's folder is `submissions`, its results are `report`, with what `similarity` found. `warden` is the process with
 everything imported; it makes one `judge` for each notebook, and that one a student's process for each exercise, which
-it calls over a pipe: `apart`. `handout` makes lessons without answers, and slides.
+it calls over a pipe: `apart`. `handout` makes lessons without answers, and slides; `book` the site to read.
 
 What a student's process can do is answer calls with plain data and tensors. It holds no law, no tolerance and no
 implementation of what the exercise asks for, and cannot read the library's text.

@@ -55,6 +55,8 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
                 (["--reset", "04", "--seconds", "9"], "seconds has no effect with --reset"),
                 (["--without-answers", "x", "--slides", "01_moe"], "slides has no effect with --without-answers"),
                 (["--reset", "04", "--slides", "01_moe"], "slides has no effect with --reset"),
+                (["--book", "x", "--slides", "01_moe"], "slides has no effect with --book"),
+                (["--only", "01"], "--only needs --book"),
                 (["--slides", "01_moe", "--check"], "check has no effect with --slides"),
                 (["--check", "--seconds", "9"], "seconds has no effect with --check")],
     "laws": [(["cca", *flags], f"{flags[0][2:]} has no effect without --run") for flags in (
