@@ -131,7 +131,10 @@ def over_steps(loads: dict[str, Tensor] | None = None, shift: int | None = 120, 
 
 @styled
 def stability(shares: list[float], violations: dict[tuple[int, int], list[float]]) -> Figure:
-    """MaxVio against the integral gain as a share of the predicted limit: (delay, seed) -> one value a share."""
+    """MaxVio against the integral gain as a share of the predicted limit: flat below one, steep above it.
+
+    violations: (delay, seed) -> one value a share.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.8))
     colors = dict(zip(sorted({delay for delay, _ in violations}), (BLUE, ORANGE, PURPLE)))
     for (delay, seed), values in violations.items():
@@ -148,8 +151,10 @@ def stability(shares: list[float], violations: dict[tuple[int, int], list[float]
 
 @styled
 def sharpnesses(violations: dict[str, dict[float, float]], floor: float) -> Figure:
-    """MaxVio at the end against the sharpness of the router's scores: rule -> sharpness -> value; a dashed line at
-    `floor`, what perfect balance shows."""
+    """MaxVio at the end against the sharpness of the router's scores, a line a rule; dashed: perfect balance.
+
+    violations: rule -> sharpness -> value.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
     for name, values in violations.items():
         slow = name.startswith("slow ")

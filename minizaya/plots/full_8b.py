@@ -91,7 +91,7 @@ def bound_of_decoding(axis: Axes, preset: str = "zaya1-8b", device: str = "mi300
 @styled
 def decode_bounds(preset: str = "zaya1-8b", names: tuple[str, ...] = tuple(devices.PEAK),
                   contexts: tuple[int, ...] = (128, 4096, 131072), dtype: str = "bfloat16") -> Figure:
-    """The right panel of `ladder`, for each of the devices `names`."""
+    """Tokens a second at most, by batch, at three contexts, a panel a device; a dot where arithmetic takes over."""
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
         bound_of_decoding(axis, preset, name, contexts, dtype)
@@ -148,7 +148,10 @@ def of_plan(figures: dict) -> dict:
 
 @styled
 def pages(reads: Tensor, title: str = "") -> Figure:
-    """A map of layers against experts: how often each was read. reads: int (layers, experts)."""
+    """A map of layers against experts: how often each was read.
+
+    reads: int (layers, experts).
+    """
     layers, experts = reads.shape
     figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.16 * max(layers, 6)))
     image = axis.imshow(reads, cmap="Oranges", aspect="auto", vmin=0)

@@ -9,7 +9,11 @@ from .style import BLACK, COLOR, WIDTH, styled
 
 @styled
 def one_layer(config: ZayaConfig | None = None) -> Figure:
-    """The data flow of one layer, every arrow with its width in numbers per token. config: default zaya1-8b."""
+    """The data flow of one layer, from stream to stream: norm, attention, merge; norm, router and experts, merge. Every
+    arrow has its width in numbers per token.
+
+    config: default zaya1-8b.
+    """
     config = config or ZayaConfig.preset("zaya1-8b")
     width, packed = config.hidden_size, config.query_size + config.kv_size
     half, route = config.kv_size // 2, config.router_hidden_size

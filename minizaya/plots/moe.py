@@ -84,7 +84,10 @@ def text_by_expert(text: str, routes: Tensor, num_experts: int, columns: int = 5
 
 @styled
 def errors_by_model(errors: dict[str, list[float]], colors: dict[str, str], xlabel: str, title: str = "") -> Figure:
-    """One row a model, one dot a seed, a bar at the mean: name -> errors, name -> colour."""
+    """Errors: one row a model, one dot a seed, a bar to the mean.
+
+    errors: name -> one value a seed; colors: name -> colour.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(errors)))
     for y, (name, values) in enumerate(reversed(errors.items())):
         axis.barh(y, sum(values) / len(values), color=colors[name], alpha=0.35, height=0.6)
@@ -96,7 +99,10 @@ def errors_by_model(errors: dict[str, list[float]], colors: dict[str, str], xlab
 
 @styled
 def who_goes_where(share: Tensor, title: str = "") -> Figure:
-    """A map of kinds of token against experts: share (kinds, experts), each row summing to one."""
+    """A map of kinds of token against experts, the darker the larger the share of the kind; each row sums to one.
+
+    share: float (kinds, experts).
+    """
     kinds, experts = share.shape
     figure, axis = plt.subplots(figsize=(0.55 * WIDTH, 0.5 * WIDTH))
     image = axis.imshow(share, cmap="Oranges", vmin=0, vmax=1)

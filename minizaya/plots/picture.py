@@ -26,6 +26,7 @@ def loss_figure(records: list[dict], baselines: dict[str, float] | None = None) 
     records: log records. baselines: label -> loss in nats a character. Needs no display and no pyplot state.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure.alt = "Loss over the steps, in training and held out; dashed lines are what n-grams reach"
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps = [r["step"] for r in records]

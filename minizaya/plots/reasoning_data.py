@@ -118,8 +118,8 @@ def after_training(record: dict | None = None) -> Figure:
 
 @styled
 def rows_three_ways(lengths: list[int], capacity: int) -> Figure:
-    """The same documents laid into rows by `wrapped` (cut), `first_fit` and `pack`;
-    one colour a document, grey: padding."""
+    """The same documents laid into rows in three ways: joined and cut (hatched), first fit, and best fit; one colour a
+    document, grey: padding."""
     ways = {"joined, then cut": wrapped(lengths, capacity)}
     for name, bins in (("first fit", first_fit(lengths, capacity)), ("best fit, decreasing", pack(lengths, capacity))):
         ways[name] = [[(i, 0, lengths[i]) for i in members] for members in bins]

@@ -77,7 +77,10 @@ def learned_vectors(runs: list[dict]) -> Figure:
 @styled
 def depth_curves(curves: dict[str, list[float]], ylabel: str, title: str = "",
                  colors: dict[str, str] | None = None) -> Figure:
-    """Several lines over the merges: name -> one value a merge."""
+    """One line a setting over the 80 merges of the model.
+
+    curves: name -> one value a merge.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.7))
     for name, values in curves.items():
         axis.plot(range(len(values)), values, label=name, color=(colors or {}).get(name))
@@ -88,7 +91,10 @@ def depth_curves(curves: dict[str, list[float]], ylabel: str, title: str = "",
 
 @styled
 def lost_writes(sizes: list[float], errors: dict[str, list[float]], colors: dict[str, str]) -> Figure:
-    """How much of what was written is lost, against the size of one write: name -> error for each size."""
+    """How much of what was written is lost, against the size of one write: a line a type of the stream.
+
+    errors: name -> one value a size.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
     for name, values in errors.items():
         axis.plot(sizes, values, "o-", color=colors[name], markersize=4, label=name)

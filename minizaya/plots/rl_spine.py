@@ -11,8 +11,8 @@ from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, st
 
 @styled
 def what_counts(delta: float = 0.1, clip: float = 0.2) -> Figure:
-    """Left: a problem's weight by its pass rate. Right: the moves of a probability that DPPO and PPO drop (advantage >
-    0)."""
+    """Left: a problem's weight by its pass rate. Right: the moves of a probability that DPPO and PPO drop, in a good
+    answer."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
     p = torch.linspace(0.01, 0.99, 99)
     for order, color in ((1, GREY), (3, SKY), (15, BLUE)):

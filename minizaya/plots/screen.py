@@ -13,12 +13,12 @@ DENSE = 2       # pixels of the file for one of the page: what a phone or a lapt
 
 
 def alt(figure: Figure) -> str:
-    """What the figure shows, in words: `figure.alt`, or else its titles and the names of its axes."""
-    if told := getattr(figure, "alt", ""):
-        return told
+    """What the figure shows, in words: `figure.alt`, then its titles and the names of its axes."""
+    told = getattr(figure, "alt", "").rstrip(".") or "Figure"
     words = [axis.get_title(loc) for axis in figure.axes for loc in ("left", "center")]
     words += [text for axis in figure.axes for text in (axis.get_xlabel(), axis.get_ylabel())]
-    return "Figure: " + "; ".join(dict.fromkeys(filter(None, words))) if any(words) else "Figure"
+    words = [" ".join(text.split()) for text in dict.fromkeys(filter(None, words))]
+    return f"{told}: {'; '.join(words)}" if words else told
 
 
 def png(figure: Figure) -> bytes:
