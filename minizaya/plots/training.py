@@ -14,15 +14,15 @@ from ..train.stages import rows
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, YELLOW, styled
 
 ORDER_COLORS = dict(zip(ORDERS, (BLUE, RED, ORANGE)))
-RATES = (YELLOW, SKY, BLUE, PURPLE, BLACK)
+RATES = (ORANGE, SKY, GREEN, BLUE, PURPLE, BLACK)
 
 
 @styled
 def ellipses(gradient: Tensor) -> Figure:
-    """What a step does to a circle of inputs: the gradient's own, AdamW's first and Muon's. gradient: (2, 2).
+    """What a step does to a circle of inputs: the gradient's own, AdamW's first and Muon's.
 
     Each is drawn at the size at which its longest axis is one. The arrows are the images of the gradient's two singular
-    directions, the strong one orange, the weak one blue.
+    directions, the strong one orange, the weak one blue. gradient: (2, 2).
     """
     angle = torch.linspace(0, 2 * math.pi, 200, dtype=gradient.dtype)
     circle = torch.stack([angle.cos(), angle.sin()])
@@ -81,7 +81,10 @@ def five_steps(gradients: dict[str, Tensor]) -> Figure:
 
 @styled
 def two_optimizers(record: dict | None = None) -> Figure:
-    """Loss over tokens for AdamW and for Muon at each learning rate. record: of the study "training"."""
+    """Loss over tokens for AdamW and for Muon, a line a learning rate.
+
+    record: of the study "training".
+    """
     record = record or recorded("training")
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
     for axis, name in zip(axes, ("adamw", "muon")):

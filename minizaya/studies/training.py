@@ -1,6 +1,6 @@
 """Two questions about training, at equal tokens: Muon or AdamW? And reasoning data from the start, or only at the end?
 
-optimizer   one mixture of short problems, each optimizer at five learning rates
+optimizer   one mixture of short problems, each optimizer at six learning rates
 order       English and problems, 400 steps:
 
     throughout   half English, half problems for 300 steps, then 100 steps of problems
@@ -23,7 +23,7 @@ from ..train.sources import Batch, Source, mixture, packed_source, problem_docum
 
 LEVELS = {"addition": [1, 5], "modchain": [1, 8], "sorting": [1, 5], "program": [1, 3]}
 SETTING = {"levels": LEVELS, "context": 128, "rows": 16, "optimizer_steps": 200, "order_steps": 400, "order_lr": 5e-3,
-           "problems": 100, "rates": [1e-3, 2e-3, 5e-3, 1e-2, 2e-2], "seeds": 2}
+           "problems": 100, "rates": [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2], "seeds": 2}
 # steps of the first part, its share of problems
 ORDERS = {"throughout": (300, 0.5), "end": (300, 0.0), "late": (150, 0.0)}
 
