@@ -6,6 +6,7 @@
 //   out of bounds      neither in a tensor of the launch nor in LDS
 //   nobody wrote it    LDS read before any thread of the block wrote it
 //   race               two threads, one of them writing, with no barrier between. Blocks have no barrier between them.
+//   endless            a block that has gone through too many branches (`-fsanitize-coverage=trace-pc` calls at each)
 // Lanes of one wave get no exemption: they run in step on today's hardware, but the compiler may reorder their accesses.
 #include <dlfcn.h>
 #include <elf.h>
@@ -39,6 +40,7 @@ static std::vector<Range> tensors;
 static Range lds[2];          // static, dynamic
 static std::vector<Event> events;
 static size_t most_events;
+static uint64_t steps, most_steps;   // branches that the threads of this block have come by
 static bool lost_events, active;
 static uintptr_t library_start, library_end;
 
@@ -46,6 +48,9 @@ extern "C" {
 extern char __start_mz_lds[] __attribute__((weak, visibility("hidden")));
 extern char __stop_mz_lds[] __attribute__((weak, visibility("hidden")));
 }
+
+// Nobody's: the linker puts it behind the arrays of mz_lds, so that who runs past their end arrives here.
+static char behind_lds[16384] __attribute__((used, aligned(64), section("mz_behind")));
 
 namespace trace {
 
@@ -56,6 +61,7 @@ static uint32_t linear_block() {
 
 void begin_block() {
   fibers::Block& b = *fibers::block;
+  steps = 0;
   lds[0].start = (uintptr_t)__start_mz_lds;
   lds[0].bytes = __start_mz_lds ? __stop_mz_lds - __start_mz_lds : 0;
   lds[1].start = (uintptr_t)b.dynamic;
@@ -111,6 +117,7 @@ void note(uintptr_t address, size_t bytes, Kind kind, void* return_address) {
     if (within(address, (void*)lds[i].start, lds[i].bytes)) range = &lds[i], number = i ? DYNAMIC : STATIC;
   if (!range) {
     // trap: the compiler drops `section` from a static inside a template, so such LDS would go unchecked
+    if (within(address, behind_lds, sizeof behind_lds)) return complain("out of bounds: behind the end of LDS", instruction, 0);
     if (kind != READ && address >= library_start && address < library_end && !within(address, &fibers::block, sizeof(void*)))
       return complain("LDS inside a template function; declare it in the kernel and hand it over:", instruction, 0);
     if (!ours(address)) outside(address, bytes, kind, instruction);
@@ -186,12 +193,13 @@ static int find_library(dl_phdr_info* info, size_t, void*) {
   return 1;
 }
 
-VISIBLE void mz_trace_begin(int count, const uintptr_t* start, const size_t* bytes, size_t most) {
+VISIBLE void mz_trace_begin(int count, const uintptr_t* start, const size_t* bytes, size_t most, uint64_t branches) {
   dl_iterate_phdr(find_library, nullptr);
   tensors.clear();
   for (int i = 0; i < count; i++) tensors.push_back({start[i], bytes[i], std::vector<Shadow>(bytes[i])});
   events.clear();
   most_events = most;
+  most_steps = branches;
   lost_events = false;
   active = true;
 }
@@ -213,6 +221,10 @@ VISIBLE long mz_trace_end(const Event** first) {
 ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16)
 extern "C" void __tsan_read_range(void* a, size_t bytes) { trace::note((uintptr_t)a, bytes, READ, AT); }
 extern "C" void __tsan_write_range(void* a, size_t bytes) { trace::note((uintptr_t)a, bytes, WRITE, AT); }
+extern "C" void __sanitizer_cov_trace_pc() {
+  if (!active || !fibers::block || ++steps <= most_steps) return;
+  trace::complain("endless: a block has come by more branches than it may, the last", (uintptr_t)AT - 1 - library_start, 0);
+}
 extern "C" void __tsan_init() {}
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}

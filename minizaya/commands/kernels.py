@@ -111,7 +111,7 @@ def trace(args: argparse.Namespace) -> int:
         with traced() as found:
             module = kernel(name)
             module.launch(found.launcher, *module.example(torch.bfloat16), **getattr(module, "TRACED", {}))
-        documents.append(dict(name=name, asked=found.asked, moved=found.moved, least=found.least,
+        documents.append(dict(name=name, asked=found.asked, moved=found.moved, cached=found.cached, least=found.least,
                               conflicts=round(found.conflicts(), 3), tensors=found.table()))
         if args.figure:
             traffic(found).savefig(args.figure)
@@ -119,10 +119,10 @@ def trace(args: argparse.Namespace) -> int:
         print(json.dumps(documents))
         return 0
     for row in documents:
-        print(f"{row['name']}: {row['moved']} bytes moved, {row['least']} at least "
-              f"({row['moved'] / row['least']:.2f}); LDS takes {row['conflicts']} times the cycles it would without "
-              "bank conflicts")
+        print(f"{row['name']}: {row['moved']} bytes moved, {row['cached']} behind a small cache, {row['least']} at "
+              f"least ({row['moved'] / row['least']:.2f} and {row['cached'] / row['least']:.2f} times); LDS takes "
+              f"{row['conflicts']} times the cycles it would without bank conflicts")
         for t in row["tensors"]:
             print(f"    {t['kernel']:32} {t['dtype']:9}{str(tuple(t['shape'])):18} moved {t['moved']:>9}, "
-                  f"at least {t['least']:>9}")
+                  f"behind a cache {t['cached']:>9}, at least {t['least']:>9}")
     return 0

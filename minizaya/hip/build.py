@@ -30,6 +30,8 @@ FLAGS = {
                "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-mcode-object-version=5", "-DMZ_BARE"],
     "sm_90": ["-x", "cu", "-std=c++17", "-O3", "-fmad=false", "-arch=sm_90", "-cubin"],
 }
+# a call at each access and at each branch. trap: with its head copied, an endless loop may have no branch left
+WATCHED = ["-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-fno-tree-ch"]
 ASSEMBLE = ["--target=amdgcn-amd-amdhsa", "-mcpu=gfx942", "-mcode-object-version=5", "-c"]
 
 
@@ -83,7 +85,8 @@ def build(source: str | Path, target: str, wave: int | None = None) -> Path:
     headers = "".join(path.read_text() for path in sorted(KERNELS.glob("*.[hc]*")))
     others = {"gfx942": ("hsaco", build_gfx942), "sm_90": ("cubin", build_sm_90)}
     suffix, build_one = others.get(target, ("so", build_cpu))
-    ingredients = [text, headers, *flags, *command, compilers.version(command) or ""]
+    watched = WATCHED if target == "trace" else ()
+    ingredients = [text, headers, *flags, *watched, *command, compilers.version(command) or ""]
 
     def make(aside: Path) -> Path:
         if path is None:
@@ -111,7 +114,7 @@ def source_path(source: str | Path) -> Path | None:
 def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str]) -> Path:
     traced = "-DMZ_TRACE" in flags
     # only the kernel's own code calls the tracer, and we link without the flag, so the calls arrive at trace.cpp
-    watched = [*flags, "-fsanitize=thread"] if traced else flags
+    watched = [*flags, *WATCHED] if traced else flags
     run([*command, *watched, "-I", KERNELS, "-x", "c++", "-c", path, "-o", aside / "kernel.o"])
     parts = [runtime(part, command, flags) for part in (("fibers", "trace") if traced else ("fibers",))]
     run([*command, "-shared", "-pthread", aside / "kernel.o", *parts, "-o", aside / "kernel.so"])

@@ -1,7 +1,7 @@
 """Lesson 14's ladder: `residual_norm` in five steps, run, counted and read; and a student's kernel as a function.
 
     ladder.run("v1", *arguments)          the two results
-    ladder.measure("v1")                  registers, bytes and predicted time
+    ladder.measure("v1")                  registers, bytes and floors of its time
     ladder.rms_norm_from(text)            a kernel, written as a string, as a function of tensors
 """
 
@@ -16,26 +16,24 @@ from ..native import compiler
 from . import kernel, launcher
 from .build import KERNELS, build
 from .launch import Launcher
-from .report import BANDWIDTH, metadata
+from .machine.floors import FLOORS, launch_of
+from .report import predicted
 from .trace import Trace, Tracer, traced
 
 TENSORS = ("output", "residual", "s1", "b1", "s2", "b2", "weight", "stream", "normed")   # of every step, in its order
 STEPS = ("v0", "v1", "v2", "v3", "v4")
 THREADS = 256
 ROWS, WIDTH = 128, 512                # what `measure` traces
-FULL = 16384 * 2048                   # channels at ZAYA1-8B's size
-
+FULL = 16384, 2048                    # rows and channels at ZAYA1-8B's size
 
 def source(step: str) -> str:
     """The text of a step. Raises ValueError for an unknown one."""
     return path(step).read_text()
 
-
 def path(step: str) -> Path:
     if step not in STEPS:
         raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
     return KERNELS / ("residual_norm/residual_norm.hip" if step == "v4" else f"ladder/{step}.hip")
-
 
 def run(step: str, output: Tensor, residual: Tensor, s1: Tensor, b1: Tensor, s2: Tensor, b2: Tensor, weight: Tensor,
         eps: float, on: Launcher | None = None) -> tuple[Tensor, Tensor]:
@@ -57,13 +55,11 @@ def run(step: str, output: Tensor, residual: Tensor, s1: Tensor, b1: Tensor, s2:
        [output, residual, s1, b1, s2, b2, weight, stream, normed, rows, width, float(eps)])
     return stream, normed
 
-
 def arguments(rows: int = ROWS, width: int = WIDTH, seed: int = 0) -> tuple:
     """Random arguments of `run`."""
     draw = torch.Generator().manual_seed(seed)
     matrices = [torch.randn(rows, width, generator=draw) for _ in range(2)]
     return *matrices, *(torch.randn(width, generator=draw) for _ in range(5)), 1e-5
-
 
 @cache
 def trace(step: str, rows: int = ROWS, width: int = WIDTH) -> Trace:
@@ -72,29 +68,45 @@ def trace(step: str, rows: int = ROWS, width: int = WIDTH) -> Trace:
         run(step, *arguments(rows, width), on=found.launcher)
     return found
 
-
 @cache
 def measure(step: str) -> dict:
     """What a step costs.
 
-    Returns a dict: moved (bytes, counted at 128 rows of 512), least (each tensor once), ratio, instructions (of waves,
-    on global memory), us (microseconds on MI300X at ZAYA1-8B's size if every moved byte came from memory, no cache
-    helping), and vgpr, lds, barriers from the machine code of gfx942, None without a compiler for it.
+    Returns a dict: moved (bytes between memory and compute units, counted at 128 rows of 512), cached (those that are
+    left behind a small cache), least (each tensor once), ratio and cached_ratio (to the least), instructions (of waves,
+    on global memory); and from the machine code of gfx942, at ZAYA1-8B's size, vgpr, lds, barriers, us (microseconds),
+    floors (the six of `machine.floors`, microseconds) and limit (the largest), all None without a compiler for it.
     """
     found = trace(step)
     least = 4 * (4 * ROWS * WIDTH + 5 * WIDTH)     # output, residual, stream, normed, and the five vectors
-    row = dict(step=step, moved=found.moved, least=least, ratio=found.moved / least,
-               instructions=int(found.globals.instructions().unique().numel()),
-               us=1e6 * found.moved * FULL / (ROWS * WIDTH) / BANDWIDTH, vgpr=None, lds=None, barriers=None)
+    row = dict(step=step, moved=found.moved, cached=found.cached, least=least, ratio=found.moved / least,
+               cached_ratio=found.cached / least,
+               instructions=int(found.globals.instructions().unique().numel()), vgpr=None, lds=None, barriers=None,
+               us=None, limit=None, floors=None)
     if compiler.gfx942() is None:
         return row
     listing = build(path(step), "gfx942").with_suffix(".s").read_text()
     name = "residual_norm_f32" if step == "v4" else step
-    numbers = metadata(listing)[name]
+    times = 8 if step == "v0" else 1           # all its turns are alike, and a whole row takes long to run on paper
+    machine = predicted(listing, name, full(step, FULL[1] // times), 4 * (4 * FULL[0] * FULL[1] + 5 * FULL[1]), "f32",
+                        times)
+    us = machine["floors"]
     copies = 2 if step == "v4" else 1          # v4 holds its loop twice: for rows of whole fours, and for others
-    return row | dict(vgpr=numbers["vgpr_count"], lds=numbers["group_segment_fixed_size"],
+    return row | dict(vgpr=machine["vgpr"], lds=machine["lds"], us=us["us"], limit=us["limit"],
+                      floors={floor: us[floor] for floor in FLOORS},
                       barriers=code(listing, name).count("s_barrier") // copies)
 
+def full(step: str, width: int) -> tuple:
+    """(grid, threads, arguments) of a step's launch on 16384 rows, of tensors without numbers."""
+    if step == "v4":
+        return launch_of(kernel("residual_norm"), "residual_norm_f32")
+    def empty(*sizes: int) -> Tensor:
+        return torch.empty(*sizes, device="meta")
+    rows, seen = FULL[0], []
+    def note(source: str, name: str, grid: tuple, block: int, args: list) -> None:
+        seen.append(((*grid, 1, 1)[:3], block, args))
+    run(step, empty(rows, width), empty(rows, width), *(empty(width) for _ in range(5)), 1e-5, on=note)
+    return seen[0]
 
 def code(listing: str, name: str) -> str:
     """The machine instructions of one kernel, without the assembler's own remarks."""
@@ -103,30 +115,29 @@ def code(listing: str, name: str) -> str:
     lines = [line.split(";")[0].rstrip() for line in body.splitlines()]
     return "\n".join(line.expandtabs(4) for line in lines if line.strip() and not line.lstrip().startswith(".p2align"))
 
-
 def rms_norm_text() -> str:
     """A right answer to lesson 14's last exercise."""
     return (KERNELS / "ladder/rms_norm.hip").read_text()
-
 
 def whole(text: str) -> str:
     """A student's kernel `rms_norm` with the header above it and the line below it that a launch needs."""
     text = text if '#include "gpu.h"' in text else f'#include "gpu.h"\n{text}'
     return text if "LAUNCHABLE" in text else f"{text}\nLAUNCHABLE(rms_norm)\n"
 
-
-def rms_norm_from(text: str, wave: int = 64) -> Callable[[Tensor, Tensor, float], Tensor]:
+def rms_norm_from(text: str, wave: int = 64, moved: list | None = None) -> Callable[[Tensor, Tensor, float], Tensor]:
     """The kernel `rms_norm` in `text` as fn(x, weight, eps): x float32 (rows, n), weight (n,) -> (rows, n).
 
     It is launched with one block of 256 threads a row:
     rms_norm(const float* x, const float* weight, float* y, int width, float eps). Every access is checked on the way;
-    what the compiler or the tracer objects to is raised as KernelError.
+    what the compiler or the tracer objects to is raised as KernelError. moved: gets the bytes that each launch moves.
     """
-    on = Tracer(None, whole(text), wave)
-
     def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        seen = None if moved is None else Trace(wave)
+        on = Tracer(seen, whole(text), wave, branches=2**23)
         y = torch.full_like(x, float("nan"))
         on("text", "rms_norm", (len(x),), THREADS, [x.contiguous(), weight.contiguous(), y, x.shape[-1], float(eps)])
+        if seen:
+            moved.append(seen.moved)
         return y
 
     return rms_norm

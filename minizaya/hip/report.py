@@ -6,14 +6,16 @@ MI300X has been at hand to compare. The metadata are YAML; nine numbers need no 
 """
 
 import re
+from collections import Counter
+
+from torch import Tensor
 
 from ..native import compiler
 from . import kernel, names
 from .build import KERNELS, build
-from .machine.floors import FLOORS, PEAKS, SIMDS, floors
+from .machine.floors import FLOORS, SIMDS, bounds, count, floors
 from .machine.listing import metadata
 
-BANDWIDTH = PEAKS["HBM, TB/s"][1] * 1e12
 REGISTERS, LDS, MOST_WAVES = 512, 65536, 8
 TOKENS = 16384
 COLUMNS = ("name", "source", "vgpr", "sgpr", "lds", "scratch", "spills", "occupancy", "mfma", "bytes", "flops",
@@ -56,6 +58,18 @@ def rows(only: str | None = None) -> list[dict]:
                 row |= dict(predicted_us=round(row["floors"]["us"], 3), limit=row["floors"]["limit"])
             found.append(row)
     return found
+
+
+def predicted(listing: str, name: str, launch: tuple, least: int, dtype: str = "f32", times: int = 1) -> dict:
+    """vgpr, lds, occupancy and `floors` of any kernel. launch: (grid, threads, arguments), big tensors on "meta".
+    least: the fewest bytes. dtype: "f32" or "bf16", what the matrix cores would take. times: the launch stands for a
+    wave that does so many times as much, all of it alike."""
+    numbers, (grid, block, args) = metadata(listing)[name], launch
+    shapes = [tuple(arg.shape) if isinstance(arg, Tensor) else arg for arg in args]
+    found, waves = count(listing, name, lambda: launch, repr((grid, block, shapes))), occupancy(numbers)
+    found |= dict(clock=times * found["clock"], unit=Counter({unit: times * n for unit, n in found["unit"].items()}))
+    return dict(vgpr=numbers["vgpr_count"], lds=numbers["group_segment_fixed_size"], occupancy=waves,
+                floors=bounds(found, least, waves, dtype))
 
 
 def markdown(source: str) -> str:

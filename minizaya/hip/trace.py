@@ -2,14 +2,18 @@
 
     with traced() as trace:
         kernel.launch(launcher("trace"), *arguments)
-    trace.moved, trace.least          # bytes
+    trace.moved, trace.cached, trace.least          # bytes
     trace.tensors["x"]                # per tensor: read, written, coalesced
 
-Three measures of a launch on global memory, all in bytes:
+Four measures of a launch on global memory, all in bytes:
 
     asked    what its lanes asked for
     moved    what travels: whole 64-byte pieces, for each wave instruction those that its lanes touch. No cache is
              assumed between instructions, so reading a thing twice costs twice
+    cached   what is left of `moved` behind a small cache, and so comes from memory or goes there. The cache is as large
+             as a compute unit's share of MI300X's L2, 4 MiB for 38 of them; it forgets what was not used for longest,
+             is empty when a launch begins, and keeps what is written until it must go. Blocks run one after another,
+             the waves of a block in step
     least    what any kernel would have to move: every byte that was touched, once
 
 rocprof and compute-sanitizer count as much, on a GPU; this runs on a laptop.
@@ -22,6 +26,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,8 +38,10 @@ from torch import Tensor
 from . import launch
 from .build import KernelError
 
+CACHE = 2**22 // 38
 PIECE, BANKS, LDS_WORDS = 64, 32, 2**20     # LDS_WORDS: more than all kernels of a source declare, a multiple of BANKS
 STATIC, DYNAMIC = 65535, 65534
+BRANCHES = 2**27      # of a block's threads together, before it is called endless; our examples stay below 2**24
 READ, WRITE, ATOMIC = range(3)
 
 
@@ -99,6 +106,37 @@ class Trace:
         return PIECE * len(torch.unique(together(torch.cat([owner, owner[crossing]]), piece)))
 
     @property
+    def cached(self) -> int:
+        return sum(self.behind_cache().values())
+
+    def behind_cache(self, size: int = CACHE) -> Counter[tuple[int, int]]:
+        """(launch, tensor) -> the bytes that pass a cache of `size` bytes, from memory and to it."""
+        found, passed, held = self.globals, Counter(), OrderedDict()           # held: piece -> its tensor, if written
+        launch_, block, thread, tensor, offset = (found.column(name) for name in self.COLUMNS[:3] + self.COLUMNS[4:6])
+        turn = repeats(torch.stack([launch_, block, thread], 1))              # a thread's first access, second, ...
+        order = together(launch_, block, turn, thread // self.wave)
+        touch = torch.stack([order, launch_, tensor, offset // PIECE, (found.column("kind") != READ).long()])
+        last = (offset + found.column("bytes") - 1) // PIECE
+        crossing = last > touch[3]
+        touch = torch.cat([touch, torch.stack([*touch[:3], last, touch[4]])[:, crossing]], 1)
+        key, by = together(*touch).sort()
+        new = torch.ones_like(key, dtype=torch.bool)                          # lanes that ask for the same ask once
+        new[1:] = key[1:] != key[:-1]
+        touch = touch[:, by[new]]
+        before = None
+        for place, written, *home in zip(together(*touch[1:4]).tolist(), *(touch[i].tolist() for i in (4, 1, 2))):
+            if home[0] != before:
+                leave(held, 0, passed)
+                before = home[0]
+            dirty = held.pop(place, None)
+            if dirty is None and not written:
+                passed[*home] += PIECE
+            held[place] = tuple(home) if written else dirty or ()
+            leave(held, size // PIECE, passed)
+        leave(held, 0, passed)
+        return passed
+
+    @property
     def least(self) -> int:
         """Every touched byte once for each launch, once if read and once if written."""
         found, total = self.globals, 0
@@ -128,22 +166,26 @@ class Trace:
         return float(worst.sum()) / len(worst)
 
     def table(self) -> list[dict]:
-        """For each launch and tensor: dtype, shape, and the three measures."""
-        rows = []
+        """For each launch and tensor: dtype, shape, and the four measures."""
+        rows, cached = [], self.behind_cache()
         for (number, tensor), (dtype, shape) in self.shapes.items():
             part = self.where(launch=number, tensor=tensor)
             if len(part.events):
                 rows.append(dict(kernel=self.kernels[number], tensor=tensor, dtype=str(dtype).removeprefix("torch."),
-                                 shape=list(shape), asked=part.asked, moved=part.moved, least=part.least))
+                                 shape=list(shape), asked=part.asked, moved=part.moved,
+                                 cached=cached[number, tensor], least=part.least))
         return rows
 
 
 def together(*columns: Tensor) -> Tensor:
-    """One int64 for each row of the columns, different for different rows. None may be negative."""
-    key = columns[0]
+    """One int64 for each row of the columns, different for different rows, in their order. None may be negative."""
+    key, size = columns[0], int(columns[0].max()) + 1 if len(columns[0]) else 1
     for column in columns[1:]:
-        # numbered anew at each step, so that the product stays far below 2 ** 63
-        key = torch.unique(key, return_inverse=True)[1] * (int(column.max()) + 1 if len(column) else 1) + column
+        wide = int(column.max()) + 1 if len(column) else 1
+        if size * wide >= 2**63:                   # numbered anew, which takes a while, so that the product stays below
+            numbers, key = torch.unique(key, return_inverse=True)
+            size = len(numbers)
+        key, size = key * wide + column, size * wide
     return key
 
 
@@ -152,6 +194,14 @@ def pieces(addresses: Tensor, size: int) -> int:
     bytes a lane."""
     ends = torch.stack([addresses // PIECE, (addresses + size - 1) // PIECE])     # at most 16 bytes: two pieces at most
     return int(ends.unique().numel())
+
+
+def leave(held: OrderedDict, room: int, passed: Counter) -> None:
+    """Takes the pieces used longest ago out of a cache until `room` are left; written ones go to memory."""
+    while len(held) > room:
+        home = held.popitem(last=False)[1]
+        if home:
+            passed[home] += PIECE
 
 
 def touched(offset: Tensor, size: Tensor) -> int:
@@ -167,13 +217,17 @@ def touched(offset: Tensor, size: Tensor) -> int:
 class Tracer(launch.Launcher):
     """A `Launcher` that checks every access and, given a `Trace`, writes it down there.
 
+    most: accesses that it writes down. branches: that the threads of a block may come by, before the kernel is called
+    endless.
+
     Raises KernelError for the first access that is out of bounds or misaligned, that races with another, or that reads
-    LDS before anyone wrote it; the message names file and line.
+    LDS before anyone wrote it, and for a kernel that does not end; the message names file and line.
     """
 
-    def __init__(self, trace: Trace | None, source: str | None = None, wave: int | None = None, most: int = 20_000_000):
+    def __init__(self, trace: Trace | None, source: str | None = None, wave: int | None = None, most: int = 20_000_000,
+                 branches: int = BRANCHES):
         super().__init__("trace", trace.wave if trace else wave, source)
-        self.trace, self.most = trace, most if trace else 0
+        self.trace, self.most, self.branches = trace, most if trace else 0, branches
 
     def run(self, source: str, kernel: str, grid: Sequence[int], block: int, args: Sequence, lds: int) -> None:
         self.function(source, kernel)
@@ -182,7 +236,7 @@ class Tracer(launch.Launcher):
         library, count = ctypes.CDLL(str(path)), len(tensors)
         start = (ctypes.c_size_t * count)(*(x.data_ptr() for x in tensors))
         size = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
-        library.mz_trace_begin(count, start, size, ctypes.c_size_t(self.most))
+        library.mz_trace_begin(count, start, size, ctypes.c_size_t(self.most), ctypes.c_uint64(self.branches))
         try:
             super().run(source, kernel, grid, block, args, lds)
         except KernelError as error:
@@ -216,9 +270,7 @@ class Tracer(launch.Launcher):
 
 def repeats(keys: Tensor) -> Tensor:
     """For each row: how many equal rows stand before it."""
-    number = torch.unique(together(*keys.unbind(1)), return_inverse=True)[1]
-    order = torch.argsort(number, stable=True)
-    ordered = number[order]
+    ordered, order = together(*keys.unbind(1)).sort(stable=True)
     begins = torch.ones_like(ordered, dtype=torch.bool)
     begins[1:] = ordered[1:] != ordered[:-1]
     index = torch.arange(len(ordered))

@@ -18,7 +18,8 @@ def html(verdict: Verdict, the_law: Law, axes: dict[str, str], name: str = "the 
     mark = "✔" if verdict.passed else "✘" if verdict.attempted else "○"
     head = f"<b>{mark} {escape(the_law.name)}</b>: {escape(the_law.statement)}"
     if mark == "○":
-        body = f"Not attempted yet: write <code>{escape(name)}</code> above, run its cell, then this one again."
+        body = (f"Not attempted yet: write <code>{escape(name)}</code> above, run its cell, then this one again."
+                if verdict.message == "not attempted yet" else escape(verdict.message))
     else:
         body = counterexample(verdict, axes) if mark == "✘" else ""
     return (f'<div style="border-left:5px solid {COLOR[mark]};padding:4px 12px;margin:2px 0;overflow-wrap:anywhere;'

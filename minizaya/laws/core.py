@@ -54,7 +54,7 @@ class Broken(AssertionError):
 
 
 class NotAttempted(Exception):
-    """The judged function is still a stub."""
+    """The judged function is still a stub; or, with a message, it cannot be judged on this machine."""
 
 
 class CalledFromInside(Exception):
@@ -95,10 +95,10 @@ class Law:
 class Verdict:
     """What a law says about a function; true exactly when it passed.
 
-    attempted: False for a stub. message: the smallest counterexample in words, "" when passed. case: the same as data,
-    the law's inputs by name, None when passed. law: its name. tried: how many cases were put to it. seed: the seed they
-    were drawn by, None for the law's usual ones. got, wanted, at: what came out and what should have, and the first
-    place where they differ, if the two are tensors of one shape.
+    attempted: False for a stub, and for what cannot be judged on this machine. message: the smallest counterexample in
+    words, "" when passed. case: the same as data, the law's inputs by name, None when passed. law: its name. tried: how
+    many cases were put to it. seed: the seed they were drawn by, None for the law's usual ones. got, wanted, at: what
+    came out and what should have, and the first place where they differ, if the two are tensors of one shape.
     """
 
     passed: bool

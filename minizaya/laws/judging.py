@@ -159,8 +159,8 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
             else:
                 with steady_draws():
                     trial()
-        except NotAttempted:
-            return say(False, False, "not attempted yet")
+        except NotAttempted as still:
+            return say(False, False, str(still) or "not attempted yet")
         except CalledFromInside:
             return say(False, True, INSIDE)
         except Flaky:

@@ -2,6 +2,7 @@
 the model on kernels."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -365,11 +366,35 @@ def test_the_command_prints_every_kernel(capsys):
 def test_the_command_traces(capsys):
     from minizaya.__main__ import main
 
-    assert main(["kernels", "route_tape" if "route_tape" in hip.names() else "residual_norm", "--trace", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["moved"] > 0
+    assert main(["kernels", "cca_attention", "--trace", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[0]
+    assert found["moved"] > 6 * found["least"] and found["least"] <= found["cached"] < 1.1 * found["least"]
+    assert sum(tensor["cached"] for tensor in found["tensors"]) == found["cached"]
 
 
 def test_flags_pin_what_all_targets_must_share():
     assert "-ffp-contract=off" in FLAGS["cpu"] and "-ffp-contract=off" in FLAGS["gfx942"]
     assert "-fmad=false" in FLAGS["sm_90"]
     assert compiler("cpu")
+
+
+# ---- the page of gpu.h -----------------------------------------------------------------------------------------------
+
+DECLARED = (r"(?:__device__ __forceinline__|DEVICE) +(?:\w+(?:<[\w, ]+>)?[&*]? )+(\w+)(?:<\w+>)?\(", r"#define (\w+)",
+            r"^constexpr \w+ (\w+)", r"^static __device__ const \w+ (\w+)", r"struct alignas\(sizeof.*\) (\w+) ",
+            r"^typedef .*?(\w+)(?: __attribute__.*)?;", r"^(?:template <.*> )?struct (\w+)(?:;| \{)")
+INSIDE = {"get_x", "get_y", "get_z", "mfma_in_floats"}      # what threadIdx.x calls, and mfma off AMD
+
+
+def offered():
+    """Functions, types, constants and macros of the headers, but those whose name begins with mz."""
+    text = "\n".join((hip.KERNELS / f"{name}.h").read_text() for name in ("gpu", "bare", "numbers", "mfma"))
+    found = {name for pattern in DECLARED for name in re.findall(pattern, re.sub("//.*", "", text), re.M)}
+    return {name for name in found if not name.lower().startswith("mz")} - INSIDE
+
+
+def test_the_page_of_gpu_h_names_all_that_it_offers_and_nothing_else():
+    page = (hip.KERNELS / "README.md").read_text().split("## What gpu.h offers")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \| ", page, re.M)
+    told = {re.match(r"\w+", name)[0] for cell in cells for name in re.findall("`([^`]+)`", cell)}
+    assert told == offered() and len(told) > 50

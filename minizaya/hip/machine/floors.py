@@ -21,7 +21,7 @@ dependences between vector instructions, which other waves hide.
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -69,14 +69,19 @@ def walk(code: Code, grid: tuple[int, int, int], block: int, args: Sequence) -> 
 @functools.cache
 def counted(source: str, kernel: str) -> dict:
     """grid, block, waves, and of one wave: `done` (instruction -> times), `unit` (clocks), `clock`; kept on disk."""
-    path = build(source, "gfx942").with_suffix(".s")
+    module = module_of(source)
+    listing = build(source, "gfx942").with_suffix(".s").read_text()
+    return count(listing, kernel, lambda: launch_of(module, kernel), (KERNELS / source / f"{source}.py").read_text())
+
+
+def count(listing: str, kernel: str, launch: Callable[[], tuple], made_of: str) -> dict:
+    """The same for a kernel of any listing. launch: gives what `launch_of` gives; made_of: whatever that hangs on."""
     parts = [Path(__file__).parent / f"{name}.py" for name in ("listing", "operations", "registers", "memory", "wave")]
-    ingredients = [path.read_text(), *(part.read_text() for part in parts), Path(__file__).read_text(),
-                   (KERNELS / source / f"{source}.py").read_text()]
+    ingredients = [listing, *(part.read_text() for part in parts), Path(__file__).read_text(), made_of]
 
     def make(aside: Path) -> Path:
-        grid, block, args = launch_of(module_of(source), kernel)
-        wave = walk(kernels_of(path.read_text())[kernel], grid, block, args)
+        grid, block, args = launch()
+        wave = walk(kernels_of(listing)[kernel], grid, block, args)
         found = dict(grid=grid, block=block, done=dict(wave.done), unit=dict(wave.unit), clock=wave.clock)
         (aside / "count.json").write_text(json.dumps(found))
         return aside / "count.json"
@@ -94,14 +99,18 @@ def floors(source: str, kernel: str, moved: int, occupancy: int) -> dict:
 
     moved: the fewest bytes. occupancy: waves that a SIMD holds.
     """
-    found = counted(source, kernel)
+    return bounds(counted(source, kernel), moved, occupancy, "bf16" if kernel.endswith("bf16") else "f32")
+
+
+def bounds(found: dict, moved: int, occupancy: int, dtype: str) -> dict:
+    """`floors` of what `count` found; dtype, "bf16" or "f32", is that of the matrix cores."""
     unit, waves = found["unit"], found["waves"]
     simds = max(waves / (UNITS * SIMDS), 1)                # waves a SIMD has to run; one at least takes its own time
     units = max(waves / UNITS, -(-found["block"] // 64))
     us = {name: 1e6 * clocks / CLOCK for name, clocks in (
         ("matrix_sheet", unit["mfma"] * simds), ("vector", unit["vector"] * simds), ("lds", unit["lds"] * units),
         ("cache", unit["cache"] * units), ("latency", found["clock"] * max(1, waves / (UNITS * SIMDS * occupancy))))}
-    sheet, reached, _ = PEAKS[f"{'bf16' if kernel.endswith('bf16') else 'f32'} matrix, TFLOP/s"]
+    sheet, reached, _ = PEAKS[f"{dtype} matrix, TFLOP/s"]
     us["matrix"] = us["matrix_sheet"] * sheet / reached
     us["hbm"], us["infinity"] = (moved / PEAKS[name][1] / 1e6 for name in ("HBM, TB/s", "Infinity Cache, TB/s"))
     us["memory"] = us["infinity"] if moved <= INFINITY else us["hbm"]
