@@ -116,7 +116,7 @@ def test_a_small_cache_holds_what_is_read_again_and_no_more():
             "  for (int turn = 0; turn < 2; turn++)\n"
             "    for (int c = threadIdx.x; c < far; c += 64) sum += x[c];\n"
             "  y[threadIdx.x] = 0.f;\n  __syncthreads();\n  y[threadIdx.x] = sum;\n}\nLAUNCHABLE(k)\n")
-    for far, again in ((16 * 900, 1), (16 * 1100, 2)):          # 900 pieces stay, of 1100 none is there when asked again
+    for far, again in ((16 * 900, 1), (16 * 1100, 2)):         # 900 pieces stay, of 1100 none is there when asked again
         with traced(source=text) as seen:
             seen.launcher("text", "k", (1,), 64, [torch.randn(far), torch.zeros(64), far])
         assert seen.behind_cache(64 * 1000) == {(0, 0): 4 * far * again, (0, 1): 256}
