@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 
 class Balancer:
-    """Keeps the biases, float32 (E,) or, with `num_layers`, (layers, E); subclasses say how an error moves them.
+    """Keeps the biases, float32 (E,) or, with `num_layers`, (layers, E), on the CPU at first; subclasses say how an
+    error moves them.
 
     Raises ValueError when a load has another shape, holds a negative or non-finite number, or sums to more than one
     (it may sum to less: skipped tokens visit no expert).
@@ -34,7 +35,7 @@ class Balancer:
         if num_experts < 1:
             raise ValueError(f"num_experts must be at least 1, got {num_experts}")
         shape = (num_experts,) if num_layers is None else (num_layers, num_experts)
-        self.bias = torch.zeros(shape, dtype=torch.float32)
+        self.bias = torch.zeros(shape, dtype=torch.float32, device="cpu")
 
     def update(self, load: Tensor) -> Tensor:
         """load: (E,) or (layers, E), fraction of tokens per expert over the whole batch. Returns the new biases."""
@@ -109,7 +110,7 @@ class AdamWBalancer(Balancer):
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = torch.zeros_like(self.bias)
         self.square = torch.zeros_like(self.bias)
-        self.steps = torch.zeros((), dtype=torch.int64)
+        self.steps = torch.zeros((), dtype=torch.int64, device="cpu")
 
     def move(self, error: Tensor) -> None:
         beta1, beta2 = self.betas

@@ -43,15 +43,15 @@ def random_tensor(name: str, shape: tuple[int, ...], config: ZayaConfig, seed: i
     Matrices and convolutions are normal, biases zero, scales, norms and temperatures one, the skip route's balance -1.
     """
     if name.endswith("balancing_bias"):
-        bias = torch.zeros(shape, dtype=dtype)
+        bias = torch.zeros(shape, dtype=dtype, device="cpu")
         bias[config.skip_route] = -1.0
         return bias
     if len(shape) < 2:
-        return torch.zeros(shape, dtype=dtype) if name.endswith("bias") else torch.ones(shape, dtype=dtype)
+        return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=dtype, device="cpu")
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "little"))
     width = shape[-1] ** -0.5 if ".router." in name else config.initializer_range
-    return torch.empty(shape, dtype=dtype).normal_(0.0, width, generator=generator)
+    return torch.empty(shape, dtype=dtype, device="cpu").normal_(0.0, width, generator=generator)
 
 
 def materialize(config: ZayaConfig, folder: str | Path, seed: int = 0, layout: str = "minizaya",

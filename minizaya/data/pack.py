@@ -194,7 +194,7 @@ def lay_out(documents: Sequence, bins: list[list[int]], capacity: int, pad_id: i
     trap: shifting a whole row by one makes each document's last token predict the next document's first, which has
     nothing to do with it. Here the last token predicts nothing, and the first is predicted by nothing.
     """
-    tokens = torch.full((len(bins), capacity), pad_id)
+    tokens = torch.full((len(bins), capacity), pad_id, device="cpu")
     targets, doc_ids = torch.full_like(tokens, IGNORE), torch.full_like(tokens, -1)
     seen = set()
     for row, members in enumerate(bins):
@@ -203,13 +203,13 @@ def lay_out(documents: Sequence, bins: list[list[int]], capacity: int, pad_id: i
             if i in seen:
                 raise ValueError(f"bins must hold a document at most once, got document {i} twice")
             seen.add(i)
-            document = torch.as_tensor(documents[i], dtype=torch.int64)
+            document = torch.as_tensor(documents[i], dtype=torch.int64, device="cpu")
             stop = start + len(document)
             if stop > capacity:
                 raise ValueError(f"bins[{row}] must fit into the capacity of {capacity}, got {stop} tokens or more")
             following = document[1:]
             if loss_masks is not None:
-                flags = torch.as_tensor(loss_masks[i], dtype=torch.bool)
+                flags = torch.as_tensor(loss_masks[i], dtype=torch.bool, device="cpu")
                 if flags.shape != document.shape:
                     raise ValueError(f"loss_masks[{i}] must have one flag for each of {len(document)} tokens, "
                                      f"got {tuple(flags.shape)}")
@@ -227,7 +227,7 @@ def lay_out_routes(routes: Sequence[Tensor], bins: Sequence[Sequence[int]], capa
     routes: one (tokens, layers) a document. bins: the same as for the tokens. Raises ValueError when a row overflows.
     """
     layers = routes[0].shape[1]
-    laid = torch.full((len(bins), capacity, layers), -1)
+    laid = torch.full((len(bins), capacity, layers), -1, device="cpu")
     for row, members in enumerate(bins):
         filled = torch.cat([routes[i] for i in members])
         if len(filled) > capacity:

@@ -59,7 +59,7 @@ class Batches:
     """
 
     def __init__(self, tokens: Sequence[int] | Tensor, batch: int, seq: int, seed: int):
-        tokens = torch.as_tensor(tokens)
+        tokens = torch.as_tensor(tokens, device="cpu")
         if tokens.ndim != 1 or tokens.is_floating_point():
             raise ValueError(f"tokens must be one-dimensional integers, got {tokens.dtype} {tuple(tokens.shape)}")
         for name, value in (("seq", seq), ("batch", batch)):

@@ -42,7 +42,7 @@ RELEASED = Golden(
 @torch.inference_mode()
 def record(model: nn.Module, tokens: list[int], corner: int = 3) -> Golden:
     """The golden values of a model, to judge a copy of it by."""
-    logits = model(torch.tensor([tokens])).logits[0].float()
+    logits = model(torch.tensor([tokens], device=model.embed.weight.device)).logits[0].float()
     return Golden(model.config, tokens, logits.argmax(-1).tolist(), logits[-corner:, -corner:].tolist())
 
 
@@ -61,7 +61,7 @@ def examine(folder: str | Path, golden: Golden = RELEASED, dtype: torch.dtype = 
             raise ValueError(f"{folder}: {name} is {ours[name]}, the golden values are of a model with {value}")
     checked = model.mapped.verify() if sums else []
     said = record(model, golden.tokens, len(golden.logits))
-    wanted, got = torch.tensor(golden.logits), torch.tensor(said.logits)
+    wanted, got = (torch.tensor(logits, device="cpu") for logits in (golden.logits, said.logits))
     off = (got - wanted).abs()
     same = said.argmax == golden.argmax
     near = bool((off <= TOLERANCE * (1 + wanted.abs())).all())  # False for NaN

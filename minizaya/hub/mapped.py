@@ -60,7 +60,7 @@ class Mapped:
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         """A copy of one of our tensors, put together and converted."""
-        out = torch.empty(self.shapes[name], dtype=dtype)
+        out = torch.empty(self.shapes[name], dtype=dtype, device="cpu")
         for piece in self.parts[name]:
             piece.of(out).copy_(self.views[piece.name])
         return out
@@ -93,7 +93,7 @@ def map_file(file: Path) -> mmap.mmap:
 def view_of(whole: mmap.mmap, entry: Entry) -> Tensor:
     """A tensor over the bytes of a mapped file: nothing is read."""
     if entry.start == entry.end:  # trap: torch has no view of no bytes
-        return torch.empty(entry.shape, dtype=entry.dtype)
+        return torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
     with warnings.catch_warnings():  # torch warns that the memory is read-only; nothing here writes
         warnings.simplefilter("ignore", UserWarning)
         count = (entry.end - entry.start) // entry.dtype.itemsize

@@ -60,7 +60,7 @@ class PagedEmbedding(nn.Module):
 
     def __init__(self, table: Tensor, dtype: torch.dtype):
         super().__init__()
-        self.table, self.weight = table, torch.empty(0, dtype=dtype)
+        self.table, self.weight = table, torch.empty(0, dtype=dtype, device="cpu")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 (b, t). Returns (b, t, E)."""

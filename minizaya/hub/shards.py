@@ -150,7 +150,7 @@ def write_shard(path: Path, entries: list) -> str:
 
 
 def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = True) -> Zaya:
-    """The model in a checkpoint folder of any of the three layouts.
+    """The model in a checkpoint folder of any of the three layouts, on the CPU.
 
     dtype: of the model; None: that of the folder's embedding. verify: check each file's SHA-256 where the index has
     them (reads everything once more; a config.json changed by hand is another file, too).
@@ -163,7 +163,8 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
     dtype = dtype or found.entries[found.parts["embed.weight"][0].name].dtype
     filled = {}
     for ours, shape in found.shapes.items():
-        filled[ours] = torch.empty(shape, dtype=bias_type(dtype) if ours.endswith("balancing_bias") else dtype)
+        kind = bias_type(dtype) if ours.endswith("balancing_bias") else dtype
+        filled[ours] = torch.empty(shape, dtype=kind, device="cpu")
         for piece in found.parts[ours]:
             read_into(piece.of(filled[ours]), found.entries[piece.name])
     model, tied = found.model, found.config.tie_word_embeddings
@@ -177,7 +178,7 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, verify: bool = Tr
 
 def read_into(target: Tensor, entry: Entry) -> None:
     """Fills `target` from a file. trap: a mapped file would be shorter, but its pages stay with the process."""
-    source = target if target.dtype == entry.dtype else torch.empty(entry.shape, dtype=entry.dtype)
+    source = target if target.dtype == entry.dtype else torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
     with open(entry.file, "rb") as file:
         file.seek(entry.start)
         if file.readinto(source.view(-1).view(torch.uint8).numpy()) != entry.end - entry.start:

@@ -274,9 +274,9 @@ class Engine:
         routes = None
         if request.record:
             layers = self.model.config.num_hidden_layers
-            read = torch.cat([torch.zeros(0, layers, dtype=torch.int16), *(part.cpu() for part in request.routes)])
-            unread = len(request.prompt) + len(request.tokens) - len(read)
-            routes = torch.cat([read, torch.full((unread, layers), -1, dtype=torch.int16)])
+            length, read = len(request.prompt) + len(request.tokens), sum(map(len, request.routes))
+            routes = torch.full((length, layers), -1, dtype=torch.int16, device="cpu")
+            routes[:read] = torch.cat(request.routes) if request.routes else -1
         kept = torch.stack(request.kept) if request.kept else None
         logprobs = request.logprobs if request.record else None
         self.done[request.number] = Completion(request.tokens, why, logprobs, routes, kept, request.trouble)

@@ -125,7 +125,7 @@ def draw_uniforms(prompts: list[list[int]], count: int, seed: int) -> Tensor:
     Python's generator and SHA-256 are the same on every machine and version; a longer stream starts with the shorter.
     """
     drawn = [[stream.random() for _ in range(count)] for stream in streams(prompts, seed)]
-    return torch.tensor(drawn, dtype=torch.float64).reshape(len(prompts), count)
+    return torch.tensor(drawn, dtype=torch.float64, device="cpu").reshape(len(prompts), count)
 
 
 def streams(prompts: list[list[int]], seed: int) -> list[random.Random]:

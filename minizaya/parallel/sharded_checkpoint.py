@@ -92,7 +92,8 @@ def load_model(folder: str | Path) -> tuple[Zaya, Tokenizer]:
 def read_model(folder: str | Path) -> Zaya:
     """The whole model of a run's newest checkpoint, or of one checkpoint's folder, in this one process."""
     parts = Parts(latest(folder) or folder)
-    model = Zaya(ZayaConfig(**parts.info["config"]))
+    with torch.device("cpu"):
+        model = Zaya(ZayaConfig(**parts.info["config"])).float()
     model.to(getattr(torch, parts.info["tensors"]["model/embed.weight"]["dtype"].removeprefix("torch.")))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         value.copy_(parts.whole(f"model/{name}"))

@@ -68,5 +68,5 @@ def rare_share(tokens: Sequence[int] | Tensor, vocab_size: int, top: float = 0.0
     """
     if not 0 < top <= 1:
         raise ValueError(f"top must lie in (0, 1], got {top!r}")
-    ids = torch.as_tensor([int(token) for token in tokens])
+    ids = torch.as_tensor([int(token) for token in tokens], device="cpu")
     return float((ids >= vocab_size * (1 - top)).float().mean()) if len(ids) else 0.0

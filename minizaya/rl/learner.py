@@ -71,7 +71,7 @@ class Learner:
         config = self.model.config
         for rollout in rollouts:
             check_rollout(rollout, config.num_hidden_layers, config.num_experts, config.vocab_size)
-        rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64).view(-1, group)
+        rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64, device="cpu").view(-1, group)
         chosen = mixed(rewards)
         figures = {"reward": float(rewards.mean()), "groups": len(rewards), "mixed": int(chosen.sum()),
                    "length": sum(len(r.tokens) for r in rollouts) / len(rollouts)}
@@ -108,7 +108,8 @@ class Learner:
         bonus = torch.zeros_like(rewards)
         for i, row in enumerate(rewards):
             answers = rollouts[i * group: (i + 1) * group]
-            task, lengths = answers[0].problem["task"], torch.tensor([[len(r.tokens) for r in answers]])
+            task = answers[0].problem["task"]
+            lengths = torch.tensor([[len(r.tokens) for r in answers]], device="cpu")
             longest, best = max(r.problem["room"] for r in answers), self.best_rate.get(task, 0.0)
             bonus[i] = length_bonus(row[None], lengths, longest, best, scale=cfg.brevity)[0]
             self.best_rate[task] = max(best, float(row.mean()))
@@ -122,18 +123,18 @@ class Learner:
         """
         texts = [r.prompt + r.tokens for r in rollouts]
         n, width, layers = len(texts), max(map(len, texts)), self.model.config.num_hidden_layers
-        tokens = torch.tensor([text + text[-1:] * (width - len(text)) for text in texts])
-        recorded = torch.full((n, width, layers), UNRECORDED)
-        valid = torch.zeros(n, width - 1, dtype=torch.bool)
-        rollout_logp = torch.zeros(n, width - 1, dtype=torch.float32)
+        tokens = torch.tensor([text + text[-1:] * (width - len(text)) for text in texts], device="cpu")
+        recorded = torch.full((n, width, layers), UNRECORDED, device="cpu")
+        valid = torch.zeros(n, width - 1, dtype=torch.bool, device="cpu")
+        rollout_logp = torch.zeros_like(valid, dtype=torch.float32)
         kept = None   # an answer that was drawn without a filter kept everything, whatever its neighbours did
         if any(r.kept is not None for r in rollouts):
-            kept = torch.ones(n, width - 1, self.model.config.vocab_size, dtype=torch.bool)
+            kept = torch.ones(n, width - 1, self.model.config.vocab_size, dtype=torch.bool, device="cpu")
         for row, r in enumerate(rollouts):
             first, last = len(r.prompt) - 1, len(texts[row]) - 1
             recorded[row, : last + 1] = r.routes.long()
             valid[row, first:last] = True
-            rollout_logp[row, first:last] = torch.tensor(r.logprobs, dtype=torch.float32)
+            rollout_logp[row, first:last] = torch.tensor(r.logprobs, dtype=torch.float32, device="cpu")
             if r.kept is not None:
                 kept[row, first:last] = r.kept
         device = self.model.embed.weight.device

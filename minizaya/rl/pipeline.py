@@ -118,7 +118,9 @@ def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: d
         if processes == 1:
             while not shelf.lock("generator"):  # one that has lost its trainer is still finishing its batch
                 time.sleep(0.05)
-            generator = GeneratorSide(job, Zaya(model.config).to(model.embed.weight), tokenizer, shelf)
+            with device:
+                own = Zaya(model.config).to(model.embed.weight)
+            generator = GeneratorSide(job, own, tokenizer, shelf)
         else:
             generator = GeneratorProcess(job, model.config, tokenizer, shelf.folder, str(device))
             ends.callback(generator.stop)

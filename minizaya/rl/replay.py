@@ -65,8 +65,7 @@ def unpack_routes(data: bytes, tokens: int, layers: int, num_experts: int) -> Te
     """The way back: int16 (tokens, layers). Raises ValueError when the length or an id is wrong."""
     if len(data) != tokens * layers:
         raise ValueError(f"data must hold {tokens} tokens x {layers} layers = {tokens * layers} bytes, got {len(data)}")
-    read = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0, dtype=torch.uint8)
-    routes = read.to(torch.int16).reshape(tokens, layers)
+    routes = torch.tensor(list(data), dtype=torch.int16, device="cpu").reshape(tokens, layers)
     return check_routes(torch.where(routes == BYTE, UNRECORDED, routes), tokens, layers, num_experts)
 
 

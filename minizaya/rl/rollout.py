@@ -71,15 +71,16 @@ def save_batch(path: Path, rollouts: list[Rollout], num_experts: int, info: dict
     for rollout in rollouts:
         check_rollout(rollout, layers, num_experts)
     routes = b"".join(pack_routes(r.routes, num_experts) for r in rollouts)
-    tensors = {
-        "prompt_lengths": torch.tensor([len(r.prompt) for r in rollouts]),
-        "lengths": torch.tensor([len(r.tokens) for r in rollouts]),
-        "tokens": torch.tensor([token for r in rollouts for token in (*r.prompt, *r.tokens)]),
-        "logprobs": torch.tensor([x for r in rollouts for x in r.logprobs], dtype=torch.float32),
-        "versions": torch.tensor([x for r in rollouts for x in r.versions]),
-        "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
-        "routes": torch.frombuffer(bytearray(routes), dtype=torch.uint8),
-    }
+    with torch.device("cpu"):
+        tensors = {
+            "prompt_lengths": torch.tensor([len(r.prompt) for r in rollouts]),
+            "lengths": torch.tensor([len(r.tokens) for r in rollouts]),
+            "tokens": torch.tensor([token for r in rollouts for token in (*r.prompt, *r.tokens)]),
+            "logprobs": torch.tensor([x for r in rollouts for x in r.logprobs], dtype=torch.float32),
+            "versions": torch.tensor([x for r in rollouts for x in r.versions]),
+            "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
+            "routes": torch.frombuffer(bytearray(routes), dtype=torch.uint8),
+        }
     filtered = [r.kept for r in rollouts if r.kept is not None]   # some answers have one, others none
     if len({kept.shape[1] for kept in filtered}) > 1:
         raise ValueError(f"kept must have as many columns in all answers, got {[k.shape[1] for k in filtered]}")

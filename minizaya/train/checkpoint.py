@@ -177,7 +177,8 @@ def load_model(folder: str | Path) -> tuple[Zaya, tokenizers.Tokenizer]:
         config = ZayaConfig(**info["config"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'run.json'} holds no model config of this program: {error}") from error
-    model = Zaya(config).float()  # trap: torch's default type, which a new model takes, is whatever somebody has set
+    with torch.device("cpu"):  # trap: the type and the place that a new model takes are whatever somebody has set
+        model = Zaya(config).float()
     load_weights(folder / "model.safetensors", model)
     return model, tokenizer
 

@@ -119,7 +119,7 @@ class Muon(torch.optim.Optimizer):
         """`matched` of the gradient looked at through the momentum, one step ahead (Nesterov)."""
         mu = group["momentum"]
         # counted even without momentum, so that a checkpoint has an entry for each parameter
-        state["step"] = state.get("step", torch.zeros((), dtype=torch.float32)) + 1
+        state["step"] = state.get("step", torch.zeros((), dtype=torch.float32, device="cpu")) + 1
         if mu:
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(grad)
@@ -129,7 +129,7 @@ class Muon(torch.optim.Optimizer):
     def adam_direction(self, grad: Tensor, state: dict, group: dict) -> Tensor:
         """AdamW's: the mean gradient over the root of the mean square, both corrected for their start at zero."""
         if not state:
-            state.update(step=torch.zeros((), dtype=torch.float32),
+            state.update(step=torch.zeros((), dtype=torch.float32, device="cpu"),
                          exp_avg=torch.zeros_like(grad), exp_avg_sq=torch.zeros_like(grad))
         state["step"] = state["step"] + 1
         steps, (beta1, beta2) = int(state["step"]), group["betas"]

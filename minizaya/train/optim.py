@@ -104,7 +104,7 @@ def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """
     names = parameter_names(model, optimizer)
     state = optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+    return {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
 def without_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

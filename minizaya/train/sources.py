@@ -87,11 +87,11 @@ def problem_batch(problems: list[tasks.Problem], tokenizer: Tokenizer) -> Batch:
     texts = [tokenizer.encode(problem.text) for problem in problems]
     prompts = [len(tokenizer.encode(problem.prompt)) for problem in problems]
     longest = max(map(len, texts))
-    padded = torch.full((len(texts), longest), tokenizer.pad_id)
-    valid = torch.zeros(len(texts), longest, dtype=torch.bool)
-    scored = torch.zeros(len(texts), longest, dtype=torch.bool)
+    padded = torch.full((len(texts), longest), tokenizer.pad_id, device="cpu")
+    valid = torch.zeros_like(padded, dtype=torch.bool)
+    scored = torch.zeros_like(valid)
     for row, (text, prompt) in enumerate(zip(texts, prompts)):
-        padded[row, : len(text)] = torch.tensor(text)
+        padded[row, : len(text)] = torch.tensor(text, device="cpu")
         valid[row, : len(text)] = True
         scored[row, prompt: len(text)] = True
     targets = torch.where(scored, padded, IGNORE)[:, 1:]

@@ -107,7 +107,9 @@ def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, s
             folder = out / f"{number}-{stage.name}"
             torch.manual_seed(seed)
             config = ZayaConfig.preset("nano", rope_theta=stage.rope_theta, vocab_size=tokenizer.vocab_size, **sizes)
-            before, model = model, Zaya(config).to(device)
+            with torch.device("cpu"):   # a seed's weights are the same, wherever they go
+                before, model = model, Zaya(config)
+            model.to(device)
             if before is not None:  # the RoPE base is no weight: everything else carries over
                 model.load_state_dict(before.state_dict())
             steps = max(1, round(stage.tokens * share / TOKENS_A_STEP))

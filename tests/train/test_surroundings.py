@@ -1,4 +1,4 @@
-"""Nothing is taken from the surroundings: torch's default type, and the folder that one stands in."""
+"""Nothing is taken from the surroundings: torch's default type and device, and the folder that one stands in."""
 
 import json
 
@@ -23,6 +23,7 @@ from minizaya.train.sources import mixture, text_source
 CONFIG = mz.ZayaConfig.preset("nano", vocab_size=300, pad_token_id=0, hidden_size=32, num_hidden_layers=2,
                               num_attention_heads=2, head_dim=8, num_experts=3, moe_intermediate_size=16,
                               router_hidden_size=8)
+CPU = torch.device("cpu")
 ROW = torch.arange(3, 13)[None]
 
 
@@ -38,8 +39,13 @@ def made(tmp_path_factory):
     return around, state
 
 
+def tensor(values, dtype=None):
+    return torch.tensor(values, dtype=dtype, device="cpu")
+
+
 def model_of(state):
-    model = mz.Zaya(CONFIG).float()
+    with CPU:   # a new model goes where torch's default says, as any module
+        model = mz.Zaya(CONFIG).float()
     model.load_state_dict(state)
     return model
 
@@ -48,7 +54,7 @@ def trained(model, optimizer, run=None, keep=None):
     batches = mixture(text_source(list(range(3, 200)) * 2, 2, 16, 0))
     trainer = Trainer(model, Recipe(steps=2, optimizer=optimizer), batches, run, keep)
     assert trainer.train(bar=False)
-    return [*model.state_dict().values(), torch.tensor([r["loss"] for r in trainer.records], dtype=torch.float64)]
+    return [*model.state_dict().values(), tensor([r["loss"] for r in trainer.records], torch.float64)]
 
 
 def answered(model):
@@ -57,18 +63,19 @@ def answered(model):
     while engine.busy:
         engine.step()
     done = engine.take(number)
-    return [torch.tensor([done.tokens, done.logprobs], dtype=torch.float64), done.routes, done.kept]
+    return [tensor([done.tokens, done.logprobs], torch.float64), done.routes, done.kept]
 
 
 def paged(folder, int8):
     model = PagedZaya(folder, torch.float32, int8)
     cache = model.new_cache(1)
-    return [model(ROW, cache=cache).logits, model(torch.tensor([[5]]), cache=cache).logits]
+    return [model(ROW, cache=cache).logits, model(tensor([[5]]), cache=cache).logits]
 
 
 def reinforced(folder):
-    model = tiny_model().float()
-    state = {name: tensor.double().round(decimals=3).float() for name, tensor in model.state_dict().items()}
+    with CPU:
+        model = tiny_model().float()
+    state = {name: value.double().round(decimals=3).float() for name, value in model.state_dict().items()}
     model.load_state_dict(state)
     assert pipeline.run(tiny_job(2), model, TOKENIZER, folder, bar=False)
     return list(model.state_dict().values())
@@ -76,31 +83,30 @@ def reinforced(folder):
 
 def zoos():
     model, tokenizer = zoo.load("nano-reasoner")
-    return [model(torch.tensor([tokenizer.encode("47+85?")])).logits]
+    return [model(tensor([tokenizer.encode("47+85?")])).logits]
 
 
 WORK = {
     "forward": lambda around, state, new: [model_of(state)(ROW).logits, model_of(state)(ROW).routes],
-    "generate": lambda around, state, new: [torch.tensor(generate(model_of(state), [[3, 4], [5]], 6, top_p=0.9))],
+    "generate": lambda around, state, new: [tensor(generate(model_of(state), [[3, 4], [5]], 6, top_p=0.9))],
     "engine": lambda around, state, new: answered(model_of(state)),
     "adamw": lambda around, state, new: trained(model_of(state), "adamw", new),
     "muon": lambda around, state, new: trained(model_of(state), "muon"),
-    "held out": lambda around, state, new: [torch.tensor(held_out_loss(model_of(state), ROW[0], 4),
-                                                         dtype=torch.float64)],
+    "held out": lambda around, state, new: [tensor(held_out_loss(model_of(state), ROW[0], 4), torch.float64)],
     "hub": lambda around, state, new: [mz.hub.load(around / "hub")(ROW).logits],
     "paged": lambda around, state, new: paged(around / "hub", False),
     "int8": lambda around, state, new: paged(around / "hub", True),
     "run": lambda around, state, new: [checkpoint.load_model(around / "run")[0](ROW).logits],
     "zoo": lambda around, state, new: zoos(),
     "low precision": lambda around, state, new: [low_precision(model_of(state), "int8")(ROW).logits],
-    "balancers": lambda around, state, new: [kind(3).update(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float32))
+    "balancers": lambda around, state, new: [kind(3).update(tensor([0.5, 0.3, 0.2], torch.float32))
                                              for kind in (mz.balance.SignBalancer, mz.balance.PIDBalancer,
                                                           mz.balance.AdamWBalancer)],
     "materialize": lambda around, state, new: [random_tensor(name, (4, 3)[: 2 - name.endswith("bias")], CONFIG, 0,
                                                              torch.float32)
                                                for name in ("x.weight", "x.balancing_bias", "x.bias")],
-    "advantage": lambda around, state, new: [mz.rl.maxrl_advantage(torch.tensor([[1, 0, 0, 1]], dtype=torch.float32))],
-    "plan": lambda around, state, new: [torch.tensor(list(json.dumps(plan("nano", device="mi300x")).encode()))],
+    "advantage": lambda around, state, new: [mz.rl.maxrl_advantage(tensor([[1, 0, 0, 1]], torch.float32))],
+    "plan": lambda around, state, new: [tensor(list(json.dumps(plan("nano", device="mi300x")).encode()))],
 }
 
 
@@ -117,6 +123,20 @@ def test_torchs_default_type_changes_nothing(made, tmp_path, name):
         found = WORK[name](*made, tmp_path / "two")
     finally:
         torch.set_default_dtype(torch.float32)
+    same(found, wanted)
+
+
+@pytest.mark.parametrize("name", [*WORK, "reinforced"])
+def test_torchs_default_device_changes_nothing(made, tmp_path, name):
+    """What is read, drawn or counted lies on the CPU, what is computed where the model is. On "meta" there are no
+    numbers at all, so nothing may go there unasked."""
+    work = WORK.get(name, lambda around, state, new: reinforced(new))
+    wanted = work(*made, tmp_path / "one")
+    torch.set_default_device("meta")
+    try:
+        found = work(*made, tmp_path / "two")
+    finally:
+        torch.set_default_device(None)
     same(found, wanted)
 
 
