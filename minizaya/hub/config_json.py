@@ -45,9 +45,10 @@ SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "tie
           "attention_bias", "layer_types", "sliding_window", "num_experts", "moe_intermediate_size",
           "router_hidden_size", "pad_token_id", "bos_token_id", "eos_token_id")
 FIXED = {"hidden_act": "silu", "num_experts_per_tok": 1, "attention_dropout": 0.0}
-ROPE_KEYS = {"rope_theta", "partial_rotary_factor", "rope_type", "type"}   # "type" is what `rope_type` was called once
+# what a table may hold -> the usual value; "type" is what `rope_type` was called once
+ROPE_KEYS = {"rope_theta": None, "partial_rotary_factor": 1.0, "rope_type": "default", "type": "default"}
 ELSEWHERE = ("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_pct", "rotary_base")  # other models' places
-# the original: ours -> its keys, of which the first one that is there counts
+# the original: ours -> its keys, of which the first one that is there counts; others must say the same
 ORIGINAL = {
     "num_attention_heads": ("cca_num_q_heads", "num_attention_heads"), "head_dim": ("head_dim", "kv_channels"),
     "num_key_value_heads": ("num_query_groups", "num_key_value_heads"), "rms_norm_eps": ("norm_epsilon",),
@@ -59,6 +60,7 @@ ORIGINAL_FIXED = {"activation_func": "swiglu", "add_bias_linear": False, "cca": 
                   "gated_linear_unit": True, "moe_router_topk": 1, "normalization": "RMSNorm", "residual_in_fp32": True,
                   "rope_scaling": False, "scale_residual_merge": True, "zaya_use_eda": True, "zaya_use_mod": True}
 ORIGINAL_ONLY = {"norm_epsilon", "ffn_hidden_size", "zaya_mlp_expansion", "zaya_layers"}  # one tells the dialect
+NEW_ONLY = {"rope_parameters", "router_hidden_size", "moe_intermediate_size"}                # and these the other one
 OLDEST = ("rotary_base", "rope_pct")  # read, never written
 IGNORED = {
     "how it was written": ("architectures", "auto_map", "_name_or_path", "transformers_version", "model_type"),
@@ -90,6 +92,8 @@ def read_config(folder: str | Path) -> ZayaConfig:
         if kind == "minizaya":
             return checked({name: value for name, value in document.items() if name != "model_type"})
         original = bool(ORIGINAL_ONLY & document.keys())
+        if original and (mixed := sorted(document.keys() & NEW_ONLY)):
+            raise ValueError(f"{mixed[0]} and {min(ORIGINAL_ONLY & document.keys())} are of two releases' configs")
         config = from_original(document) if original else from_transformers(document)
     except ValueError as error:
         raise ValueError(f"{path} is no config of a ZAYA model: {error}") from error
@@ -138,12 +142,16 @@ def from_transformers(document: dict) -> ZayaConfig:
     given = document.get("rope_parameters")
     if given is None:
         return checked(fields)
-    ropes = {kind: rope for kind, rope in given.items() if isinstance(rope, dict)} if isinstance(given, dict) else {}
-    if not all("rope_theta" in ropes.get(kind, {}) for kind in used):
+    ropes = {kind: given[kind] for kind, _ in ROPES if kind in given} if isinstance(given, dict) else {}
+    tables = all(isinstance(rope, dict) for rope in ropes.values())
+    if not tables or not all("rope_theta" in ropes.get(kind, {}) for kind in used):
         raise ValueError(f"rope_parameters must hold a table with a rope_theta for each of {used}, got {given!r:.200}")
+    for key in given.keys() - ropes.keys():   # the folder of the release has a rope_type beside the tables
+        if key not in ROPE_KEYS or any(ropes[kind].get(key, ROPE_KEYS[key]) != given[key] for kind in used):
+            raise ValueError(f"rope_parameters: {key!r:.80} beside the tables must repeat theirs, got {given!r:.400}")
     shares = [ropes[kind].get("partial_rotary_factor", 1.0) for kind in used]
-    odd = any(ropes[kind].keys() - ROPE_KEYS for kind in used)
-    kinds = [ropes[kind].get(key, "default") for kind in used for key in ("rope_type", "type")]
+    odd = any(rope.keys() - ROPE_KEYS.keys() for rope in ropes.values())
+    kinds = [rope.get(key, "default") for rope in ropes.values() for key in ("rope_type", "type")]
     if odd or any(kind != "default" for kind in kinds) or any(share != shares[0] for share in shares):
         raise ValueError(f"rope_type must be 'default' and partial_rotary_factor the same in all layers, without other "
                          f"keys than {sorted(ROPE_KEYS)}, got {given!r:.400}")
@@ -165,6 +173,9 @@ def from_original(document: dict) -> ZayaConfig:
         given = [document[key] for key in theirs if document.get(key) is not None]
         if given:
             fields[name] = given[0]
+        # trap: of attention's heads the second key counts those of the model, not of the latent
+        if name != "num_attention_heads" and any(value != given[0] for value in given):
+            raise ValueError(f"{' and '.join(theirs)} are two names of one thing, and differ: {given!r:.200}")
     for name, key, usual in (("num_hidden_layers", "num_hidden_layers", 80),
                              ("moe_intermediate_size", "ffn_hidden_size", 4096)):
         whole = document.get(key, usual)  # attention and experts count apart; gate and up count as one

@@ -187,6 +187,7 @@ def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         single = folder / "model.safetensors"
         return dict.fromkeys(read_header(single), single.name), {}
     index = read_json(path)
+    single = folder / "model.safetensors"
     where, metadata = index.get("weight_map"), index.get("metadata", {})
     sums = metadata.get("sha256", {}) if isinstance(metadata, dict) else None
     if not where or not all(isinstance(table, dict) and all(isinstance(text, str) for text in table.values())
@@ -196,6 +197,8 @@ def read_index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     for file in (*where.values(), *sums):
         if file != Path(file).name or len(file.encode()) > LONGEST_NAME:
             raise ValueError(f"{path} may only name files of the same folder, got {file!r:.200}")
+    if single.exists() and single.name not in where.values():   # `transformers` would read that one, and not the index
+        raise ValueError(f"{single} lies beside an index that does not name it; one of the two is stale")
     return where, sums
 
 

@@ -156,17 +156,26 @@ def known(kind: str) -> bool:
 def json_or_none(text: str) -> object:
     """The JSON value in `text`; None if it is not JSON, or names a key twice.
 
-    trap: Python's json reads NaN, Infinity and 1e999, and JSON lacks the first two and cannot write the third again.
     """
-    def finite(written: str) -> float:
-        if not math.isfinite(float(written)):
-            raise ValueError(written)
-        return float(written)
-
     try:
-        return json.loads(text, parse_constant=finite, parse_float=finite, object_pairs_hook=once)
+        return strict_json(text)
     except (ValueError, RecursionError):
         return None
+
+
+def strict_json(text: str | bytes) -> object:
+    """The JSON value in `text`. Raises ValueError for what is no JSON, and for a key that stands twice.
+
+    trap: Python's json reads NaN, Infinity and 1e999, and JSON lacks the first two and cannot write the third again.
+    """
+    return json.loads(text, parse_constant=finite, parse_float=finite, object_pairs_hook=once)
+
+
+def finite(written: str) -> float:
+    """A parse_float. Raises ValueError for what is none, or too large for one."""
+    if not math.isfinite(float(written)):
+        raise ValueError(f"{written} is no finite number")
+    return float(written)
 
 
 def once(pairs: list[tuple[str, object]]) -> dict:

@@ -76,7 +76,7 @@ def checked_content(name: str, content: object) -> str:
 def checked_call(name: str, call: object) -> dict:
     """One call of an assistant's earlier message, its arguments as a dict."""
     function = call.get("function") if isinstance(call, dict) else None
-    named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    named = isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"]
     if not named or not isinstance(call.get("id") or "", str) or call.get("type", "function") != "function":
         raise Wrong(f"{name} must be an object with id, type and function; the function must have a name", "messages")
     only(name, call, {"id", "type", "function"}, "call")
@@ -120,6 +120,8 @@ def read_tools(given: dict) -> list[dict]:
         for key, kind in (("description", str), ("parameters", dict)):
             if function.get(key) is not None and not isinstance(function[key], kind):
                 raise Wrong(f"tools[{i}].function.{key} must be a {kind.__name__}, got {brief(function[key])}", "tools")
+        if any(function["name"] == other["function"]["name"] for other in tools[:i]):  # which schema would count?
+            raise Wrong(f"tools[{i}]: there is a function {brief(function['name'])} already", "tools")
     choice = given.get("tool_choice", "auto")
     if choice not in ("auto", "none"):
         raise Wrong(f'tool_choice may be "auto" or "none"; a call cannot be enforced here, got {brief(choice)}',

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..infer.calls import once
+from ..infer.calls import strict_json
 from ..infer.parse import Reply, ToolCall
 from ..infer.rsa import SETTINGS, Aggregate, Generator, RSAConfig, majority, markovian_rsa
 from .checks import Wrong, brief, number, typed, whole
@@ -61,9 +61,9 @@ class Request:
 
 
 def document(body: bytes) -> object:
-    """A body as JSON. Raises `Wrong`, also for a key that stands twice."""
+    """A body as JSON. Raises `Wrong`, also for NaN, which is none, and for a key that stands twice."""
     try:
-        return json.loads(body, object_pairs_hook=once)
+        return strict_json(body)
     except (ValueError, RecursionError) as error:
         raise Wrong(f"the body is not JSON: {error}") from None
 
@@ -131,8 +131,13 @@ def check_rsa(given: dict, request: Request, size: int) -> None:
 
 
 def usage_wanted(given: dict) -> bool:
-    """Does a stream end with the count of its tokens? include_obfuscation has no effect: there is no padding."""
+    """Does a stream end with the count of its tokens? include_obfuscation has no effect: there is no padding.
+
+    Without a stream the options would have none, and are refused.
+    """
     options = present(typed(given, "stream_options", dict, {}))
+    if options and not given.get("stream"):
+        raise Wrong("stream_options goes with stream = true", "stream_options")
     unknown = set(options) - {"include_usage", "include_obfuscation"}
     if unknown or not all(isinstance(value, bool) for value in options.values()):
         raise Wrong(f"stream_options may hold include_usage, true or false, got {brief(options)}", "stream_options")

@@ -70,6 +70,8 @@ def test_what_is_missing_is_as_in_the_released_model(tmp_path):
     # as the folder of the release has it: the table, and a key beside the layer types
     typed = {"rope_parameters": whole["rope_parameters"] | {"rope_type": "default"}}
     assert reading(tmp_path, whole | typed) == RELEASED
+    typed["rope_parameters"] |= {"rope_theta": RELEASED.rope_theta, "partial_rotary_factor": 0.5, "type": "default"}
+    assert reading(tmp_path, whole | typed | {"layer_types": None}) == RELEASED
     no_share = {"hybrid": {"rope_theta": 100.0}}
     read = reading(tmp_path, whole | {"rope_parameters": no_share})
     assert read.partial_rotary_factor == 1.0 and read.rope_theta == 100.0, "in a table, transformers' own default is 1"
@@ -110,6 +112,14 @@ def test_several_ends_and_none(tmp_path):
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "type": "yarn", "factor": 4.0}}, "rope_type must be 'default'"),
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "type": ["default"]}}, "rope_type must be 'default'"),
     ("rope_parameters", {"hybrid": {"rope_theta": 1e4, "factor": 4.0}}, "without other keys"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "factor": 4.0}, "'factor' beside the tables"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "rope_type": "yarn"}, "'rope_type' beside the tables"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "rope_theta": 1e5}, "'rope_theta' beside the tables"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "partial_rotary_factor": 0.5}, "beside the tables"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "full_attention": {"rope_theta": 1e4}}, "beside the tables"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "hybrid_sliding": {"factor": 2.0}}, "without other keys"),
+    ("rope_parameters", {"hybrid": {"rope_theta": 1e4}, "hybrid_sliding": "x"}, "rope_parameters must hold a table"),
+    ("norm_epsilon", 1e-5, "moe_intermediate_size and norm_epsilon are of two releases"),
     ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_scaling must stand in rope_parameters"),
     ("rope_theta", 1e6, "rope_theta must stand in rope_parameters"),
     ("partial_rotary_factor", 0.25, "partial_rotary_factor must stand in rope_parameters"),
@@ -151,6 +161,10 @@ def test_the_window_of_the_original_leaves_the_token_out(tmp_path):
     ("swa_layers", [0, 8] * 40, "may hold a window for attention alone"),
     ("swa_layers", [8] * 80, "may hold a window for attention alone"),
     ("swa_layers", "many", "swa_layers must hold"), ("tie_word_embeddings", "no", "must be true or false"),
+    ("rotary_base", 77, "rope_theta and rotary_base are two names of one thing, and differ"),
+    ("rope_pct", 1.0, "partial_rotary_factor and rope_pct are two names"), ("kv_channels", 64, "are two names"),
+    ("num_key_value_heads", 1, "num_query_groups and num_key_value_heads are two names"),
+    ("rope_parameters", {"rope_type": "yarn"}, "rope_parameters and .* are of two releases"),
 ])
 def test_what_the_original_must_not_say(tmp_path, name, value, says):
     with pytest.raises(ValueError, match=f"config.json is no config of a ZAYA model: .*{says}"):
