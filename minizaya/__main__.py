@@ -42,6 +42,9 @@ def available() -> dict[str, tuple[str, str]]:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. As usual with argparse, --help and wrong flags raise SystemExit."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):   # a terminal without our ticks shows their numbers; another stream its own
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="minizaya", description="minizaya: ZAYA1-8B, built to be read.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     first = next((word for word in argv if not word.startswith("-")), None)

@@ -140,7 +140,7 @@ def law(name: str, statement: str, *, cases: SearchStrategy[dict], subjects: dic
     def register(body: Callable):
         if name in LAWS:
             raise ValueError(f"two laws are called {name!r}")
-        LAWS[name] = Law(name, statement, body.__doc__, body, cases, always, subjects, tuple(guards), axes or {},
+        LAWS[name] = Law(name, statement, body.__doc__ or "", body, cases, always, subjects, tuple(guards), axes or {},
                          examples, itself)
         return body
 

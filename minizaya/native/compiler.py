@@ -91,9 +91,16 @@ def processor() -> str:
 
 
 def home() -> Path:
-    """Where this user's compiled files and large folders are kept. It need not be there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MINIZAYA_CACHE") or cache / "minizaya")
+    """Where this user's compiled files and large folders are kept. It need not be there.
+
+    Raises OSError for a user without a home, such as a container's number that no list of users knows.
+    """
+    if chosen := os.environ.get("MINIZAYA_CACHE"):
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minizaya"
+    except RuntimeError as error:
+        raise OSError(f"{error} MINIZAYA_CACHE may name a folder to keep what is compiled") from None
 
 
 def run(command: Iterable[str | Path]) -> None:
@@ -121,7 +128,10 @@ def kept(name: str, ingredients: Iterable[str], make: Callable[[Path], Path], be
     from filelock import FileLock  # late: `doctor` runs without it
 
     text = "\0".join([*ingredients, processor()])
-    wanted = home() / name
+    try:
+        wanted = home() / name
+    except OSError as error:
+        raise CompilerError(str(error)) from error
     out = wanted.with_name(f"{wanted.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{wanted.suffix}")
     if out.exists():
         return out

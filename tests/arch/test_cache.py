@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import minizaya as mz
+from minizaya.arch import balance
+from minizaya.arch.attention import causal_mask, locate
 from minizaya.arch.cache import Cache
 
 CONFIG = mz.ZayaConfig.preset("nano", hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
@@ -97,3 +99,30 @@ def test_load_of_any_visits(visits, load):
     assert mz.balance.entropy(found).isfinite() and mz.balance.max_violation(found).isfinite()
     if not any(load):
         assert (float(mz.balance.entropy(found)), float(mz.balance.max_violation(found))) == (1, 0)
+
+
+def test_recomputation_keeps_a_cache_filled():
+    """With gradients on, too: what runs again in the backward pass must not take a token in twice, or not at all."""
+    own, tokens, found = model(), torch.tensor([[5, 6, 7]]), []
+    for own.recompute in (False, True):
+        cache = own.new_cache(1)
+        own(tokens, cache=cache)
+        found.append(own(torch.tensor([[8]]), cache=cache).logits)
+        assert cache.length == 4 and cache.kv[0].shape[2] >= 4
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_row_one_longer_than_the_window_is_cropped(window):
+    config = mz.ZayaConfig.preset("nano", layer_types=["hybrid_sliding"] * 4, sliding_window=window)
+    for steps in (window, window + 1):
+        mask = locate(config, 1, steps, 0, torch.float32, torch.device("cpu")).masks[True]
+        seen = causal_mask(torch.arange(steps), torch.arange(steps), window)
+        assert (mask is None) == (steps == window) and (mask is None or torch.equal(mask[0, 0], seen))
+
+
+def test_evenness_where_nobody_is_visited_or_there_is_one_expert():
+    nobody, all_to_one = torch.zeros(2, 4), torch.tensor([0.0, 0.7, 0, 0])
+    assert balance.entropy(nobody).tolist() == [1.0, 1.0] and balance.max_violation(nobody).tolist() == [0.0, 0.0]
+    assert balance.entropy(all_to_one) == 0 and balance.max_violation(all_to_one) == pytest.approx(3)
+    assert balance.entropy(torch.ones(1)) == 1 and balance.entropy(torch.zeros(1)) == 1

@@ -189,3 +189,7 @@ def test_balancer_sizes_and_states():
         AdamWBalancer(3).load_state_dict(AdamWBalancer(4).state_dict())
     with pytest.raises(ValueError, match="balancer state must hold .*'integral'.*, got .*'mean'"):
         PIDBalancer(3).load_state_dict(AdamWBalancer(3).state_dict())
+    one, other = SignBalancer(3), SignBalancer(3)
+    other.load_state_dict(one.state_dict())
+    one.update(torch.tensor([1.0, 0, 0]))
+    assert one.bias.any() and not other.bias.any(), "a state that was read is nobody else's"

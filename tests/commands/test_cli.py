@@ -1,5 +1,6 @@
 """The command line from outside: help, one JSON document, one-line errors, exit codes; and what the doctor says."""
 
+import io
 import json
 import re
 import subprocess
@@ -227,3 +228,13 @@ def test_doctor_without_lessons(tmp_path):
     assert doctor.examine(tmp_path / "none")["lessons"] is None
     assert "is not beside the package" in doctor.report(doctor.examine(tmp_path / "none"))
     assert "none in lessons/" in doctor.report(doctor.examine(tmp_path))
+
+
+def test_a_terminal_without_our_ticks_shows_their_numbers(monkeypatch):
+    """LC_ALL=C: the tick and the cross stay two different things."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(doctor, "run", lambda args: print("✔ ✘") or 0)
+    assert cli.main(["doctor"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().split() == [rb"\u2714", rb"\u2718"]

@@ -123,9 +123,12 @@ def test_right_answers_count(monkeypatch):
         known[tuple(TOKENIZER.encode(problem.prompt))] = problem
 
     def generate(model, prompts, room, temperature, stop, seed):
+        rooms.append(room)
         return [TOKENIZER.encode(known[tuple(prompt)].completion) for prompt in prompts]
 
+    rooms = []
     monkeypatch.setattr(evaluate, "generate", generate)
+    assert evaluate.accuracies(None, TOKENIZER, {"copy": (3, )}, 5) and rooms == [14 + 7], "half as long again"
     found = evaluate.accuracies(None, TOKENIZER, {"copy": (3, ), "countdown": (2, )}, 5)
     assert found["copy"]["3"] == {"accuracy": 1.0, "stderr": 0.0, "tokens": 14.0}
     assert found["countdown"]["2"]["accuracy"] == 1.0

@@ -176,3 +176,10 @@ def test_an_experts_tails_and_ones_own_take_turns():
     assert near(sum(asked["kind"] == "own tails" for asked in drawn), 0.5, 1200)
     counts = [asked["prompt"].count(SEPARATOR) for asked in drawn]
     assert set(counts) == {1, 2, 3, 4} and all(near(counts.count(n), 0.25, 1200) for n in (1, 2, 3, 4))
+
+
+def test_a_cut_leaves_a_steps_length():
+    """However low the budget and whatever moves it: four characters at least, unless there are fewer."""
+    for rollouts in (["x" * 9, "y" * 12], ["x" * 60], ["ab"]):
+        tails = [tail for seed in range(200) for tail in cut_off(rollouts, 90, random.Random(seed))]
+        assert min(map(len, tails)) == min(4, *map(len, rollouts))

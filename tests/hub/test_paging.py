@@ -148,6 +148,7 @@ def test_quantising_is_off_by_half_a_step():
     small, scale = matmul.quantise(weight)
     off = (small * scale[:, None] - weight.float()).abs()
     assert bool((off <= weight.float().abs().amax(-1, keepdim=True) / 254 * 1.0001).all()) and not small[3].any()
+    assert bool((scale > 0).all() and scale.isfinite().all()), "of a row of zeros, too"
     assert 0.006 < (off[4:].square().mean() / weight[4:].float().square().mean()).sqrt() < 0.01   # the docstring's 0.8%
 
 
@@ -218,6 +219,27 @@ def test_large_matrices_stay_in_the_file(small):
     assert paged.resident_bytes() == 4 * kept
     assert not any(parameter.requires_grad for parameter in paged.parameters())
     assert not paged.training and paged.embed.weight.numel() == 0
+
+
+def test_a_page_is_where_its_expert_lies(folder):
+    """Read ahead once, at the first visit, and given back: the bytes of this expert, not of its neighbour."""
+    mapped = Mapped(folder)
+    for name in ("layers.0.experts.gate_up_proj", "layers.2.experts.down_proj"):
+        for expert in range(CONFIG.num_experts):
+            page = mapped.expert(name, expert)
+            bytes_there = page.whole[page.first: page.first + page.view.nbytes]
+            assert bytes_there == page.view.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def test_an_expert_is_asked_for_at_its_first_visit_alone(small, monkeypatch):
+    asked = []
+    monkeypatch.setattr("minizaya.hub.mapped.Page.soon", lambda page: asked.append(page.first))
+    paged = PagedZaya(small, torch.float64)
+    with torch.inference_mode():
+        for _ in range(3):
+            paged(tokens_of(1, 1, 5))
+            asked.append("pass")
+    assert len(set(asked[: asked.index("pass")])) > 3 and asked[-3:] == ["pass"] * 3
 
 
 def test_int8_experts(small):
@@ -293,9 +315,12 @@ def test_a_tokenizer_beside_the_weights_is_used(tmp_path):
     inner.save(str(folder / "tokenizer.json"))
     _, tokenizer = open_weights(folder)
     assert tokenizer.encode("hello there") == [1, 2] and "<|im_end|>" in tokenizer.special_ids
-    inner.add_tokens([f"word{number}" for number in range(300)])
+    inner.add_tokens([f"word{number}" for number in range(300 - inner.get_vocab_size())])
     inner.save(str(folder / "tokenizer.json"))
-    with pytest.raises(ValueError, match=r"tokenizer.json has \d+ ids, the model 300: it is another model's"):
+    assert open_weights(folder)[1].vocab_size == 300, "as many ids as the model has"
+    inner.add_tokens(["one more"])
+    inner.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match="tokenizer.json has 301 ids, the model 300: it is another model's"):
         open_weights(folder)
 
 

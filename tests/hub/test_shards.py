@@ -618,3 +618,25 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="only the released form"):
         save(mz.Zaya(mz.ZayaConfig.preset("nano", qk_mean=False)), tmp_path / "b", "transformers")
     same(load(save(mz.Zaya(mz.ZayaConfig.preset("nano", num_convs=0)), tmp_path / "c")), load(tmp_path / "c"))
+
+
+def test_a_single_file_beside_an_index_is_refused(tmp_path):
+    """`transformers` reads model.safetensors, we the index: whoever wrote the second meant one of them."""
+    folder = save(model_of(), tmp_path / "w")
+    shard, = folder.glob("*.safetensors")
+    (folder / "model.safetensors").write_bytes(shard.read_bytes())
+    with pytest.raises(ValueError, match="model.safetensors lies beside an index that does not name it"):
+        load(folder)
+    index = json.loads((folder / shards.INDEX).read_text())
+    index["metadata"].pop("sha256")
+    index["weight_map"] = dict.fromkeys(index["weight_map"], "model.safetensors")
+    (folder / shards.INDEX).write_text(json.dumps(index))
+    same(load(folder), model_of())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_numbers_begin_at_a_multiple_of_eight(tmp_path, layout):
+    """As the format asks: whoever maps a file reads whole numbers where they lie."""
+    files = list(save(model_of(), tmp_path / "w", layout, shard_bytes=900).glob("*.safetensors"))
+    assert len(files) > 5
+    assert not any(int.from_bytes(file.read_bytes()[:8], "little") % 8 for file in files)

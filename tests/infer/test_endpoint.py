@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
 from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
 from minizaya.infer.endpoint import Endpoint, retry_after
+from minizaya.infer.endpoint import client as the_client
 from minizaya.infer.endpoint.run_file import RunFile
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 
@@ -356,3 +358,33 @@ def test_a_writer_waits_for_another(tmp_path):
         file.write(b'"text": "1"}\n')
     thread.join(10)
     assert RunFile(tmp_path / "run").texts == two.texts == {"a": "1", "b": "2"}
+
+
+# ---- how long, how often, and with which chance ----------------------------------------------------------------------
+
+
+def waits_of(monkeypatch, error, retries=9):
+    """The pauses of a request that always fails so."""
+    waits, spans = [], set()
+    monkeypatch.setattr(the_client, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(the_client.random, "uniform", lambda low, high: spans.add((low, high)) or 1.0)
+    endpoint = Endpoint("http://x/v1", "m", TOKENIZER, retries=retries, pause=1.0)
+    monkeypatch.setattr(endpoint, "post", lambda request: (_ for _ in ()).throw(error))
+    assert endpoint.answer({}) is None and spans == {(0.5, 1.5)}
+    return waits
+
+
+def test_pauses_double_up_to_a_minute(monkeypatch):
+    assert waits_of(monkeypatch, OSError("cut")) == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+@pytest.mark.parametrize("status, again", [(408, 1), (409, 1), (425, 1), (429, 1), (500, 1), (503, 1), (599, 1),
+                                           (400, 0), (405, 0), (413, 0), (422, 0), (499, 0)])
+def test_which_refusals_are_worth_another_try(monkeypatch, status, again):
+    assert waits_of(monkeypatch, the_client.Refused(status, "no", "7"), retries=1) == [7.0] * again
+
+
+def test_seeds_and_copies_do_not_trade_places():
+    asked = [Endpoint("http://x/v1", "m", TOKENIZER, seed=seed).request("q", 9, copy)["seed"]
+             for seed in range(4) for copy in range(4)]
+    assert len(set(asked)) == 16

@@ -379,3 +379,15 @@ def test_a_slot_cache_takes_one_real_token_a_time(steps, valid):
     assert cache.advance(1, None) is None
     with pytest.raises(ValueError, match="one real token"):
         cache.advance(steps, valid)
+
+
+def test_greedy_reads_no_filter(model):
+    """So none is recorded, and a log-probability is over all tokens."""
+    engine, found = Engine(model, slots=1, size=9), []
+    for filters in ({}, {"top_p": 0.1, "min_p": 0.9}):
+        number = engine.submit([1, 2], 3, temperature=0.0, record=True, **filters)
+        while engine.busy:
+            engine.step()
+        done = engine.take(number)
+        found.append((done.tokens, done.logprobs, done.kept))
+    assert found[0] == found[1] and found[1][2] is None and max(found[1][1]) < -0.01

@@ -165,6 +165,10 @@ def tool(**properties):
     ({"type": "array"}, "[1, \"a\"]", [1, "a"]), ({"type": "array"}, "[]", []), ({"type": "array"}, "1", "1"),
     ({"type": "array"}, "null", None), ({"type": "money"}, "1", "1"), ({"type": 3}, "1", "1"), ({}, "1", "1"),
     ("integer", "1", "1"), (None, "null", "null"), ({"type": "null"}, "null", None), ({"type": "null"}, "1", "1"),
+    *(({"type": name}, "3", 3) for name in ("uint8", "long", "short", "unsigned int", "num")),
+    ({"type": "float"}, "2.5", 2.5), ({"type": "bool"}, "true", True), ({"type": "binary"}, "false", False),
+    ({"type": "dict"}, '{"a": 1}', {"a": 1}),
+    ({"type": "arr"}, "[1]", [1]), ({"type": "list[int]"}, "[1]", [1]), ({"type": "dict"}, "[1]", "[1]"),
     ({"anyOf": "x"}, "1", "1"), ({"anyOf": [3, {"type": "boolean"}]}, "true", True), ({"type": " Integer "}, "1", 1),
 ])
 def test_types_follow_the_schema(schema, written, value):

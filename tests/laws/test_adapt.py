@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import strategies as st
 from torch import nn
 
 from minizaya import laws
-from minizaya.laws import adapt
+from minizaya.laws import adapt, core
 
 
 def shift(now, then):
@@ -158,3 +159,10 @@ def test_types_and_devices_through_more_than_one_adapter():
     assert laws.judge("cca.attention", fn, dtype=torch.bfloat16, where="cpu", examples=10)
     with pytest.raises(laws.Refused, match="cca.rope_half: it hands over a dtype"):
         laws.judge("cca.rope_half", where="cpu")
+
+
+def test_a_law_has_its_words_where_python_has_dropped_them(monkeypatch):
+    """`python -OO` leaves no docstrings."""
+    monkeypatch.setattr(core, "LAWS", {})
+    core.law("a.b", "it holds", cases=st.just({}), subjects={}, guards=[])(lambda fn: None)
+    assert core.LAWS["a.b"].signature == ""

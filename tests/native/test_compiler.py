@@ -62,6 +62,8 @@ def test_what_was_made_is_kept(tmp_path, monkeypatch):
     others = [compiler.kept("room/thing.so", given, make("three")) for given in (["a", "c"], ["ab"], ["a"])]
     assert len({first, *others}) == 4, "everything that went into it decides its name"
     assert all(path.read_text() == "three" for path in others)
+    monkeypatch.setattr(compiler, "processor", lambda: "another one, which would die of this one's instructions")
+    assert compiler.kept("room/thing.so", ["a", "b"], make("four")).read_text() == "four"
 
 
 def test_nothing_half_made_is_left(tmp_path, monkeypatch):
@@ -111,3 +113,20 @@ print(compiler.kept("x.so", ["a"], make).read_text())
             for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in both] == ["x\n", "x\n"]
     assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """A container's number that no list of users knows: said in one line, and whoever can do without goes on so."""
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MINIZAYA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compiler.Path, "home", nobody)
+    with pytest.raises(OSError, match="home directory. MINIZAYA_CACHE may name a folder"):
+        compiler.home()
+    with pytest.raises(compiler.CompilerError, match="MINIZAYA_CACHE may name a folder"):
+        compiler.kept("room/thing.so", ["a"], make("one"))
+    assert matmul.library.__wrapped__() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiler.home() == tmp_path / "minizaya"

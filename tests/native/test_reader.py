@@ -2,6 +2,7 @@
 change between two steps."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -283,3 +284,18 @@ def test_every_structure_is_as_long_as_in_cpp():
     for name in ("Piece", "Matrix", "Merge", "Twin"):
         body = source.split(f"struct {name} {{")[1].split("};")[0]
         assert body.count(";") + body.count(",") == len(getattr(layout, name)._fields_), name
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+def test_tables_of_angles_grow_by_doubling(sliding):
+    """So a thousand steps make a handful of them; each is that of its positions."""
+    config = mz.ZayaConfig.preset("nano", rope_theta_sliding=77.0)
+    angles, made = step.Angles(config), {}
+    for end in range(1, 1001):
+        cos, sin = angles(sliding, end)
+        assert len(cos) == len(sin) >= end
+        made[cos.data_ptr(), len(cos)] = cos
+    assert len(made) <= 6
+    place = config.rotary_dim // 2 - 1
+    theta = 77.0 if sliding else config.rope_theta
+    assert float(cos[999, place]) == pytest.approx(math.cos(999 * theta ** (-2 * place / config.rotary_dim)), abs=1e-4)

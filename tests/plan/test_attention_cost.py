@@ -51,3 +51,12 @@ def test_the_papers_forward_flops_at_16k():
     kinds = mha(2048, 16384), gqa(2048, 16384, 4), gqa(2048, 16384, 8), mla(2048, 16384, 2, 4, 16, 64), \
         ccgqa(2048, 16384, 4, 4), ccgqa(2048, 16384, 2, 8)
     assert [round(kind.forward / 1e12, 3) for kind in kinds] == [2.749, 2.543, 2.508, 2.577, 0.687, 1.271]
+
+
+def test_the_papers_other_columns_at_16k():
+    """Parameters and kept numbers in millions, FLOPs of one more token in GFLOP; by hand from the printed formulas."""
+    E, S = 2048, 16384
+    kinds = mha(E, S), gqa(E, S, 4), gqa(E, S, 8), mla(E, S, 2, 4, 16, 64), ccgqa(E, S, 4, 4), ccgqa(E, S, 2, 8)
+    assert [round(kind.parameters / 1e6, 2) for kind in kinds] == [16.78, 10.49, 9.44, 11.53, 4.19, 5.24]
+    assert [round(kind.kv / 1e6, 2) for kind in kinds] == [67.11, 16.78, 8.39, 9.44, 16.78, 8.39]
+    assert [round(kind.decode / 1e9, 4) for kind in kinds] == [0.1678, 0.1552, 0.1531, 0.5935, 0.0419, 0.0776]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,3 +107,16 @@ def test_the_card_of_the_trained_model_reproduces(task):
     error = math.sqrt(0.25 / 60 + 0.25 / 100)
     assert abs(again - card["after"][task]) <= 3 * error
     assert again > card["before"][task]
+
+
+def test_a_stage_begins_where_the_one_before_has_ended(tmp_path, monkeypatch):
+    """With the levels that the last one to train a task has left."""
+    table = (Stage("one", 2, tasks=("copy",)), Stage("two", 2, tasks=("copy", "parity")),
+             Stage("three", 2, tasks=("copy",)))
+    ends, begun = iter([{"copy": 4}, {"copy": 2, "parity": 3}, {}]), []
+    monkeypatch.setattr(cascade, "calibrate", lambda *rest: {name: SimpleNamespace(best=lambda: 1)
+                                                             for name in ("copy", "parity")})
+    monkeypatch.setattr(cascade, "run", lambda job, *rest, **settings: begun.append(dict(job.scheduler.levels)) or True)
+    monkeypatch.setattr(cascade, "last_levels", lambda folder: next(ends))
+    assert cascade.train(None, TOKENIZER, tmp_path, table, bar=False)
+    assert begun == [{"copy": 1}, {"copy": 4, "parity": 1}, {"copy": 2}]

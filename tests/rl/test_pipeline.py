@@ -326,3 +326,31 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="processes must be 1 or 2"):
         run(tiny_job(2), tiny_model(), TOKENIZER, "nowhere", processes=3)
     assert Scheduler({"copy": 1}, {"copy": 3}).draw(0) == []
+
+
+@pytest.mark.parametrize("aggregation, level", [(0.0, 2), (1.0, 1)])
+def test_aggregation_prompts_do_not_move_the_difficulty(aggregation, level):
+    """They start from attempts at a problem, so they say nothing about how hard it is."""
+    problem = tasks.get("copy").generate(3, 1)
+    record = {"task": "copy", "difficulty": 1, "number": 3, "rollouts": [problem.completion] * 4}
+    job = replace(tiny_job(1), aggregation=aggregation, records=[record], scheduler=Scheduler({"copy": 1}, {"copy": 3}))
+    side = object.__new__(GeneratorSide)
+    side.job, side.number, side.model = job, 0, tiny_model()
+    right = replace(rollout(), reward=1.0)
+    side.generator = SimpleNamespace(answer=lambda asked, *rest: [right] * (len(asked) * job.group))
+    side.shelf = SimpleNamespace(put=lambda *rest: None)
+    assert side.make()["levels"] == {"copy": level}
+
+
+def test_deaths_count_only_in_a_row(monkeypatch, capsys):
+    """A generator that makes a batch before it dies may die as often as it likes."""
+    side, made = object.__new__(GeneratorProcess), iter(range(100))
+    side.seen, side.deaths, side.process = None, 0, SimpleNamespace(is_alive=lambda: False, exitcode=-9)
+    side.shelf, side.start = SimpleNamespace(newest_info=lambda: {"number": next(made)}), lambda: None
+    for _ in range(12):
+        side.watch()
+    side.shelf = SimpleNamespace(newest_info=lambda: {"number": 11})
+    with pytest.raises(RuntimeError, match="died 5 times"):
+        for _ in range(4):
+            side.watch()
+    assert capsys.readouterr().err.count("starting it again") == 15

@@ -205,7 +205,9 @@ def test_bug_9_packed_together(model):
     (torch.full((4, 3), 4), "must lie in -1..3"),
     (torch.tensor([[0, 0, 0], [0, -1, 0], [0, 0, 0], [0, 0, 0]]), "row 1 is recorded for some layers only"),
     (torch.tensor([[0, 0, 0], [-1, -1, -1], [0, 0, 0], [0, 0, 0]]), "row 1 is not recorded, but a later one is"),
-], ids=["type", "layers", "tokens", "id", "half", "hole"])
+    (torch.tensor([[0, 0, 0], [0, 0, 0], [-1, -1, -1], [0, 0, 0]]), "row 2 is not recorded, but a later one is"),
+    (torch.tensor([[-1, -1, -1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]), "row 0 is not recorded, but a later one is"),
+], ids=["type", "layers", "tokens", "id", "half", "hole", "hole before the last", "hole at the start"])
 def test_bug_10_to_12_damaged_routes_are_refused(broken, says):
     """Ids of another numbering, the skip route left out of the range, rows lost for prompt tokens."""
     with pytest.raises(ValueError, match=says):

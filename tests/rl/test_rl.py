@@ -418,3 +418,17 @@ def test_the_length_bonus_by_hand(scale):
     for best, open_ in ((0.8, True), (0.84, True), (0.86, False), (1.0, False)):
         gated = length_bonus(torch.tensor([[1.0, 1, 1, 0]]), torch.tensor([[2, 4, 12, 1]]), 12.0, best_rate=best)
         assert bool(gated.any()) == open_
+
+
+def test_a_drawn_curve_does_not_become_a_step():
+    """However often particles are drawn anew and moved, no width falls below a tenth of a level."""
+    belief = Calibrator(5)
+    belief.particles, belief.weights = [(3.0, 0.1)] * 256, [1 / 256] * 256
+    belief.resample()
+    widths = [s for _, s in belief.particles]
+    assert min(widths) == 0.1 < max(widths) and len({mu for mu, _ in belief.particles}) == 256
+
+
+def test_one_right_answer_has_nobody_to_be_shorter_than():
+    """Its pass rate is 1 / G, which is not above it."""
+    assert not length_bonus(torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[3, 4, 9, 2]]), 9.0).any()

@@ -200,6 +200,7 @@ def test_any_reply_can_be_sent_back(text, thinking, tools):
     ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
      "arguments must be a JSON object"),
     ({"role": "assistant", "function_call": {"name": "f"}}, "tool_calls is its new form"),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "", "arguments": "{}"}}]}, "must have a name"),
 ])
 def test_bad_tool_messages_are_named(message, says):
     with serving(Scripted("x")) as server:

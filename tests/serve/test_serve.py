@@ -178,8 +178,12 @@ SMALL = {"N": 2, "C": 1, "T": 1, "beta": 8, "tau": 4}
     ({"messages": USER, "functions": [{"name": "f"}]}, "functions", "not supported"),
     ({"messages": USER, "reasoning_effort": "low"}, "reasoning_effort", "not supported"),
     ({"messages": USER, "no such field": 1}, "no such field", "not supported"),
-    ({"messages": USER, "stream_options": {"include_usage": 1}}, "stream_options", "true or false"),
-    ({"messages": USER, "stream_options": {"usage": True}}, "stream_options", "may hold include_usage"),
+    ({"messages": USER, "stream_options": {"include_usage": 1}, "stream": True}, "stream_options", "true or false"),
+    ({"messages": USER, "stream_options": {"usage": True}, "stream": True}, "stream_options", "may hold include_u"),
+    ({"messages": USER, "stream_options": {"include_usage": True}}, "stream_options", "goes with stream = true"),
+    ({"messages": USER, "tools": [ADD, ADD]}, "tools", "there is a function 'add' already"),
+    ({"messages": USER, "metadata": {"x": float("nan")}}, None, "NaN is no finite number"),
+    ({"messages": USER, "metadata": {"x": -float("inf")}}, None, "-Infinity is no finite number"),
     ([1], None, "must be a JSON object"),
 ], ids=lambda value: str(value)[:40] if not isinstance(value, dict) else json.dumps(value)[:40])
 def test_bad_requests_are_named(server, body, field, says):

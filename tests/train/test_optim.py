@@ -256,3 +256,12 @@ def test_state_by_name_and_nothing_to_remember_without_momentum():
         load_named_state(run.model, twin, state)
         again = named_state(run.model, twin)
         assert again.keys() == state.keys() and all(torch.equal(again[k], state[k]) for k in state)
+
+
+def test_the_optimizer_iterates_in_the_type_it_was_given():
+    moved = []
+    for arithmetic in (None, torch.float32, torch.bfloat16):
+        p, = fresh([(12, 7)])
+        walk(Muon([dict(params=[p], muon=True, weight_decay=0.0)], 0.1, dtype=arithmetic), [p])
+        moved.append(p.detach())
+    assert torch.equal(moved[0], moved[1]) and not torch.equal(moved[0], moved[2])

@@ -3,6 +3,7 @@ and a stopped run goes on."""
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from minizaya.data import tasks, text
 from minizaya.data.chat import Chat
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.train import checkpoint, stages
+from minizaya.train import sources as the_sources
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import (
     IGNORE,
@@ -253,3 +255,25 @@ def test_a_difficulty_without_a_training_problem_is_an_error(monkeypatch):
     monkeypatch.setattr(tasks, "split", lambda problem: "held_out")
     with pytest.raises(ValueError, match="copy at 2 has no train problem"):
         training_problem("copy", 2, random.Random(0))
+
+
+def test_documents_are_drawn_from_all_tasks_and_levels(monkeypatch):
+    drawn = Counter()
+    monkeypatch.setattr(the_sources, "training_problem", lambda name, level, rng: (
+        drawn.update([(name, level)]) or (0, tasks.get(name).generate(0, level))))
+    draw, rng = problem_documents({"copy": (1, 3), "parity": (2, 2)}, TOKENIZER), random.Random(0)
+    for _ in range(600):
+        draw(rng)
+    wanted = {("parity", 2): 300, **{("copy", level): 100 for level in (1, 2, 3)}}
+    assert drawn.keys() == wanted.keys()     # within four standard deviations of these
+    assert all(abs(drawn[key] - n) < 4 * (n * (1 - n / 600)) ** 0.5 for key, n in wanted.items())
+
+
+def test_a_stages_rows_are_its_shares_of_the_tokens(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(stages, "text_source", lambda tokens, rows, context, seed: asked.update(text=(rows, context)))
+    monkeypatch.setattr(stages, "packed_source",
+                        lambda name, draw, rows, context, pad, seed: asked.update({name: (rows, context)}))
+    mixed = stages.Stage("x", 1, 128, 1e4, {"text": 0.25, "problems": 0.75})
+    stages.sources(mixed, TOKENIZER, 0)
+    assert asked == {"text": (8, 128), "problems": (24, 128)} and stages.TOKENS_A_STEP == 4096

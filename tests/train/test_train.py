@@ -16,7 +16,8 @@ import minizaya as mz
 from minizaya.commands.demo import free_folder, report
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
-from minizaya.train import checkpoint, loop
+from minizaya.hub import zoo
+from minizaya.train import checkpoint, evaluate, loop
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
@@ -691,3 +692,22 @@ def test_a_batch_moves_whole(valid, docs):
 def test_momentum_without_muon_is_refused():
     with pytest.raises(ValueError, match="momentum is of Muon"):
         Recipe(steps=1, momentum=0.5)
+
+
+def test_the_newest_checkpoint_has_the_largest_number(tmp_path):
+    """As numbers, also where one has a digit more."""
+    for name in ("checkpoint-99999999", "checkpoint-100000000", "checkpoint-00000007", "checkpoint-x", "writing-2" * 2):
+        (tmp_path / name).mkdir()
+    assert checkpoint.latest(tmp_path).name == "checkpoint-100000000"
+
+
+def test_a_share_has_the_error_of_a_coin():
+    found = evaluate.summary([(1, 4), (0, 8), (1, 6), (1, 3)])
+    assert found == {"accuracy": 0.75, "stderr": round((0.75 * 0.25 / 4) ** 0.5, 4), "tokens": 5.2}
+
+
+def test_the_facts_of_a_stage_are_those_of_its_log(tmp_path):
+    (tmp_path / "1-a").mkdir()
+    lines = [{"tokens": 600, "tok_per_s": 10.0, "loss": 3.0}, {"tokens": 3000, "tok_per_s": 20.0, "loss": 2.5}]
+    (tmp_path / "1-a" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert zoo.stage_facts(tmp_path) == [{"stage": "1-a", "steps": 2, "tokens": 3000, "minutes": 3.0, "loss": 2.5}]
