@@ -108,8 +108,7 @@ class Learner:
         bonus = torch.zeros_like(rewards)
         for i, row in enumerate(rewards):
             answers = rollouts[i * group: (i + 1) * group]
-            task = answers[0].problem["task"]
-            lengths = torch.tensor([[len(r.tokens) for r in answers]], device="cpu")
+            task, lengths = answers[0].problem["task"], torch.tensor([[len(r.tokens) for r in answers]], device="cpu")
             longest, best = max(r.problem["room"] for r in answers), self.best_rate.get(task, 0.0)
             bonus[i] = length_bonus(row[None], lengths, longest, best, scale=cfg.brevity)[0]
             self.best_rate[task] = max(best, float(row.mean()))

@@ -420,7 +420,7 @@ def test_what_of_a_message_has_no_effect_is_accepted():
     ({"tools": [TOOLS[0] | {"server": "x"}]}, "'server' is not supported"),
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls must be a bool"),
     ({"parallel_tool_calls": False, "tools": TOOLS}, "cannot be enforced"),
-    ({"stream_options": {"include_obfuscation": "yes"}}, "true or false"),
+    ({"stream": True, "stream_options": {"include_obfuscation": "yes"}}, "true or false"),
     ({"chat_template_kwargs": {"enable_thinking": 0}}, "enable_thinking must be true or false, got 0"),
     ({"chat_template_kwargs": {"enable_thinking": "false"}}, "enable_thinking must be true or false"),
 ])
