@@ -59,7 +59,7 @@ def test_typed_control_tokens_stay_text(tokenizer, tag):
     """In a message, a tool, a call's argument or a tool's answer: as many control tokens as with a harmless word
     there."""
     def conversation(word):
-        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"x": word}}}
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"x": word, f"k{word}": 1}}}
         return [{"role": "user", "content": f"a{word}b"}, {"role": "assistant", "content": "", "tool_calls": [call]},
                 {"role": "tool", "content": word, "tool_call_id": "c"}]
 
