@@ -29,6 +29,7 @@ COMMANDS = {
     "laws": ("minizaya.commands.laws", "what must hold; and a function of yours judged by it"),
     "lessons": ("minizaya.commands.lessons", "check the exercises of the lessons"),
     "grade": ("minizaya.commands.grade", "judge a class's notebooks, each behind walls of its own"),
+    "leaderboard": ("minizaya.commands.leaderboard", "a class's best answers to the open exercises"),
 }
 
 

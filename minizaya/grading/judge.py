@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import laws
 from ..hip import KernelError, ladder, launch, trace
 from ..hip.build import build
-from . import notebook
+from . import notebook, open_exercises
 from .apart import fence, student
 from .apart.remote import Gone, Student
 from .apart.wire import send
@@ -42,18 +42,20 @@ class Limits:
     examples: int | None = None
 
 
-def grade(path: Path, lesson: str, limits: Limits) -> dict:
+def grade(path: Path, lesson: str, limits: Limits, part: str = "exercises") -> dict:
     """{"problem": why nothing could be judged, or "", "walls": [...], "exercises": {id: verdict}}.
+
+    part: "exercises", or "open", the open ones, whose verdicts also have "cost", "baseline" and "score" if they passed.
 
     A verdict: "verdict" ("passed", "wrong" or "open"), "points", "of", "message" (the counterexample, or what went
     wrong), "broke" (cells that raised: [number, line, what]), "laws" (of each that was tried: law, statement, examples,
     passed), "seconds", and "source", the cells with the function.
     """
-    table = lessons()[lesson]["exercises"]
+    table = lessons()[lesson][part]
     try:
         found = notebook.cells(notebook.document(path))
     except ValueError as error:
-        return nothing(lesson, str(error))
+        return nothing(lesson, str(error), part)
     walls, verdicts = set(), {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for number, exercise in enumerate(table):
@@ -67,9 +69,9 @@ def grade(path: Path, lesson: str, limits: Limits) -> dict:
     return {"problem": "", "walls": sorted(walls), "exercises": verdicts}
 
 
-def nothing(lesson: str, problem: str) -> dict:
+def nothing(lesson: str, problem: str, part: str = "exercises") -> dict:
     """The result of a notebook that could not be judged at all."""
-    wrong = {e["id"]: verdict("wrong", e, message=problem) | {"seconds": 0.0} for e in lessons()[lesson]["exercises"]}
+    wrong = {e["id"]: verdict("wrong", e, message=problem) | {"seconds": 0.0} for e in lessons()[lesson][part]}
     return {"problem": problem, "walls": [], "exercises": wrong}
 
 
@@ -112,16 +114,27 @@ def judged(exercise: dict, found: list[notebook.Cell], scratch: Path, limits: Li
                 return say("open", broke=broke)
             if ready["kind"] != "function":
                 return say("wrong", message=missing(exercise, ready["kind"], broke), broke=broke)
-            for name in exercise["laws"]:
-                result = laws.judge(name, remote.function(exercise["function"]), seed=limits.seed,
-                                    examples=limits.examples)
-                tried.append(covered(name, result))
-                if not result.passed:
-                    kind = "wrong" if result.attempted else "open"
-                    return say(kind, message=result.message if result.attempted else "", broke=broke, tried=tried)
+            ask = by_cost if exercise.get("tag") == "open" else by_laws
+            kind, message, more = ask(exercise, remote.function(exercise["function"]), limits, tried)
     except Gone as error:
         return say("wrong", message=str(error), broke=broke, tried=tried)
-    return say("passed", broke=broke, tried=tried)
+    return say(kind, message=message, broke=broke, tried=tried) | more
+
+
+def by_laws(exercise: dict, function: Callable, limits: Limits, tried: list[dict]) -> tuple[str, str, dict]:
+    for name in exercise["laws"]:
+        result = laws.judge(name, function, seed=limits.seed, examples=limits.examples)
+        tried.append(covered(name, result))
+        if not result.passed:
+            return ("wrong", result.message, {}) if result.attempted else ("open", "", {})
+    return "passed", "", {}
+
+
+def by_cost(exercise: dict, function: Callable, limits: Limits, tried: list[dict]) -> tuple[str, str, dict]:
+    result = open_exercises.judge(exercise["id"], function, limits.seed or open_exercises.LESSON, guard=False)
+    if result.cost is None:
+        return ("wrong", str(result), {}) if result.verdict.attempted else ("open", "", {})
+    return "passed", "", {"cost": result.cost, "baseline": result.baseline, "score": result.score}
 
 
 def missing(exercise: dict, kind: str, broke: list) -> str:
@@ -138,15 +151,17 @@ def covered(name: str, result: laws.Verdict) -> dict:
 
 def guarded(exercise: dict) -> list[types.FunctionType]:
     """What the exercise asks for, as the library has it, and all functions of the laws, the textbook's among them."""
-    guards = [inspect.unwrap(f) for name in exercise["laws"] for f in laws.get(name).guards]
+    names = open_exercises.EXERCISES[exercise["id"]].LAWS if exercise.get("tag") == "open" else exercise["laws"]
+    guards = [inspect.unwrap(f) for name in names for f in laws.get(name).guards]
     return [*guards, *of_the_laws()]
 
 
 def of_the_laws() -> list[types.FunctionType]:
-    """Every function of `minizaya.laws` that lives, those that others made, too."""
+    """Every function of `minizaya.laws` that lives, those that others made, too; and of the open exercises."""
     if not OF_THE_LAWS:
-        OF_THE_LAWS.extend(f for f in gc.get_objects() if isinstance(f, types.FunctionType)
-                           and (f.__module__ or "").startswith("minizaya.laws"))
+        # trap: `isinstance` asks an object for its class, and some of torch's answer with a warning
+        OF_THE_LAWS.extend(f for f in gc.get_objects() if type(f) is types.FunctionType
+                           and (f.__module__ or "").startswith(student.JUDGES))
     return OF_THE_LAWS
 
 

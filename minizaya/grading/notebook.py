@@ -1,6 +1,7 @@
 """A student's notebook as cells, and which of them an exercise needs. Nothing is run here.
 
     exercise:<id>   tag of the code cell with the function; the cell with its checks stands below it
+    open:<id>       the same, of an open exercise
     answer:<id>     tag of the folded answer, a markdown cell
 
 A cell counts for an exercise if it binds a name that the exercise's function uses, directly or by way of other cells: a
@@ -147,13 +148,13 @@ def names(source: str) -> tuple[set[str], set[str]]:
 def region(found: list[Cell], exercise: dict) -> tuple[int, int]:
     """Where the cells of an exercise begin and end: from its tag (or, where that was lost, from the first cell that
     binds its function) up to its checks, the next exercise, or the end."""
-    mine = [i for i, cell in enumerate(found) if exercise["id"] in cell.tagged("exercise")]
+    mine = [i for i, cell in enumerate(found) if exercise["id"] in cell.tagged(exercise.get("tag", "exercise"))]
     mine = mine or [i for i, cell in enumerate(found) if exercise["function"] in cell.binds][:1]
     if not mine:
         return len(found), len(found)
     check = re.compile(r"\bcheck\s*\(\s*[\"'](?:" + "|".join(map(re.escape, exercise["laws"])) + r")[\"']")
     for i in range(mine[-1] + 1, len(found)):
-        if check.search(found[i].source) or found[i].tagged("exercise"):
+        if check.search(found[i].source) or found[i].tagged("exercise") or found[i].tagged("open"):
             return mine[0], i
     return mine[0], len(found)
 
@@ -165,7 +166,8 @@ def needed(found: list[Cell], exercise: dict) -> list[Cell]:
     if not any(function in cell.binds for cell in above[first:]):
         first = 0                   # written above its own cell
     chosen = {i for i in range(first, end) if function in above[i].binds or above[i].error
-              and (exercise["id"] in above[i].tagged("exercise") or f"def {function}" in above[i].source)}
+              and (exercise["id"] in above[i].tagged(exercise.get("tag", "exercise"))
+                   or f"def {function}" in above[i].source)}
     chosen |= set(range(min(1, len(above))))      # the lesson's imports
     chosen |= {i for i, cell in enumerate(above) if "*" in cell.binds}
     while True:

@@ -85,11 +85,12 @@ def lesson_of(path: Path) -> str | None:
     return best if fits[best] else None
 
 
-def graded(submissions: list[Submission], limits: Limits = USUAL, workers: int = 2, bar: bool = True
-           ) -> Iterator[tuple[Submission, dict]]:
+def graded(submissions: list[Submission], limits: Limits = USUAL, workers: int = 2, bar: bool = True,
+           part: str = "exercises") -> Iterator[tuple[Submission, dict]]:
     """Each submission that is no copy, with what `judge.grade` says, as they are done.
 
-    limits: for each exercise. workers: notebooks at a time. Raises RuntimeError when the grading itself fails.
+    limits: for each exercise. workers: notebooks at a time. part: "exercises", or "open", the open ones. Raises
+    RuntimeError when the grading itself fails.
     """
     jobs = [one for one in submissions if not one.of]
     root = str(Path(__file__).resolve().parents[2])
@@ -101,7 +102,7 @@ def graded(submissions: list[Submission], limits: Limits = USUAL, workers: int =
     try:
         with tqdm(total=len(jobs), desc="grading", unit="notebook", disable=not bar, file=sys.stderr) as progress:
             json.dump({"jobs": [[str(one.path.resolve()), one.lesson] for one in jobs], "limits": asdict(limits),
-                       "workers": workers}, warden.stdin)
+                       "workers": workers, "part": part}, warden.stdin)
             warden.stdin.close()
             for line in warden.stdout:
                 done = json.loads(line)

@@ -18,7 +18,8 @@ PLACE = Path(__file__).with_name("exercises.json")
 
 @cache
 def lessons() -> dict[str, dict]:
-    """A lesson's name -> its title, minutes, and exercises: id, function, laws, points, minutes and stub."""
+    """A lesson's name -> its title, minutes, exercises: id, function, laws, points, minutes and stub; and its open
+    ones, without points and minutes, whose law is themselves."""
     return json.loads(PLACE.read_text(encoding="utf-8"))
 
 
@@ -29,7 +30,8 @@ def made(folder: Path) -> dict[str, dict]:
 
 def lesson(notebook: dict) -> dict:
     title = notebook["cells"][0]["source"].splitlines()[0].lstrip("# ")
-    return {"title": title, "minutes": notebook["metadata"]["minizaya"]["minutes"], "exercises": exercises(notebook)}
+    return {"title": title, "minutes": notebook["metadata"]["minizaya"]["minutes"], "exercises": exercises(notebook),
+            "open": open_ones(notebook)}
 
 
 def exercises(notebook: dict) -> list[dict]:
@@ -49,6 +51,18 @@ def exercises(notebook: dict) -> list[dict]:
                           "laws": [ast.literal_eval(call.args[0]) for call in calls],
                           "points": difficulty[0].count("●") if difficulty else 1,
                           "minutes": int(minutes[1]) if minutes else None, "stub": cell["source"]})
+    return found
+
+
+def open_ones(notebook: dict) -> list[dict]:
+    """`tag` is what `notebook.region` looks for."""
+    found = []
+    for cell in notebook["cells"]:
+        for tag in cell["metadata"].get("tags", []):
+            if tag.startswith("open:"):
+                name = tag.removeprefix("open:")
+                found.append({"tag": "open", "id": name, "function": ast.parse(cell["source"]).body[-1].name,
+                              "laws": [name], "points": 0, "stub": cell["source"]})
     return found
 
 

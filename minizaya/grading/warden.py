@@ -2,9 +2,9 @@
 
     python -m minizaya.grading.warden < job.json        what `submissions.py` starts
 
-Reads one JSON document, {"jobs": [[path, lesson], ...], "limits": {...}, "workers": n}, and writes a line of JSON for
-each notebook as it is done: {"job": its place, "result": what `judge.grade` returned}. Judges are forks of it, so they
-start in milliseconds; a judge that hangs or dies costs its notebook.
+Reads one JSON document, {"jobs": [[path, lesson], ...], "part": "exercises" or "open", "limits": {...}, "workers": n},
+and writes a line of JSON for each notebook as it is done: {"job": its place, "result": what `judge.grade` returned}.
+Judges are forks of it, so they start in milliseconds; a judge that hangs or dies costs its notebook.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ from . import judge
 from .apart import process
 from .table import lessons
 
-OURS = ("minizaya.grading", "minizaya.__main__", "minizaya.commands.grade", "minizaya.commands.lessons")
+OURS = ("minizaya.grading", "minizaya.__main__", "minizaya.commands.grade", "minizaya.commands.lessons",
+        "minizaya.commands.leaderboard")
 MORE = 60.0         # seconds for a judge beyond those of its exercises
 
 
@@ -60,9 +61,9 @@ def main() -> None:
             while waiting and len(running) < job["workers"]:
                 number, (path, lesson) = waiting.pop()
                 reading, writing = os.pipe()
-                pid = process.fork(partial(work, Path(path), lesson, limits, writing), keep=writing)
+                pid = process.fork(partial(work, Path(path), lesson, limits, job["part"], writing), keep=writing)
                 os.close(writing)
-                until = time.monotonic() + limits.whole * len(lessons()[lesson]["exercises"]) + MORE
+                until = time.monotonic() + limits.whole * len(lessons()[lesson][job["part"]]) + MORE
                 running[reading] = {"pid": pid, "number": number, "lesson": lesson, "until": until, "data": bytearray()}
                 watch.register(reading, selectors.EVENT_READ)
             ready = {key.fd for key, _ in watch.select(0.5)}
@@ -75,7 +76,7 @@ def main() -> None:
                     os.close(end)
                     process.kill(one["pid"])
                     os.waitpid(one["pid"], 0)
-                    line = json.dumps({"job": one["number"], "result": result(one)})
+                    line = json.dumps({"job": one["number"], "result": result(one, job["part"])})
                     with open(out, "w", closefd=False) as stream:
                         stream.write(line + "\n")
                     del running[end]
@@ -84,21 +85,21 @@ def main() -> None:
             process.kill(one["pid"])
 
 
-def work(path: Path, lesson: str, limits: judge.Limits, writing: int) -> None:
+def work(path: Path, lesson: str, limits: judge.Limits, part: str, writing: int) -> None:
     """A judge's life."""
     try:
-        done = judge.grade(path, lesson, limits)
+        done = judge.grade(path, lesson, limits, part)
     except Exception:
-        done = judge.nothing(lesson, f"the judge failed; please report it: {traceback.format_exc()}")
+        done = judge.nothing(lesson, f"the judge failed; please report it: {traceback.format_exc()}", part)
     with open(writing, "w") as stream:
         json.dump(done, stream)
 
 
-def result(one: dict) -> dict:
+def result(one: dict, part: str) -> dict:
     try:
         return json.loads(one["data"])
     except ValueError:
-        return judge.nothing(one["lesson"], "its judge took too long or was killed")
+        return judge.nothing(one["lesson"], "its judge took too long or was killed", part)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
     "laws": [(["cca", *flags], f"{flags[0][2:]} has no effect without --run") for flags in (
         ["--numpy"], ["--examples", "9"], ["--seed", "1"], ["--tol", "1"], ["--dtype", "float32"],
         ["--device", "cpu"])],
+    "leaderboard": [(["--baseline", "x"], "board has no effect with --baseline"),
+                    (["--baseline", "--add", "x"], "add has no effect with --baseline"),
+                    (["x", "--seed", "y"], "seed has no effect without --add or --baseline")],
     "parallel": [],  # those of train, which it reads by train's own functions
 }
 USED = {  # the flags that no other flag leaves without effect
@@ -74,6 +77,7 @@ USED = {  # the flags that no other flag leaves without effect
     "laws": "name run json",
     "plan": "preset context dtype device dp ep cp batch optimizer efficiency price answer_tokens figures json",
     "grade": "submissions lesson csv seconds whole memory seed workers json",
+    "leaderboard": "board baseline only json",
     "materialize": "preset folder seed layout dtype layers json",
     "parallel": "layout out resume preset steps lr optimizer text_rows task_rows save_every seed device json timeout "
                 "seq text_file task difficulty",

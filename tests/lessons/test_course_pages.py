@@ -72,9 +72,9 @@ def test_the_plans_have_the_lessons_minutes():
 def test_the_teachers_commands_exist():
     import argparse
 
-    from minizaya.commands import grade, lessons
+    from minizaya.commands import grade, leaderboard, lessons
     known = set()
-    for command in (grade, lessons):
+    for command in (grade, lessons, leaderboard):
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         known |= set(parser._option_string_actions)

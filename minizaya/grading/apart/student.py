@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import minizaya
-
 from . import fence
 from .pack import Packer
 from .unpack import Unpacker
 from .wire import Lost, receive, send
 
 INSIDE: list[bool] = []         # the library was called from inside; it counts even if that was swallowed
+JUDGES = ("minizaya.laws", "minizaya.grading.open_exercises")     # what judges, and is not here
 RECENT = 8                      # graphs of the last calls, for the gradients that the law may ask for
 
 
@@ -48,7 +47,7 @@ def take_away(functions: Iterable[types.FunctionType]) -> None:
 
 
 class NoLaws(types.ModuleType):
-    """What `minizaya.laws` is here: a check in a helper's cell judges nothing."""
+    """What `minizaya.laws` and the open exercises are here: a check in a helper's cell judges nothing."""
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -60,9 +59,11 @@ def start(pipe: socket.socket, function: str, cells: Sequence[tuple[int, str]], 
           scratch: Path, memory: int, seconds: int) -> None:
     """The whole life of the process, until the judge hangs up. cells: (number, source); away: what to take away."""
     take_away(away)
-    for name in [name for name in sys.modules if name.startswith("minizaya.laws")]:
+    for name in [name for name in sys.modules if name.startswith(JUDGES)]:
         del sys.modules[name]
-    sys.modules["minizaya.laws"] = minizaya.laws = NoLaws("minizaya.laws")
+    for name in JUDGES:
+        sys.modules[name] = NoLaws(name)
+        setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], sys.modules[name])
     os.chdir(scratch)
     sys.path.insert(0, str(scratch))        # helpers that lay beside the notebook
     os.environ |= {"HOME": str(scratch), "TMPDIR": str(scratch), "MPLCONFIGDIR": str(scratch)}
