@@ -1,6 +1,7 @@
 """`python -m minizaya kernels`: what each HIP kernel costs on MI300X, what limits it, what it moves; builds them, too.
 
-`--explain KERNEL` prints the loop in which a kernel spends its time, instruction by instruction.
+`--explain KERNEL` prints the loop in which a kernel spends its time, instruction by instruction; `--ladder NAME` the
+steps of one of lesson 14's ladders.
 """
 
 import argparse
@@ -9,10 +10,10 @@ import sys
 
 import torch
 
-from ..hip import kernel, names
+from ..hip import kernel, ladder, names, products, told
 from ..hip.build import AWAY, NoCompiler, build, build_all, compiler
-from ..hip.machine.floors import FLOORS, PEAKS, loop
-from ..hip.report import TOKENS, declared, rows
+from ..hip.machine.floors import loop
+from ..hip.report import declared, rows
 from ..hip.trace import traced
 from ..plots.hip_kernels import traffic
 from . import flags
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", action="store_true", help="build all of them, for the CPU and for MI300 (gfx942)")
     parser.add_argument("--trace", action="store_true", help="run the example on the CPU and count what it moves")
     parser.add_argument("--explain", metavar="KERNEL", help="the hot loop of one kernel function, and what limits it")
+    parser.add_argument("--ladder", choices=["residual_norm", "gemm"], help="the steps of a ladder, with their floors")
     parser.add_argument("--figure", metavar="FILE", help="trace the kernel `name`, and draw who touches what into FILE")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -33,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(AWAY)
     if args.explain:
         flags.refuse(args, "with --explain, which names a kernel function", name=None, trace=False, figure=None)
+    if args.ladder:
+        flags.refuse(args, "with --ladder", name=None, trace=False, figure=None, explain=None)
     if args.name is None:
         flags.refuse(args, "without the name of one kernel: a file has room for one", figure=None)
     if args.build:
@@ -41,27 +45,15 @@ def run(args: argparse.Namespace) -> int:
         return trace(args)
     if args.explain:
         return explain(args.explain, args.json)
+    if args.ladder:
+        return climb(args.ladder, args.json)
     found = rows(args.name)
     if found[0]["hsaco"] is None:
         print("no compiler for gfx942, so no registers: `apt-get install clang-19 lld-19`", file=sys.stderr)
     if args.json:
         print(json.dumps(found))
         return 0
-    counts = {"vgpr": ("VGPR", 6), "lds": ("LDS", 7), "scratch": ("scratch", 8), "spills": ("spills", 7),
-              "occupancy": ("waves", 6), "mfma": ("MFMA", 6)}
-    print(f"{'kernel':32}{''.join(f'{title:>{width}}' for title, width in counts.values())}{'MB':>9}"
-          f"{''.join(f'{name:>9}' for name in FLOORS)}{'sheet':>7}  limit")
-    for row in found:
-        cells = "".join(f"{'-' if row[key] is None else row[key]:>{width}}" for key, (_, width) in counts.items())
-        us = row["floors"]
-        shown = "".join(f"{'-' if us is None else f'{us[name]:.1f}':>9}" for name in FLOORS)
-        share = "-" if us is None or us["ceiling"] is None else f"{us['ceiling']:.0%}"
-        print(f"{row['name']:32}{cells}{row['bytes'] / 1e6:>9.2f}{shown}{share:>7}  {row['limit'] or '-'}")
-    print(f"\nat ZAYA1-8B's size, {TOKENS} tokens, on MI300X; waves: per SIMD, of 8. memory to latency: microseconds"
-          "\nthat each unit needs at least, the largest is the prediction; sheet: the share of the sheet's matrix peak"
-          "\nthat the other floors leave. Counted from the machine code and never measured. Peaks:")
-    for name, (sheet, reached, source) in PEAKS.items():
-        print(f"  {name}: {reached:g} ({sheet:g} on the sheet): {source}")
+    print(told.table(found))
     return 0
 
 
@@ -76,18 +68,16 @@ def explain(name: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps(row | dict(loop=hot)))
         return 0
-    for times, text in hot["lines"]:
-        print(f"{times:>7} x  {text}")
-    us = row["floors"]
-    print(f"\n{name}: the loop where a wave spends its time runs {hot['turns']} times; a turn has "
-          + ", ".join(f"{n:g} {kind}" for kind, n in hot["kinds"].items()))
-    print("clocks a turn: " + ", ".join(f"{n} {kind}" for kind, n in hot["clocks"].items()))
-    print(f"{us['blocks']} blocks, {us['waves']} waves on 304 compute units, {row['occupancy']} a SIMD at a time; "
-          f"a wave stands {us['waits']} times before loads")
-    print("floors, us: " + ", ".join(f"{floor} {us[floor]:.1f}" for floor in FLOORS)
-          + f" (HBM {us['hbm']:.1f}, matrix on the sheet {us['matrix_sheet']:.1f})")
-    print(f"limit: {us['limit']}, {us['us']:.1f} us" + (f"; at most {us['ceiling']:.0%} of the matrix cores' sheet"
-                                                        if us["ceiling"] is not None else ""))
+    print(told.hot_loop(row, hot))
+    return 0
+
+
+def climb(which: str, as_json: bool) -> int:
+    """The steps of a ladder, in order. Returns 0."""
+    compiler("gfx942")                                 # says what is missing
+    room = products if which == "gemm" else ladder
+    steps = [room.measure(step) for step in room.STEPS]
+    print(json.dumps(steps) if as_json else told.steps(steps, room.SIZE))
     return 0
 
 

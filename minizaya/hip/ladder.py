@@ -25,6 +25,7 @@ STEPS = ("v0", "v1", "v2", "v3", "v4")
 THREADS = 256
 ROWS, WIDTH = 128, 512                # what `measure` traces
 FULL = 16384, 2048                    # rows and channels at ZAYA1-8B's size
+SIZE = "16384 rows of 2048, float32"
 
 def source(step: str) -> str:
     """The text of a step. Raises ValueError for an unknown one."""
