@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config import ZayaConfig
 from ..parallel.layout import ONE_RANK, Layout
-from ..plan import account, devices, memory, schedule
+from ..plan import account, devices, memory, published, schedule
 
 BATCHES = (1, 8, 64, 512, 4096)
 
@@ -41,6 +41,7 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
     for many in BATCHES:
         read, work = devices.decode_seconds(config, many, context, on, dtype)
         at[many] = {"memory_seconds": read, "arithmetic_seconds": work, "tokens_per_second": many / max(read, work)}
+    measured = published.rows(config, context) if (preset, device) == ("zaya1-8b", "mi300x") else []
     return figures | {
         "device": {"name": device, "ridge": on.ridge, **asdict(on)},
         "layout": asdict(layout) | {"devices": layout.ranks},
@@ -49,7 +50,7 @@ def plan(preset: str, context: int = 4096, dtype: str = "bfloat16", device: str 
                    "paged": memory.paged_memory(config, context, dtype),
                    "paged_int8": memory.paged_memory(config, context, dtype, int8=True)},
         "sizing": devices.findings(config, layout, batch * context // layout.cp),
-        "decode": {"batches": at, "ridge_batch": devices.ridge_batch(config, context, on, dtype),
+        "decode": {"batches": at, "published": measured, "ridge_batch": devices.ridge_batch(config, context, on, dtype),
                    "longest_context_with_a_ridge": devices.room_for_context(config, on, dtype)},
         "schedule": {"devices": layout.ranks, "price": price, "efficiency": efficiency,
                      "stages": schedule.schedule(config, layout.ranks, device, efficiency, price, answer_tokens)},
@@ -87,6 +88,7 @@ def table(figures: dict) -> str:
     ridge, longest = decode["ridge_batch"], decode["longest_context_with_a_ridge"]
     lines.append(f"  arithmetic takes over at batch {ridge:,}" if ridge else
                  f"  arithmetic never takes over: beyond a context of {longest:,} the caches alone keep memory busier")
+    lines += published.told(decode["published"]) if decode["published"] else []
     lines += ["", "sizes that MI300X and the layout like (x: not met)", ""]
     lines += [f"  {' ' if f['ok'] else 'x'} {f['rule']:20.20} {f['what']:22}{f['said']}" for f in figures["sizing"]]
     costs = figures["schedule"]

@@ -2,5 +2,5 @@
 
 In reading order: `account` (parameters, memory and arithmetic), `memory` (what training keeps, to the byte, and what
 paging needs), `attention_cost` (CCA beside its relatives), `devices` (what a device can do, and sizes that MI300X
-likes), `schedule` (time and cost of the report's stages).
+likes), `published` (decoding as others measured it, beside that), `schedule` (time and cost of the report's stages).
 """

@@ -14,15 +14,17 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import minizaya
+from kernel_tools import needs_compiler
 from lesson_tools import LESSONS, code_cells, read
-from minizaya import Zaya, ZayaConfig
+from minizaya import Zaya, ZayaConfig, hip
 from minizaya import __main__ as cli
 from minizaya.commands import materialize, plan
 from minizaya.config import PRESETS
+from minizaya.hip.machine import floors
 from minizaya.hub import weights
 from minizaya.hub.paging import PagedZaya
 from minizaya.parallel.layout import Layout
-from minizaya.plan import account, devices, memory, schedule
+from minizaya.plan import account, devices, memory, published, schedule
 from minizaya.plots import full_8b as lab
 from minizaya.train.optim import adamw, muon, named_state
 
@@ -405,3 +407,37 @@ def test_what_only_a_device_gives_an_effect_is_refused_without_one(given):
     with pytest.raises(ValueError, match="device must be named, got None: without one, only"):
         plan.plan("nano", **given)
     assert "schedule" in plan.plan("nano", device="mi300x", **given) and "schedule" not in plan.plan("nano")
+
+
+def test_what_others_measured_stands_below_what_is_possible(capsys):
+    """Each limit is what it says, the measured figures are below all of them, and launches are those of our layers."""
+    full = ZayaConfig.preset("zaya1-8b")
+    rows = published.rows(full, 4096)
+    assert [row["batch"] for row in rows] == [1, 16, 64] and published.REACHED == 1e12 * floors.PEAKS["HBM, TB/s"][1]
+    for row in rows:
+        assert row["published"] < row["launched"] < row["reached"] < row["roofline"]
+        seconds = devices.decode_bytes(full, row["batch"], 4096) / 4.33e12
+        assert row["launched"] == pytest.approx(row["batch"] / (seconds + 40 * 10 * 5e-6))
+        assert row["share"] == pytest.approx(row["published"] / row["launched"])
+    assert [row["share"] for row in rows] == sorted(row["share"] for row in rows)      # closest where many share a step
+    assert cli.main(["plan", "zaya1-8b", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decode"]["published"] == rows
+    assert plan.plan("zaya1-8b", device="h100")["decode"]["published"] == []
+    assert "89.5" in plan.table(plan.plan("zaya1-8b", device="mi300x"))
+    assert "measured on one" not in plan.table(plan.plan("micro", device="mi300x"))
+
+
+@needs_compiler
+def test_a_decoding_layer_makes_as_many_launches_as_the_plan_counts():
+    """Ours, recorded, those of a library, counted, and one for attention's parts, which a short cache does not need."""
+    counts = []
+    for layers in (1, 2):
+        model = Zaya(ZayaConfig.preset("nano", num_hidden_layers=layers), backend="hip")
+        with torch.inference_mode():
+            cache = model.new_cache(1)
+            model(torch.tensor([[5, 6, 7]]), cache=cache)
+            with hip.recorded() as launches, profile(activities=[ProfilerActivity.CPU]) as seen:
+                model(torch.tensor([[8]]), cache=cache)
+        products = sum(event.count for event in seen.key_averages() if event.key == "aten::linear")
+        counts.append(len(launches) + products)
+    assert counts[1] - counts[0] + 1 == published.LAUNCHES
