@@ -36,7 +36,7 @@ def told(found: list[dict]) -> list[str]:
              f"  {'batch':>5}{'measured':>12}{'sheet':>12}{'4.33 TB/s':>12}{'+ launches':>12}"]
     lines += [f"  {row['batch']:>5}{row['published']:>12,.1f}{row['roofline']:>12,.0f}{row['reached']:>12,.0f}"
               f"{row['launched']:>12,.0f}: {row['share']:.0%} of that" for row in found]
-    lines += [f"  launches: {LAUNCHES} a layer at {LAUNCH * 1e6:.0f} us. What is left: more launches between the",
-              "  fused ones (CCA alone took Zyphra from 66.9 to 126.2 tokens/s), kernels of one token that wait for each",
-              "  load in turn, experts visited unevenly, sampling and the server; and the context, which is not stated"]
+    lines += [f"  launches: {LAUNCHES} a layer at {LAUNCH * 1e6:.0f} us. What is left: more launches between",
+              "  the fused ones (CCA alone took Zyphra from 66.9 to 126.2 tokens/s), kernels of one token that wait",
+              "  for each load in turn, experts visited unevenly, sampling, the server; and the context, not stated"]
     return lines
