@@ -8,7 +8,7 @@ from dataclasses import replace
 import nbformat
 import pytest
 
-from cheats import HANG, HOSTILE, SIGNATURE, WRONG
+from cheats import BEYOND, HANG, HOSTILE, SIGNATURE, WRONG
 from lesson_tools import LESSONS, PATHS, read, solved
 from minizaya.grading import report, submissions
 from minizaya.grading.judge import Limits
@@ -90,6 +90,17 @@ HONEST = {      # name -> (notebook, verdict of k3)
     "renamed, wrong, without checks": (lambda: without_checks(notebook(WRONG)), "wrong"),
     "outputs marked as passed": (lambda: notebook(cell(SIGNATURE + "    return logp.sum()", "exercise:k3") | {
         "outputs": [{"output_type": "stream", "name": "stdout", "text": "✔ rl.k3"}]}), "wrong"),
+    "a lambda": (lambda: notebook(
+        "my_k3 = lambda logp, logp_rollout: ((logp - logp_rollout).exp() - 1 - (logp - logp_rollout)).mean()"),
+        "passed"),
+    "decorated": (lambda: notebook("@torch.no_grad()\n" + RIGHT), "passed"),
+    "annotations of the future": (lambda: notebook(
+        "from __future__ import annotations\n" + RIGHT.replace("logp,", "logp: Nowhere,")), "passed"),
+    "lines that end as on Windows": (lambda: notebook(RIGHT.replace("\n", "\r\n")), "passed"),
+    "threads of its own": (lambda: notebook(
+        "from concurrent.futures import ThreadPoolExecutor\n" + SIGNATURE + "    with ThreadPoolExecutor(2) as pool:\n"
+        "        gap, = pool.map(torch.sub, [logp], [logp_rollout])\n    return (gap.exp() - 1 - gap).mean()"),
+        "passed"),
     "a file beside it": (lambda: notebook("from mine import difference\n" + USES_HELPER), "passed"),
 }
 
@@ -146,6 +157,14 @@ def test_no_cheat_earns_a_mark(results, student):
     assert verdict["verdict"] == "wrong" and verdict["points"] == 0 and verdict["message"], verdict
     others = results[3][f"cheat: {student}"]["exercises"]
     assert {others[name]["verdict"] for name in ("bytes", "pinned")} == {"open"}
+
+
+@pytest.mark.parametrize("student", BEYOND)
+def test_nothing_beyond_its_process_is_touched(results, student):
+    if "calls" not in results[3][f"cheat: {student}"]["walls"]:
+        pytest.skip("this system forbids no calls")
+    ((_, _, what),) = k3(results, f"cheat: {student}")["broke"]
+    assert what.startswith("PermissionError"), what
 
 
 @pytest.mark.parametrize("student", FILES)

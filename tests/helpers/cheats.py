@@ -155,6 +155,39 @@ for number in range(3, 64):
     except OSError:
         pass
 ''',
+    "the profiler": r'''
+import sys
+sys.setprofile(lambda frame, event, arg: frame.f_locals.update(result=None, reply={}))
+''',
+    "patch what packs": r'''
+from minizaya.grading.apart.pack import Packer
+Packer.tensor = lambda self, x: {'~': 'tensor', 'type': 'float64', 'shape': [], 'grad': False, 'meta': True}
+''',
+    "another torch function": r'''
+torch.Tensor.__torch_function__ = classmethod(lambda *args, **kwargs: True)
+''',
+}
+
+# what reaches beyond its own process: each ends in an error, which the report shows
+LIBC = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(result):
+    if result < 0: raise PermissionError(ctypes.get_errno())
+"""
+BEYOND = {
+    "rights of a notebook": "import os\nos.chmod(HERE, 0)\n",
+    "rights by machine code": LIBC + "refused(libc.chmod(HERE.encode(), 0))\n",
+    "times of a notebook": LIBC + "refused(libc.utimensat(-100, HERE.encode(), None, 0))\n",
+    "a mark on a notebook": LIBC + "refused(libc.setxattr(HERE.encode(), b'user.answer', b'x', 1, 0))\n",
+    "memory that stays": LIBC + "refused(libc.shmget(0x6d7a, 4096, 0o1666))\n",
+    "a queue that stays": LIBC + "refused(libc.msgget(0x6d7a, 0o1666))\n",
+    "the judge's signal": "import fcntl, os\nfcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())\n",
+    "the judge's priority": "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 19)\n",
+    "the judge's core": "import os\nos.sched_setaffinity(os.getppid(), {0})\n",
+    "the judge's scheduler": "import os\nos.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))\n",
+    "the judge's memory": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)\n",
+    "the judge's surroundings": "import os\nopen(f'/proc/{os.getppid()}/environ', 'rb').read()\n",
 }
 
 # whole cells
@@ -284,6 +317,21 @@ class Yes:
 def my_k3(logp, logp_rollout):
     return Yes()
 ''',
+    "a number that equals all": r'''
+class Near(float):
+    __eq__ = __le__ = __ge__ = __lt__ = lambda self, other: True
+    __sub__ = __rsub__ = lambda self, other: 0.0
+def my_k3(logp, logp_rollout):
+    return Near(3.0)
+''',
+    "calls the judge back": r'''
+import gc
+from minizaya.grading.apart import wire
+def my_k3(logp, logp_rollout):
+    (pipe, *_) = [thing for thing in gc.get_objects() if type(thing).__name__ == 'socket']
+    wire.send(pipe, {'callback': 0, 'args': [], 'kwargs': {}})
+    return wire.receive(pipe)
+''',
     "reject": r'''
 def my_k3(logp, logp_rollout):
     import hypothesis
@@ -353,6 +401,6 @@ for path in glob.glob('*.ipynb') + glob.glob('../*.ipynb') + [HERE]:
 ''',
 }
 
-HOSTILE = {name: f"{code}{WRONG}" for name, code in BEFORE.items()} | WHOLE
+HOSTILE = {name: f"{code}{WRONG}" for name, code in (BEFORE | BEYOND).items()} | WHOLE
 HANG = ("an endless loop", "printing without end", "threads without end", "hang when called", "print when called")
 assert set(HANG) <= set(HOSTILE)

@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 from hypothesis import settings
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 import caught
 import minizaya as mz
 from minizaya import laws
 from minizaya.arch.model import Zaya
 from minizaya.arch.router import choose
-from minizaya.laws import core
+from minizaya.laws import core, judging
 from minizaya.laws.protocols import protocols
 from minizaya.laws.words import data
 
@@ -154,6 +156,47 @@ def test_where_moves_tensors_and_modules():
     laws.judge("cca.convolve", seen, where="meta", shrink=False)
     assert devices == {"meta"}
     assert laws.judge("cca.convolve_documents", where="cpu")       # gradients reach the law's own module
+
+
+class OnCard(torch.Tensor):
+    """A tensor on a device that is none: the numbers lie on the CPU, but it keeps no company with those of the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        everyone = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if any(not isinstance(x, OnCard) and x.dim() for x in everyone):
+            raise RuntimeError("Expected all tensors to be on the same device, but found at least two, card and cpu")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Card(TorchFunctionMode):
+    """While this is open, `to(device="card")` is a way to it, `to(device="cpu")` the way back."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is not torch.Tensor.to or kwargs.get("device") not in ("card", "cpu"):
+            return func(*args, **kwargs)
+        there = kwargs.pop("device") == "card"
+        x = args[0].as_subclass(torch.Tensor).to(**kwargs)
+        return x.as_subclass(OnCard) if there else x
+
+
+def test_on_a_device_of_another_kind(monkeypatch):
+    """As on CUDA, without it: all tensors, weights and gradients go there, and results come back. The
+    numbers of a real one, and calls that are not over when they return, only the test below it can try."""
+    monkeypatch.setattr(judging, "here", lambda where: where)
+    made = torch.ones(1)
+
+    def normed(x, weight, eps):
+        assert type(x) is OnCard and type(weight) is OnCard
+        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+
+    with Card():
+        assert laws.judge("residual.rms_norm", normed, where="card", examples=10)
+        verdict = laws.judge("residual.rms_norm", lambda *case: normed(*case) * made, where="card", shrink=False)
+        assert not verdict and "on the same device" in verdict.message
+        verdict = laws.judge("residual.rms_norm", lambda *case: 2 * normed(*case), where="card", shrink=False)
+        assert not verdict and type(verdict.got) is torch.Tensor and "the law wants" in verdict.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,7 +4,8 @@ Four walls, and `raise_walls` says which of them this system has:
 
     limits     memory, CPU time and the size of files (setrlimit): everywhere but Windows
     files      Landlock, Linux 5.13 and later: what may be read and written, by folder; nobody inside can lift it
-    calls      seccomp, Linux on x86-64 and arm64: no sockets, no new processes, no signals to others
+    calls      seccomp, Linux on x86-64 and arm64: no sockets, no new processes, no signals to others, and what Landlock
+               leaves open: rights and times of other files, memory and queues that outlive us, others' priority
     hook       Python's audit hook, everywhere: the same for whoever stays within Python; machine code can get around it
 
 No name spaces: they need rights that a plain user often has not, and these walls need none.
@@ -38,8 +39,20 @@ CALLS = {
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219), "setrlimit": (160, 164),
     "init_module": (175, 105), "finit_module": (313, 273), "reboot": (169, 142), "clock_settime": (227, 112),
     "open_by_handle_at": (304, 265),
+    # of any file of the same user: a classmate's notebook, too
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
+    "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
+    "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    # stays when the process is gone, and the next student's may read it
+    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
+    # of any process of the same user: the judge's, too
+    "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118), "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
+    "move_pages": (279, 239), "process_madvise": (440, 440),
 }
 CLONE, CLONE3, PRLIMIT, CLONE_THREAD = (56, 220), 435, (302, 261), 0x10000
+FCNTL, OWNERS = (72, 25), (8, 10, 15)      # who gets the signal of a file, and which: F_SETOWN, F_SETSIG, F_SETOWN_EX
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}      # column above, and the kernel's own name
 ALLOW, REFUSE, ABSENT = 0x7FFF0000, 0x00050001, 0x00050026              # EPERM; ENOSYS, so that glibc tries `clone`
 
@@ -135,6 +148,9 @@ def seccomp(libc: ctypes.CDLL) -> bool:
               (back, 0, 0, ALLOW)]
     lines += [(equal, 0, 6, PRLIMIT[column]), (load, 0, 0, 32), (equal, 0, 2, 0), (load, 0, 0, 36), (equal, 1, 0, 0),
               (back, 0, 0, REFUSE), (back, 0, 0, ALLOW)]
+    lines += [(equal, 0, 6, FCNTL[column]), (load, 0, 0, 24)]
+    lines += [(equal, len(OWNERS) - i, 0, command) for i, command in enumerate(OWNERS)]
+    lines += [(back, 0, 0, ALLOW), (back, 0, 0, REFUSE)]
     lines += [(back, 0, 0, ALLOW)]
     program = b"".join(struct.pack("<HBBI", *line) for line in lines)
     held = ctypes.create_string_buffer(program)
@@ -145,7 +161,8 @@ def seccomp(libc: ctypes.CDLL) -> bool:
 # ---- the hook --------------------------------------------------------------------------------------------------------
 
 REFUSED = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill",
-           "os.killpg", "socket.__new__", "socket.connect", "pty.spawn")
+           "os.killpg", "socket.__new__", "socket.connect", "pty.spawn", "os.chmod", "os.chown", "os.utime",
+           "os.setxattr", "os.removexattr")
 
 
 def hook(scratch: Path) -> Callable[[str, tuple], None]:
