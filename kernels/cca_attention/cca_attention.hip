@@ -11,7 +11,8 @@
 #include "gpu.h"
 #include "gemm.h"
 
-constexpr int THREADS = 256, KEYS = 32, AHEAD = 32;
+constexpr int THREADS = 256, KEYS = 32;
+constexpr int CHANNELS = 128, SHARERS = 4, MERGERS = CHANNELS * SHARERS, AHEAD = 16;   // of `merge`
 constexpr float LOWEST = -1e30f;   // a row that has seen nothing yet. trap: with -infinity its exp2(top - top) would be NaN
 constexpr float TO_POWERS_OF_2 = 1.4426950408889634f;   // exp(x) = 2^(x log2(e)), and powers of two are one instruction
 
@@ -225,38 +226,47 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
   }
 }
 
-// Few queries, many keys: several blocks took a part of the keys each. A block here puts one row's parts together, AHEAD of
-// them loaded at a time; in place of those past the last one, that one.
-template <class T> DEVICE void merge(const float* partial, const float* stats, T* out, int width, int parts) {
+// Few queries, many keys: several blocks took a part of the keys each. A block here puts one row's parts together: a thread a
+// channel, and SHARERS of them share the parts, AHEAD of them loaded at a time; in place of those past the last one, that one.
+struct Share { float tops[MERGERS / 32], total[SHARERS], sum[SHARERS][CHANNELS]; };
+
+template <class T> DEVICE void merge(Share& share, const float* partial, const float* stats, T* out, int width, int parts) {
   size_t row = blockIdx.x;
+  int team = threadIdx.x / CHANNELS, channel = threadIdx.x % CHANNELS;
   float top = LOWEST;
-  for (int part = 0; part < parts; part += AHEAD) {
-    float tops[AHEAD];
+  for (int part = threadIdx.x; part < parts; part += MERGERS) top = fmaxf(top, stats[(row * parts + part) * 2]);
+  top = wave_max(top);
+  if (threadIdx.x % WAVE == 0) share.tops[threadIdx.x / WAVE] = top;
+  __syncthreads();
 #pragma unroll
-    for (int j = 0; j < AHEAD; j++) tops[j] = stats[(row * parts + at_most(part + j, parts - 1)) * 2];
+  for (int wave = 0; wave < MERGERS / WAVE; wave++) top = fmaxf(top, share.tops[wave]);
+  float sum = 0.f, total = 0.f;
+  for (int part = team * AHEAD; part < parts; part += SHARERS * AHEAD) {
+    vec<float, 2> stat[AHEAD];
+    float sums[AHEAD];
 #pragma unroll
-    for (int j = 0; j < AHEAD; j++) top = fmaxf(top, tops[j]);
-  }
-  for (int channel = threadIdx.x; channel < width; channel += 64) {
-    float sum = 0.f, total = 0.f;
-    for (int part = 0; part < parts; part += AHEAD) {
-      vec<float, 2> stat[AHEAD];
-      float sums[AHEAD];
-#pragma unroll
-      for (int j = 0; j < AHEAD; j++) {
-        size_t at = row * parts + at_most(part + j, parts - 1);
-        stat[j] = *(const vec<float, 2>*)&stats[at * 2];
-        sums[j] = partial[at * width + channel];
-      }
-#pragma unroll
-      for (int j = 0; j < AHEAD; j++) {
-        float weight = part + j < parts ? expf(stat[j][0] - top) : 0.f;
-        sum += sums[j] * weight;
-        total += stat[j][1] * weight;
-      }
+    for (int j = 0; j < AHEAD; j++) {
+      size_t at = row * parts + at_most(part + j, parts - 1);
+      stat[j] = *(const vec<float, 2>*)&stats[at * 2];
+      sums[j] = partial[at * width + at_most(channel, width - 1)];
     }
-    out[row * width + channel] = from_float<T>(sum / total);
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {
+      float weight = part + j < parts ? expf(stat[j][0] - top) : 0.f;
+      sum += sums[j] * weight;
+      total += stat[j][1] * weight;
+    }
   }
+  share.sum[team][channel] = sum;
+  if (channel == 0) share.total[team] = total;
+  __syncthreads();
+  if (team > 0 || channel >= width) return;
+#pragma unroll
+  for (int other = 1; other < SHARERS; other++) {
+    sum += share.sum[other][channel];
+    total += share.total[other];
+  }
+  out[row * width + channel] = from_float<T>(sum / total);
 }
 
 // Four teams, or one where there are few rows: kernels of their own, since one that can do both has too few registers.
@@ -279,9 +289,10 @@ template <class T> DEVICE void merge(const float* partial, const float* stats, T
                            parts, tiles, scale);                                                                               \
   }
 #define MERGE(T, suffix)                                                                                      \
-  extern "C" __global__ void __launch_bounds__(THREADS) cca_attention_merge_##suffix(                         \
+  extern "C" __global__ void __launch_bounds__(MERGERS) cca_attention_merge_##suffix(                         \
       const float* partial, const float* stats, T* out, int width, int parts) {                               \
-    merge<T>(partial, stats, out, width, parts);                                                              \
+    __shared__ Share share;                                                                                   \
+    merge<T>(share, partial, stats, out, width, parts);                                                       \
   }                                                                                                           \
   LAUNCHABLE(cca_attention_merge_##suffix)
 

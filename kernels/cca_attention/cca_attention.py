@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minizaya.arch.attention import attend_reference, causal_mask
 
-BLOCK, KEYS, WIDEST = 256, 32, 128
+BLOCK, KEYS, WIDEST, MERGERS = 256, 32, 128, 512
 BLOCKS = 608                 # two for each of MI300X's 304 compute units: fewer, and the keys are shared out, too
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -56,7 +56,7 @@ def launch(run: Callable, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | N
     block = BLOCK if rows > 32 else 64                    # a team of 64 lanes for 32 rows
     tiles = -(-rows // (block // 2))
     if parts is None:
-        parts = 1 if tiles > 1 else max(1, min(BLOCKS // (b * j), s // 128))
+        parts = 1 if tiles > 1 else max(1, min(BLOCKS // (b * j), s // 64))
     if parts > 1:
         partial, stats = (torch.empty(b, t, h, parts, n, dtype=torch.float32, device=q.device) for n in (d, 2))
     wide = next(wide for wide in (32, 64, 128) if d <= wide)
@@ -64,7 +64,7 @@ def launch(run: Callable, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | N
     run("cca_attention", f"cca_attention_{few}{wide}_{DTYPES[q.dtype]}", (tiles * parts, b * j), block,
         [q, k, v, documents, out, partial, stats, t, s, h, j, d, window, parts, tiles, d ** -0.5])
     if parts > 1:
-        run("cca_attention", f"cca_attention_merge_{DTYPES[q.dtype]}", (b * t * h,), 64,
+        run("cca_attention", f"cca_attention_merge_{DTYPES[q.dtype]}", (b * t * h,), MERGERS,
             [partial, stats, out, d, parts])
     return out
 
@@ -91,11 +91,11 @@ def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_hea
 def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, width: int = 128) -> tuple[int, int]:
     """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size, one row of `tokens`.
 
-    Of the products only the half under the diagonal counts. merge: one decoding step, its keys in 64 parts.
+    Of the products only the half under the diagonal counts. merge: one decoding step, its keys in 256 parts.
     """
     size = 2 if kernel.endswith("bf16") else 4
     if "merge" in kernel:
-        return heads * (64 * (width + 2) * 4 + width * size), 3 * heads * 64 * width
+        return heads * (256 * (width + 2) * 4 + width * size), 3 * heads * 256 * width
     width = int(kernel.split("_")[-2])                    # the narrower kernels, with narrower heads
     if "few" in kernel:                                   # one decoding step
         return width * (2 * heads + 2 * kv_heads * tokens) * size, 4 * heads * width * tokens

@@ -100,7 +100,7 @@ def test_decoding_equals_prefill():
     q, k, v, _ = inputs(1, 80, 80, 4, 2, 24, 0, torch.float32)
     whole = run(WAYS[0], attention.launch, q, k, v)
     for t in (1, 3):
-        for parts in (1, 2, 3):
+        for parts in (1, 2, 3, 70):                 # 70: more than are loaded at a time, most of them empty
             last = run(WAYS[0], attention.launch, q[:, -t:].contiguous(), k, v, None, 0, parts)
             assert torch.allclose(last, whole[:, -t:], rtol=1e-5, atol=1e-6)
 
@@ -120,7 +120,7 @@ def test_long_rows_share_out_the_keys():
     q, k, v, _ = inputs(1, 1, 1100, 4, 2, 16, 0, torch.bfloat16)
     with hip.recorded() as launches:
         run(WAYS[0], check, q, k, v)
-    assert [(one.kernel, one.grid) for one in launches] == [("cca_attention_few_32_bf16", (8, 2, 1)),
+    assert [(one.kernel, one.grid) for one in launches] == [("cca_attention_few_32_bf16", (17, 2, 1)),
                                                           ("cca_attention_merge_bf16", (4, 1, 1))]
 
 
@@ -155,6 +155,11 @@ BUGS = [
     ("bool open = !documents &&", "bool open =", "documents are left open"),
     ("* TO_POWERS_OF_2;", ";", "powers of two for powers of e"),
     ("[at * 2];", "[at];", "the merge takes another part's top"),
+    ("top = fmaxf(top, share.tops[wave])", "top = share.tops[wave]", "the merge takes the last wave's top"),
+    ("for (int other = 1; other < SHARERS", "for (int other = 2; other < SHARERS", "a sharer's parts are left out"),
+    ("total += share.total[other];", "total += share.total[0];", "one sharer's weights for all"),
+    ("if (channel == 0) share.total[team] = total;\n  __syncthreads();", "if (channel == 0) share.total[team] = total;",
+     "sums are read before they are there"),
     ("part + j < parts ? expf", "true ? expf", "the merge adds the last part again"),
     ("higher = fmaxf(higher, other_half(higher, tile.exchange));", "", "the two halves of a row use different tops"),
     ("total *= fade;", "", "the total is not faded"),
@@ -173,6 +178,7 @@ def test_planted_bugs(bug):
         check(run, *inputs(1, 50, 70, 2, 1, 5, 0, torch.float32), 36)
         check(run, *inputs(1, 66, 66, 2, 1, 5, 2, torch.bfloat16))
         check(run, *inputs(1, 1, 70, 2, 1, 5, 0, torch.float32), 40, 2)
+        check(run, *inputs(1, 1, 600, 1, 1, 5, 0, torch.float32), 0, 19)        # more parts than one sharer takes
         # a block of four teams, open tiles and a window
         check(run, *inputs(1, 40, 200, 2, 1, 8, 0, torch.float32), 150)
     unused = tuple(f"ATTENTION({kind}, {wide}, {1 + (kind[0] == 'b' or wide == 64)})"
