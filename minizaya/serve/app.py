@@ -1,4 +1,4 @@
-"""Tornado's handlers: models, health, and three ways to answer a chat. Every error is a document.
+"""Tornado's handlers: models, health, three ways to answer a chat, a raw prompt's completion. Errors are documents.
 
 Tornado runs them in one thread, its loop. A chat is answered in a thread of its own, which may wait for the engine's
 tokens; whatever that thread sends goes through the loop.
@@ -17,7 +17,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from ..infer.parse import Reply
 from . import protocol
 from .checks import Wrong, brief
-from .formats import read_text
+from .formats import as_it_stands, read_text
 from .service import Answer, Busy
 from .telling import Telling
 
@@ -51,7 +51,7 @@ class Paths(Application):
     def __init__(self, server: HTTPServer):
         own = {"server": server}
         paths = {"/health|/v1/health": Health, "/v1/models": Models, "/v1/models/(.*)": Models,
-                 "/v1/chat/completions": Chat}
+                 "/v1/chat/completions": Chat, "/v1/completions": Completions}
         super().__init__([(path, handler, own) for path, handler in paths.items()],
                          default_handler_class=Nowhere, default_handler_args=own,
                          log_function=lambda handler: None)  # prompts and answers are the users' own
@@ -247,3 +247,18 @@ class Chat(Handler):
         finally:
             for answer in answers:
                 answer.cancel()
+
+
+class Completions(Chat):
+    """A raw prompt, and the texts that follow it."""
+
+    def answer(self) -> dict:
+        """Returns the document to send. Raises `Wrong`, `Busy`."""
+        form, texts, written = as_it_stands(self.server.form), [], 0
+        request = protocol.read_completion(protocol.document(self.request.body), form, self.server.service.engine.size)
+        with self.asking([request.prompt] * request.n, request.room, request) as answers:
+            for answer in answers:
+                telling = Telling(answer, form, request, self.watch)
+                texts.append(("".join(telling), telling.finish))
+                written += telling.count
+        return protocol.text_completion(self.server.name, texts, protocol.usage_of(len(request.prompt), written))

@@ -151,6 +151,13 @@ class TaskFormat:
         return delimited(self.tokenizer.encode("|"), self.tokenizer.encode("~"))
 
 
+def as_it_stands(form: ChatFormat | TaskFormat) -> TaskFormat:
+    """A model's raw form, for /completions: the text is the prompt, and the same tokens end an answer."""
+    raw = TaskFormat(form.tokenizer)
+    raw.stop = form.stop
+    return raw
+
+
 class TaskReader:
     """A stream of task notation, taken apart like `parse.Reader` does with think tags."""
 

@@ -8,6 +8,8 @@ and tool calls in their own field, typed as the request's tools say. A block tha
 `malformed_tool_calls`, as the model wrote it.
 
 The rule: a field is used, refused, or without effect, and nothing else; `messages` has the same for parts of a message.
+`/completions` takes a `prompt`, one text, as it stands, and gives back the text that follows, taken apart by nobody.
+
 A field that is null counts as absent. Some have no effect on an answer: `IGNORED`. Some would have one, and we lack it:
 they may only say what happens anyway, `NEUTRAL`. All others are refused.
 
@@ -37,6 +39,9 @@ NEUTRAL = {"frequency_penalty": (0, ), "presence_penalty": (0, ), "repetition_pe
            "ignore_eos": (False, )}
 READ = {"messages", "max_tokens", "max_completion_tokens", "seed", "stop", "n", "stream", "stream_options", "tools",
         "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "rsa", *LIMITS}
+OF_CHATS = {"messages", "max_completion_tokens", "stream", "stream_options", "tools", "tool_choice",
+            "parallel_tool_calls", "chat_template_kwargs", "rsa"}
+OF_COMPLETIONS = {"echo": (False, ), "best_of": (1, ), "suffix": ("", ), "logprobs": (False, 0), "stream": (False, )}
 
 
 @dataclass
@@ -114,6 +119,29 @@ def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Re
         request.aggregate = form.aggregator(messages, tools, options)
         check_rsa(given, request, size)
     return request
+
+
+def read_completion(document: object, form: TaskFormat, size: int) -> Request:
+    """`read_request` for /completions: a prompt as it stands, no stream. form: from `formats.as_it_stands`.
+
+    The prompt may be a list of one text, as some clients send it. Raises `Wrong` naming the field.
+    """
+    if not isinstance(document, dict):
+        raise Wrong("the body must be a JSON object")
+    given = present(document)
+    prompt = given.pop("prompt", None)
+    prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    if not isinstance(prompt, str) or not prompt:
+        raise Wrong(f"prompt must be a text, not an empty one, got {brief(prompt)}", "prompt")
+    for name in sorted(set(given) & (OF_CHATS | set(OF_COMPLETIONS))):
+        if given.pop(name) not in OF_COMPLETIONS.get(name, ()):
+            raise Wrong(f"{name} is not supported in /completions", name)
+    try:
+        return read_request(given | {"messages": [{"role": "user", "content": prompt}]}, form, size)
+    except Wrong as error:
+        if error.param != "messages":
+            raise
+        raise Wrong(f"prompt: {error}", "prompt") from None
 
 
 def check_rsa(given: dict, request: Request, size: int) -> None:
@@ -207,6 +235,14 @@ def reason(finish: str, calls: bool) -> str:
 def completion(name: str, choices: list[dict], usage: dict) -> dict:
     return {"id": new_id(), "object": "chat.completion", "created": int(time.time()), "model": name, "choices": choices,
             "usage": usage}
+
+
+def text_completion(name: str, texts: list[tuple[str, str]], usage: dict) -> dict:
+    """texts: (text, why it ends), one a choice."""
+    choices = [{"index": i, "text": text, "logprobs": None, "finish_reason": finish}
+               for i, (text, finish) in enumerate(texts)]
+    return {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": name,
+            "choices": choices, "usage": usage}
 
 
 def chunks(name: str) -> Callable[..., dict]:

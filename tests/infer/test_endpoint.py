@@ -388,3 +388,15 @@ def test_seeds_and_copies_do_not_trade_places():
     asked = [Endpoint("http://x/v1", "m", TOKENIZER, seed=seed).request("q", 9, copy)["seed"]
              for seed in range(4) for copy in range(4)]
     assert len(set(asked)) == 16
+
+
+def test_a_raw_prompt_goes_out_as_it_stands():
+    """A text that ended by itself gets its end mark back; a text that is none is tried again."""
+    answers = [{"choices": [{"text": "a#1", "finish_reason": why}]} for why in ("stop", "length")]
+    wrong = [{"choices": [{"text": None}]}, {"choices": []}, {"error": "no"}]
+    with serving(lambda n: [*answers, *wrong][n], reply={"content": ""}) as server:
+        found = [ask(client(server, raw=True, end="$", top_k=40, retries=0), "1+1?") for _ in range(2)]
+        broken = [ask(client(server, raw=True, retries=0), "1+1?") for _ in range(3)]
+    assert found == [["a#1$"], ["a#1"]] and broken == [[None]] * 3
+    path, _, sent = server.requests[0]
+    assert path == "/v1/completions" and "messages" not in sent and (sent["prompt"], sent["top_k"]) == ("1+1?", 40)

@@ -122,6 +122,32 @@ def test_the_lessons_client_runs_against_it(server, reasoner):
     assert all(trace is not None for trace in traces) and remote.failed == 0
 
 
+def test_a_raw_prompt_is_completed_as_it_stands(server, client, reasoner):
+    """All of what `generate` writes, but its stop token; the endpoint's client puts that back."""
+    model, tokenizer = reasoner
+    prompt = "47+85?"
+    tokens, = generate(model, [tokenizer.encode(prompt)], 300, temperature=0, stop=tokenizer.encode("$"))
+    done = client.completions.create(model="m", prompt=prompt, temperature=0, n=2, echo=False)
+    assert [(c.text + "$", c.finish_reason) for c in done.choices] == [(tokenizer.decode(tokens), "stop")] * 2
+    assert done.usage.completion_tokens == 2 * len(tokens)
+    short = client.completions.create(model="m", prompt=[prompt], temperature=0, max_tokens=3).choices[0]
+    assert (short.text, short.finish_reason) == (tokenizer.decode(tokens[:3]), "length")
+    remote = Endpoint(server.url, "nano-reasoner", tokenizer, temperature=0, pause=0.01, raw=True, end="$")
+    assert remote([tokenizer.encode(prompt)], 300) == [tokens]
+    assert remote([tokenizer.encode(prompt)], 3) == [tokens[:3]]
+
+
+@pytest.mark.parametrize("body, field", [
+    ({}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": [1, 2]}, "prompt"),
+    ({"prompt": "1" * 401}, "prompt"), ({"prompt": "1", "echo": True}, "echo"),
+    ({"prompt": "1", "logprobs": 1}, "logprobs"), ({"prompt": "1", "stream": True}, "stream"),
+    ({"prompt": "1", "messages": []}, "messages"), ({"prompt": "1", "rsa": "report"}, "rsa"),
+    ({"prompt": "1", "top_p": 2}, "top_p"), ({"prompt": "1", "suffix": "x"}, "suffix")], ids=str)
+def test_a_raw_prompts_bad_requests_are_named(server, body, field):
+    status, document = post(server, json.dumps(body), path="/v1/completions")
+    assert status == 400 and document["error"]["param"] == field and field in document["error"]["message"]
+
+
 # ---- bad requests ----------------------------------------------------------------------------------------------------
 
 USER = [{"role": "user", "content": "47+85?"}]
@@ -220,7 +246,7 @@ def test_what_is_no_request(server):
     assert post(server, b"{not json")[0] == 400
     assert post(server, b"\xff\xfe")[0] == 400
     assert post(server, b"[" * 100_000)[0] == 400
-    assert post(server, b"{}", path="/v1/completions")[0] == 404
+    assert post(server, b"{}", path="/v1/embeddings")[0] == 404
     assert post(server, b"", headers={"Content-Length": str(10**9)})[0] == 413
     assert post(server, b"", headers={"Content-Length": "+5"})[0] == 400
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # says `curl -d`

@@ -8,6 +8,9 @@ server applies the model's chat template; the reply is encoded. A tail is then t
 reading of the text. trap: read with another tokenizer than the server's, a reply may have more tokens than were asked
 for; its end is kept, which is what is handed on.
 
+With `raw` the prompt goes out as it stands, to /completions, and the reply is the trace as it stands: for models
+without a chat template, such as our small reasoners.
+
 The budget goes out as `max_tokens` and covers thinking and answer together. A server that splits off the reasoning
 sends it as `reasoning_content` (or `reasoning`); the trace is put together again as <think>reasoning</think>answer, and
 a trace that was cut off while thinking stays open.
@@ -43,11 +46,13 @@ class Endpoint:
 
     Args:
         url: up to and including /v1. model: the name the server knows. tokenizer: encode and decode.
-        temperature, top_p: of the server's sampling. seed: goes out with each request, mixed with its prompt.
+        temperature, top_p, top_k: of the server's sampling; top_k goes out only if it is given, for not all know it.
+            seed: goes out with each request, mixed with its prompt.
         concurrency: requests under way at a time. timeout: seconds for one request.
         retries: further tries after the first. pause: seconds before the first of them; doubled each time, up to a
             minute, and varied by half, so that clients do not come back all at once. A Retry-After is obeyed.
         api_key: sent as a bearer token; it is never written anywhere.
+        raw: prompts as they stand. end: with raw, what a text that ended by itself ends with; a server leaves it out.
         run_file: finished requests are appended here, one JSON line each; another run with this file asks only for what
             is missing. None: nothing is kept.
     Attributes:
@@ -58,14 +63,16 @@ class Endpoint:
 
     def __init__(self, url: str, model: str, tokenizer: Tokenizer, temperature: float = 1.0,
                  top_p: float = 1.0, seed: int = 0, concurrency: int = 16, timeout: float = 1800.0,
-                 retries: int = 6, pause: float = 1.0, api_key: str | None = None, run_file: str | Path | None = None):
+                 retries: int = 6, pause: float = 1.0, api_key: str | None = None, run_file: str | Path | None = None,
+                 top_k: int | None = None, raw: bool = False, end: str = ""):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url must start with http:// or https://, got {url!r}")
         for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0), ("timeout", timeout, 1e-3),
                                    ("pause", pause, 0), ("temperature", temperature, 0)):
             if not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
-        self.url, self.model, self.tokenizer = url.rstrip("/") + "/chat/completions", model, tokenizer
+        self.url = url.rstrip("/") + ("/completions" if raw else "/chat/completions")
+        self.model, self.tokenizer, self.raw, self.end, self.top_k = model, tokenizer, raw, end, top_k
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
         self.concurrency, self.timeout, self.retries, self.pause = concurrency, timeout, retries, pause
         self.api_key = api_key
@@ -97,8 +104,10 @@ class Endpoint:
     def request(self, text: str, max_new_tokens: int, copy: int) -> dict:
         """What is sent. Its seed tells copies apart, so the request as a whole is the key of the run file."""
         digest = hashlib.sha256(f"{self.seed}/{copy}/{text}".encode()).digest()
-        return {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": max_new_tokens,
-                "temperature": self.temperature, "top_p": self.top_p, "seed": int.from_bytes(digest[:4], "big") >> 1}
+        asked = {"prompt": text} if self.raw else {"messages": [{"role": "user", "content": text}]}
+        return {"model": self.model, **asked, "max_tokens": max_new_tokens,
+                "temperature": self.temperature, "top_p": self.top_p, "seed": int.from_bytes(digest[:4], "big") >> 1,
+                **({} if self.top_k is None else {"top_k": self.top_k})}
 
     def trace(self, request: dict) -> list[int] | None:
         """One request's trace; None where the request failed for good, or says what our tokenizer cannot read."""
@@ -162,7 +171,7 @@ class Endpoint:
             raise Refused(error.code, f"HTTP {error.code}: {said}", error.headers.get("Retry-After")) from None
         except Exception as error:  # http.client has a dozen kinds of broken connection
             raise OSError(f"{type(error).__name__}: {error}") from error
-        return trace_of(document)
+        return text_as_it_stands(document, self.end) if self.raw else trace_of(document)
 
     def count(self, name: str) -> None:
         with self.lock:
@@ -185,11 +194,11 @@ def read_some(error: urllib.error.HTTPError) -> str:
         return ""
 
 
-def trace_of(document: object) -> str:
-    """The trace in an answer's document: reasoning and content put together again.
+def first_choice(document: object) -> object:
+    """The first choice in an answer's document, whatever it is; None if there is none.
 
     Raises `Refused` for an error document, which some servers send with status 200: its code counts as the status, and
-    without one it is not tried again. ValueError naming what is not of the form.
+    without one it is not tried again.
     """
     if isinstance(document, dict) and document.get("error"):
         error = document["error"]
@@ -197,7 +206,23 @@ def trace_of(document: object) -> str:
         known = isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600
         raise Refused(code if known else 400, f"an error: {str(error)[:2000]}")
     choices = document.get("choices") if isinstance(document, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choices[0] if isinstance(choices, list) and choices else None
+
+
+def text_as_it_stands(document: object, end: str) -> str:
+    """The text in an answer of /completions; `end` behind one that ended by itself. Raises as `trace_of` does."""
+    choice = first_choice(document)
+    if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
+        raise ValueError(f"an answer must hold choices[0].text, a text, got {reprlib.repr(document)}")
+    return choice["text"] + end * (choice.get("finish_reason") == "stop")
+
+
+def trace_of(document: object) -> str:
+    """The trace in a chat's document: reasoning and content put together again.
+
+    Raises `Refused` as `first_choice` does, ValueError naming what is not of the form.
+    """
+    choice = first_choice(document)
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise ValueError(f"an answer must hold choices[0].message, an object, got {reprlib.repr(document)}")
