@@ -63,7 +63,7 @@ $(VENV)/lessons.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/lessons.stamp
-	$(PIP) --quiet --constraint constraints.txt --editable '.[lessons,checkpoints,serve,test,lint]'
+	$(PIP) --quiet --constraint constraints.txt --editable '.[lessons,checkpoints,serve,evaluate,test,lint]'
 	@touch $@
 
 # --- the commands --------------------------------------------------------------------------

@@ -34,6 +34,7 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
     "tokenizers": ("checkpoints", "reads the released tokenizer"),
     "jinja2": ("checkpoints", "reads a checkpoint's chat template"),
     "tornado": ("serve", "the chat server's HTTP"),
+    "math-verify": ("evaluate", "compares answers in mathematics"),
     "pytest": ("test", "runs the tests"),
     "pytest-xdist": ("test", "runs two test files at a time"),
     "coverage": ("test", "which test runs which line, to plant bugs there"),
@@ -49,6 +50,7 @@ OPTIONAL = {  # package: the extra of pyproject.toml that brings it, and what it
 }
 MODULES = {  # package: what it is imported as, where that is another name
     "pytest-xdist": "xdist", "codespell": "codespell_lib", "import-linter": "importlinter", "pre-commit": "pre_commit",
+    "math-verify": "math_verify",
     "reasoning-gym": "reasoning_gym", "rlve-gym": "Gym"}
 
 
