@@ -20,7 +20,7 @@ COMMANDS = {
     "stages": ("minizaya.commands.stages", "train a reasoner through all stages"),
     "cascade": ("minizaya.commands.cascade", "reinforcement learning in four stages, from a shipped reasoner"),
     "solve": ("minizaya.commands.solve", "put held-out problems to a model"),
-    "evaluate": ("minizaya.commands.evaluate", "any server or model on a file of questions: avg@k, pass@k, votes"),
+    "evaluate": ("minizaya.commands.evaluate.command", "any server or model on a file of questions"),
     "serve": ("minizaya.commands.serve", "a chat server on this machine, in the protocol of OpenAI"),
     "sample": ("minizaya.commands.sample", "let a trained model answer"),
     "bench": ("minizaya.commands.bench.command", "time this machine, and minizaya against transformers"),

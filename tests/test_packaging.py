@@ -170,7 +170,8 @@ def test_the_front_door_is_short():
     assert len(read("README.md").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/running.md", "lessons/TEACHING.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/running.md", "docs/evaluate.md", "lessons/TEACHING.md",
+                                  "CONTRIBUTING.md"])
 def test_pages_name_commands_and_files_that_exist(page):
     """Each `minizaya COMMAND --flag ...` of a page can be parsed, and each file that a page links to is there."""
     for words in commands(page):

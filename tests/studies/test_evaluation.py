@@ -147,8 +147,8 @@ def test_a_vote_counts_equal_answers_and_takes_the_first_of_equals():
 
 EQUAL = [("\\frac{1}{2}", "0.5"), ("\\sqrt{8}", "2\\sqrt2"), ("x^2-1", "(x-1)(x+1)"), ("-4<x<2", "(-4,2)"),
          ("\\{1,2\\}", "\\{2,1\\}"), ("70", "70^\\circ"), ("1-\\frac{2}{\\pi}", "\\frac{\\pi-2}{\\pi}")]
-UNEQUAL = [("60", "61.0"), ("\\frac{\\sqrt3}{2}", "0.866"), ("1", "__import__('os')"), ("3", "9**9**9"), ("1", "{" * 100),
-           ("2", "\\")]
+UNEQUAL = [("60", "61.0"), ("\\frac{\\sqrt3}{2}", "0.866"), ("1", "__import__('os')"), ("3", "9**9**9"),
+           ("1", "{" * 100), ("2", "\\")]
 
 
 def test_latex_is_compared_by_math_verify_and_what_is_hostile_costs_a_bounded_time(monkeypatch):
@@ -187,7 +187,7 @@ def test_a_process_that_dies_or_hangs_counts_as_no(monkeypatch, tmp_path):
         judge.name = "math-verify"
         assert not judge.same(ASKED, "1", "slow") and not judge.same(ASKED, "1", "dies") and judge.stopped == 2
         monkeypatch.setattr(answers, "SECONDS", 60)
-        assert judge.same(ASKED, "1", "2")
+        assert judge.same(ASKED, "1", "x")
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -253,7 +253,8 @@ def counting(answer):
 
 
 def evaluate(capsys, url, *flags, name="m"):
-    code = cli.main(["evaluate", "--endpoint", url, "--model-name", name, "--yes", "--json", "--exact", *map(str, flags)])
+    who = ["--endpoint", url, "--model-name", name, "--yes", "--json", "--exact"]
+    code = cli.main(["evaluate", *who, *map(str, flags)])
     out, err = capsys.readouterr()
     return json.loads(out) if code == 0 else (code, err)
 
@@ -415,7 +416,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_lm_evals_questions_are_held_out_problems():
     lines = [json.loads(line) for line in (ROOT / "examples/lm_eval/addition.jsonl").read_text().splitlines()]
-    assert lines == [{"question": p.prompt, "answer": p.answer} for p in tasks.problems("addition", "held_out", 4, 10, 1)]
+    problems = tasks.problems("addition", "held_out", 4, 10, 1)
+    assert lines == [{"question": problem.prompt, "answer": problem.answer} for problem in problems]
 
 
 def test_lm_eval_works_against_the_server(tmp_path):
@@ -429,10 +431,11 @@ def test_lm_eval_works_against_the_server(tmp_path):
     model, tokenizer = zoo.load("nano-reasoner")
     with Server(Service(model, tokenizer, slots=8, size=200), TaskFormat(tokenizer), "nano-reasoner") as server:
         where = f"model=nano-reasoner,base_url={server.url}/chat/completions,num_concurrent=4,tokenized_requests=False"
-        done = subprocess.run([sys.executable, "-m", "lm_eval", "run", "--model", "local-chat-completions", "--model_args",
-                               where, "--tasks", "minizaya_addition", "--include_path", "examples/lm_eval",
-                               "--apply_chat_template", "--output_path", str(tmp_path)], cwd=ROOT, capture_output=True,
-                              text=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
+        done = subprocess.run([sys.executable, "-m", "lm_eval", "run", "--model", "local-chat-completions",
+                               "--model_args", where, "--tasks", "minizaya_addition", "--apply_chat_template",
+                               "--include_path", "examples/lm_eval", "--output_path", str(tmp_path)],
+                              env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}, cwd=ROOT,
+                              capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(next(tmp_path.rglob("results_*.json")).read_text())
     assert found["results"]["minizaya_addition"]["exact_match,none"] > 0.5

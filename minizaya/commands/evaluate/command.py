@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import tasks
-from ..data.hf_tokenizer import HFTokenizer
-from ..data.tokenizer_base import Tokenizer
-from ..hub import zoo
-from ..infer.rsa import SETTINGS, RSAConfig
-from ..serve.service import Service
-from ..studies.evaluation import asking, published, questions, scores
-from ..studies.evaluation.answers import Judge
-from . import device, flags
+from ...data import tasks
+from ...data.hf_tokenizer import HFTokenizer
+from ...data.tokenizer_base import Tokenizer
+from ...hub import zoo
+from ...infer.rsa import SETTINGS, RSAConfig
+from ...serve.service import Service
+from ...studies.evaluation import asking, published, questions, scores
+from ...studies.evaluation.answers import Judge
+from .. import device, flags
 
 ROOM = 40_960  # the report's budget for a final answer
 
@@ -208,7 +208,7 @@ def run(args: argparse.Namespace) -> int:
                   "reused": sum(who.reused for who in askers), "errors": [e for who in askers for e in who.errors][:3]}
     if args.figure:
         found["figure"] = str(args.figure)
-        from ..plots import evaluation  # matplotlib is for those who want pictures
+        from ...plots import evaluation  # matplotlib is for those who want pictures
 
         evaluation.beside_the_report(found, args.benchmark).savefig(args.figure)
     print(json.dumps(found, indent=1) if args.json else scores.table(found))

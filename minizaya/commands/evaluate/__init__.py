@@ -1,0 +1,1 @@
+"""The command `evaluate`, in `command`; what it does stands in `studies/evaluation`."""
