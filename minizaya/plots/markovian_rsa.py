@@ -4,10 +4,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ..config import ZayaConfig
+from ..data.tasks import END
 from ..infer.rsa import RSAConfig, stream_of, subsets
 from ..plan.account import kv_bytes_per_token
 from ..studies import recorded
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
 
 METHODS = {"single": GREY, "majority": SKY, "full_rsa": ORANGE, "delethink": PURPLE, "markovian_rsa": BLUE}
 
@@ -15,7 +16,8 @@ METHODS = {"single": GREY, "majority": SKY, "full_rsa": ORANGE, "delethink": PUR
 @styled
 def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[int]]], tau: int,
           shown: int = 6) -> Figure:
-    """The population round by round: a row a trace, its tail shaded, and lines from each tail to who read it.
+    """The population round by round: a row a trace, its tail shaded, and lines from each tail to who read it. A tick
+    stands behind a right answer, a cross behind a wrong one, dots behind a trace that was cut off.
 
     texts: texts[t][n], trace n of round t. right: is its answer right? read: read[t][n], the traces of round t that
     trace n of round t + 1 read. shown: traces drawn.
@@ -29,8 +31,8 @@ def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[
             head = max(0, len(text) - tau)
             axis.barh(n, head, left=left, height=0.6, color=SKY, alpha=0.35)
             axis.barh(n, len(text) - head, left=left + head, height=0.6, color=ORANGE, alpha=0.8)
-            color = GREEN if right[t][n] else RED
-            axis.text(left + longest + 1, n, "✓" if right[t][n] else "✗", color=color, va="center", fontsize=10)
+            mark, color = (("✓", GREEN) if right[t][n] else ("✗", RED) if text.endswith(END) else ("…", GREY))
+            axis.text(left + longest + 1, n, mark, color=color, va="center", fontsize=10)
             if t:
                 for source in read[t - 1][n]:
                     if source < shown:
@@ -38,7 +40,7 @@ def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[
         solved = sum(right[t]) / len(right[t])
         axis.text(left, -0.75, f"round {t}: {solved:.0%} of {len(own)} right", fontsize=9.5)
     axis.set(ylim=(shown - 0.4, -1.1), xlim=(-1, rounds * (longest + gap)), yticks=range(shown),
-             xlabel="tokens (orange: the tail that is handed on)", ylabel="trace")
+             xlabel="tokens (orange: the tail that is handed on)", ylabel=f"trace ({shown} of {len(texts[0])} shown)")
     axis.set_xticks([])
     return figure
 
@@ -51,8 +53,9 @@ def readers(question: list[int], rsa: RSAConfig, seed: int = 0) -> list[list[lis
 
 
 @styled
-def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 4) -> Figure:
-    """What thinking longer costs: the context and the KV cache of one chain, against those of Markovian RSA."""
+def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 4, n: int = 16) -> Figure:
+    """What thinking longer costs: the context and the KV cache of one chain, against those of Markovian RSA, of one
+    trace and of all n at once."""
     per_token = kv_bytes_per_token(ZayaConfig.preset(preset))
     thought = [beta * k for k in range(1, 9)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
@@ -62,16 +65,34 @@ def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 
         axis.plot([x / 1e3 for x in thought], [min(x, bound) / unit for x in thought], color=BLUE,
                   label="Markovian RSA, a trace")
         axis.set(xlabel="thinking in a row (thousand tokens)")
+    right.plot([x / 1e3 for x in thought], [n * min(x, bound) * per_token / 2**30 for x in thought], "--", color=BLUE,
+               label=f"Markovian RSA, all {n}")
     left.set(title="context", ylabel="tokens (thousands)")
-    right.set(title="KV cache of a sequence", ylabel="GiB, bfloat16")
-    left.legend()
+    right.set(title="KV cache", ylabel="GiB, bfloat16")
+    right.legend()
+    return figure
+
+
+@styled
+def misled(found: dict[str, list[float]]) -> Figure:
+    """How often the answer is right when 0 to 4 of the four tails are wrong, a curve for each kind of slip, and the line
+    of a model that copies one tail.
+
+    found: kind -> five shares.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH * 0.75, 2.9))
+    for (name, shares), color, mark in zip(found.items(), (RED, ORANGE, BLUE), ("o-", "s-", "^-")):
+        axis.plot(range(5), shares, mark, color=color, label=name)
+    axis.plot(range(5), [1 - wrong / 4 for wrong in range(5)], "--", color=GREY, label="copying one tail")
+    axis.set(xlabel="wrong tails of four", ylabel="answers right", ylim=(-0.03, 1.05), xticks=range(5))
+    axis.legend(loc="lower left")
     return figure
 
 
 @styled
 def measured(record: dict | None = None) -> Figure:
-    """Accuracy by method in each setting, mean of the seeds with their standard error;
-    the numbers are tokens a problem."""
+    """Accuracy by method in each setting, mean of the seeds with their standard error; the numbers are tokens a problem.
+    A diamond shows what a vote over a method's last round would give."""
     record = record or recorded("aggregation")
     names = list(dict.fromkeys(run["setting"] for run in record["runs"] if run["study"] == "compare"))
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
@@ -84,6 +105,9 @@ def measured(record: dict | None = None) -> Figure:
             axis.bar(i, average, color=color, alpha=0.55, yerr=sum(e * e for e in errors) ** 0.5 / len(errors),
                      capsize=3)
             axis.plot([i] * len(values), values, "o", color=color, markersize=3.5)
+            if "vote" in runs[0][method]:
+                axis.plot(i, sum(run[method]["vote"] for run in runs) / len(runs), "D", color=color, mec=BLACK, mew=0.7,
+                          markersize=5)
             tokens = sum(run[method]["tokens"] for run in runs) / len(runs)
             axis.text(i, average + 0.05, f"{tokens:.0f}", ha="center", fontsize=8)
         axis.set(title=name, xticks=range(len(METHODS)), ylim=(0, 1.12))

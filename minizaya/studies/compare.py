@@ -22,8 +22,9 @@ from ..data.aggregation import GO, SEPARATOR
 from ..data.tasks import Problem
 from ..data.tokenizer import Tokenizer
 from ..infer.generate import generate
-from ..infer.rsa import Generator, RSAConfig, delimited, majority, markovian_rsa_many
+from ..infer.rsa import Generator, RSAConfig, RSAResult, delimited, majority, markovian_rsa_many
 from ..notebook import tqdm
+from ..plan.account import kv_bytes_per_token
 
 ROWS = 256  # sequences decoded at a time
 
@@ -51,48 +52,60 @@ SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
 
 
 def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> dict:
-    """{method: {"accuracy", "stderr", "tokens"}}, tokens being the generated ones a problem;
-    with rounds "vote", "best"."""
+    """{method: {"accuracy", "stderr", "tokens", "context", "cache_bytes"}}, with "vote" and "best" after rounds.
+
+    tokens: generated ones a problem. context: the longest prompt with its trace. cache_bytes: keys and values, float32,
+    of all traces of a round at once, in the round where that is most; the mean over problems.
+    """
     asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
-    task, rsa, found, known = tasks.get(setting.task), setting.rsa, {}, {}
+    rsa, found, known = setting.rsa, {}, {}
     aggregate = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
-
-    def right(problem: Problem, trace: Sequence[int]) -> int:
-        return task.verify(problem, tokenizer.decode(trace))
-
     methods = {"markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta),
                "majority": replace(rsa, N=(rsa.T + 1) * rsa.N, T=0)}
     for name, config in tqdm(methods.items(), desc="compare", unit="method"):
         results = markovian_rsa_many(sampler(model, tokenizer, seed, known), questions, config, aggregate, seed)
+        last = [[tokenizer.decode(trace) for trace in result.rounds[-1]] for result in results]
         if name == "majority":
-            shares = [right(problem, tokenizer.encode(tasks.CUE + voted + tasks.END)) if voted else 0
-                      for problem, result in zip(asked, results)
-                      for voted in [majority([answer_of(tokenizer.decode(trace)) for trace in result.rounds[-1]])]]
-        else:
-            shares = [mean([right(problem, trace) for trace in result.rounds[-1]])
-                      for problem, result in zip(asked, results)]
-        found[name] = summary(shares, [result.generated_tokens for result in results])
-        if config.T:
-            found[name] |= beside_the_mean(asked, results, tokenizer)
+            found[name] = scored(asked, [[voted(own)] for own in last]) | costs(model, results)
+            continue
+        found[name] = scored(asked, last) | costs(model, results) | beside_the_mean(asked, last)
         if name == "markovian_rsa":
-            first = [[right(problem, trace) for trace in result.rounds[0]] for problem, result in zip(asked, results)]
-            lengths = [mean(list(map(len, result.rounds[0]))) for result in results]
-            found["single"] = summary(list(map(mean, first)), lengths)
+            first = [[tokenizer.decode(trace) for trace in result.rounds[0]] for result in results]
+            alone = [replace(result, rounds=result.rounds[:1], prompts=result.prompts[:1]) for result in results]
+            found["single"] = scored(asked, first) | costs(model, alone, share=rsa.N)
     return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
 
 
-def beside_the_mean(asked: list, results: list, tokenizer: Tokenizer) -> dict:
+def scored(asked: list[Problem], texts: list[list[str]]) -> dict:
+    """Mean accuracy of the texts about each problem, and its standard error over problems."""
+    return summary([mean([tasks.get(problem.task).verify(problem, text) for text in own])
+                    for problem, own in zip(asked, texts)])
+
+
+def costs(model: Zaya, results: list[RSAResult], share: int = 1) -> dict:
+    """What a problem costs; `share`: the traces that share it, for the cost of one of them."""
+    contexts = [[[len(prompt) + len(trace) for prompt, trace in zip(*own)] for own in zip(r.prompts, r.rounds)]
+                for r in results]
+    tokens = [sum(len(trace) for own in result.rounds for trace in own) / share for result in results]
+    peak = mean([max(map(sum, rounds)) / share for rounds in contexts]) * kv_bytes_per_token(model.config, "float32")
+    return {"tokens": round(mean(tokens), 1), "context": max(max(own) for rounds in contexts for own in rounds),
+            "cache_bytes": round(peak)}
+
+
+def voted(texts: list[str]) -> str:
+    """The most frequent answer, written as one; "" if there is none. A trace that got to no answer does not vote."""
+    answer = majority([answer_of(text) for text in texts])
+    return tasks.CUE + answer + tasks.END if answer else ""
+
+
+def beside_the_mean(asked: list[Problem], last: list[list[str]]) -> dict:
     """What else the last populations hold: "vote", how often their most frequent answer is right, and "best", how often
-    any trace is. A vote needs answers that can be compared, "best" a judge that knows:
-    neither is the method's score."""
-    voted, best = [], []
-    for problem, result in zip(asked, results):
-        texts = [tokenizer.decode(trace) for trace in result.rounds[-1]]
-        task, answer = tasks.get(problem.task), majority([answer_of(text) for text in texts])
-        voted.append(task.verify(problem, tasks.CUE + answer + tasks.END) if answer else 0)
-        best.append(max(task.verify(problem, text) for text in texts))
-    return {"vote": round(mean(voted), 4), "best": round(mean(best), 4)}
+    any trace is. A vote needs answers that can be compared, "best" a judge that knows: neither is the method's score.
+    """
+    vote = scored(asked, [[voted(own)] for own in last])["accuracy"]
+    best = [max(tasks.get(problem.task).verify(problem, text) for text in own) for problem, own in zip(asked, last)]
+    return {"vote": vote, "best": round(mean(best), 4)}
 
 
 def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
@@ -109,7 +122,7 @@ def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, proble
         right = [mean([task.verify(problem, text) for text in own]) for problem, own in zip(asked, texts)]
         ended = mean([mean([answer_of(text) is not None for text in own]) for own in texts])
         tokens = [sum(map(len, result.rounds[t])) for result in results]
-        found.append(summary(right, tokens) | {"ended": round(ended, 4)})
+        found.append(summary(right) | {"tokens": round(mean(tokens), 1), "ended": round(ended, 4)})
     return found
 
 
@@ -152,20 +165,21 @@ def mean(values: list) -> float:
     return sum(values) / len(values)
 
 
-def summary(shares: list[float], tokens: list[float]) -> dict:
-    """Mean and standard error over problems, and the mean number of generated tokens."""
+def summary(shares: list[float]) -> dict:
+    """Mean and standard error over problems."""
     average, n = mean(shares), len(shares)
     spread = (sum((share - average) ** 2 for share in shares) / max(1, n - 1)) ** 0.5
-    return {"accuracy": round(average, 4), "stderr": round(spread / n**0.5, 4), "tokens": round(mean(tokens), 1)}
+    return {"accuracy": round(average, 4), "stderr": round(spread / n**0.5, 4)}
 
 
 def table(setting: Setting, found: dict) -> str:
     """The comparison as lines of text."""
-    lines = [f"{setting.task}, difficulty {setting.difficulty}; {asdict(setting.rsa)}"]
+    lines = [f"{setting.task}, difficulty {setting.difficulty}; {asdict(setting.rsa)}",
+             f"{'':15}{'right, %':>14}{'tokens':>9}{'context':>9}{'cache, KB':>11}"]
     for name, cell in found.items():
-        beside = f"   (vote {100 * cell['vote']:.1f}, best {100 * cell['best']:.1f})" if "vote" in cell else ""
-        lines.append(f"{name:15}{100 * cell['accuracy']:6.1f} +- {100 * cell['stderr']:3.1f} %"
-                     f"{cell['tokens']:9.0f} tokens a problem{beside}")
+        beside = f"   vote {100 * cell['vote']:.1f}, best {100 * cell['best']:.1f}" if "vote" in cell else ""
+        lines.append(f"{name:15}{100 * cell['accuracy']:7.1f} +- {100 * cell['stderr']:4.1f}{cell['tokens']:8.0f}"
+                     f"{cell['context']:9}{cell['cache_bytes'] / 1000:11.0f}{beside}")
     return "\n".join(lines)
 
 

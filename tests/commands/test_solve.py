@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import mixture, task_source
 
 TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
+SIZES = SimpleNamespace(config=mz.ZayaConfig.preset("nano"))   # all that `compare` asks of a model, beside a sampler
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +161,18 @@ def test_compare_scores_by_the_mean(monkeypatch):
 
     monkeypatch.setattr(compare, "sampler", half)
     setting = compare.Setting("copy", 2, RSAConfig(N=4, C=2, T=1, beta=9, tau=3))
-    found = compare.compare(None, TOKENIZER, setting, problems=1, seed=0)
+    found = compare.compare(SIZES, TOKENIZER, setting, problems=1, seed=0)
     assert found["single"]["accuracy"] == found["markovian_rsa"]["accuracy"] == found["delethink"]["accuracy"] == 0.5
     assert found["majority"]["accuracy"] == 0.0 and found["markovian_rsa"]["tokens"] == 8 * 5
     # beside the mean, not instead of it
     assert found["markovian_rsa"]["vote"] == 0 and found["markovian_rsa"]["best"] == 1
+    # what it costs: traces of five tokens; a later prompt holds two tails of three tokens, two marks and the go
+    question, a_token = len(problem.prompt), 2 * 2 * 32 * 4 * 4  # K and V, heads, numbers of four bytes, layers
+    assert found["single"]["tokens"] == 5 and found["single"]["cache_bytes"] == (question + 5) * a_token
+    assert found["majority"]["tokens"] == 40 and found["majority"]["cache_bytes"] == 8 * (question + 5) * a_token
+    assert found["markovian_rsa"]["context"] == question + 2 * 4 + 1 + 5 and found["majority"]["context"] == question + 5
+    assert found["markovian_rsa"]["cache_bytes"] == 4 * (question + 2 * 4 + 1 + 5) * a_token
+    assert found["delethink"]["context"] == question + 4 + 1 + 5
 
 
 def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):

@@ -6,8 +6,8 @@ each. "sweep" runs are those of `--sweep`, which varies beta and tau in the tigh
 
 from dataclasses import replace
 
-from ..hub import zoo
-from .compare import SETTINGS, SWEEP, after_each_round, compare
+from ...hub import zoo
+from ..compare import SETTINGS, SWEEP, after_each_round, compare
 
 SETTING = {"model": "nano-reasoner", "problems": 200, "seeds": {"tight": 3, "open": 3, "countdown": 3},
            "sweep_problems": 40, "sweep_setting": "tight",
