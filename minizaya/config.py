@@ -5,6 +5,7 @@ ZAYA1-8B. Fields under "ablations" have no counterpart there: the papers switch 
 do the lessons.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 LAYER_TYPES = ("hybrid", "hybrid_sliding")
@@ -68,6 +69,17 @@ class ZayaConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        for name in ("rms_norm_eps", "initializer_range", "partial_rotary_factor", "rope_theta", "rope_theta_sliding"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
+        for name in ("tie_word_embeddings", "lm_head_bias", "attention_bias", "qk_mean", "value_shift", "eda",
+                     "residual_scaling"):
+            if not isinstance(getattr(self, name), bool):   # trap: the text "false" is true
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if type(getattr(self, name)) not in (int, type(None)):
+                raise ValueError(f"{name} must be None or an integer, got {getattr(self, name)!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(f"num_attention_heads must be a multiple of num_key_value_heads, got "
                              f"{self.num_attention_heads} and {self.num_key_value_heads}")
@@ -82,7 +94,7 @@ class ZayaConfig:
         for kind in self.layer_types:
             if kind not in LAYER_TYPES:
                 raise ValueError(f"layer_types may hold {LAYER_TYPES}, got {kind!r}")
-        whole = isinstance(self.sliding_window, int) and self.sliding_window > 0
+        whole = type(self.sliding_window) is int and self.sliding_window > 0
         if "hybrid_sliding" in self.layer_types and not whole:
             raise ValueError(f"sliding_window must be a positive integer when a layer is hybrid_sliding, "
                              f"got {self.sliding_window!r}")
@@ -91,7 +103,7 @@ class ZayaConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id must be None or in 0..{self.vocab_size - 1}, got {self.pad_token_id}")
-        if self.num_convs not in (0, 1, 2):
+        if type(self.num_convs) is not int or self.num_convs not in (0, 1, 2):
             raise ValueError(f"num_convs must be 0, 1 or 2, got {self.num_convs!r}")
         if self.router not in ("mlp", "linear"):
             raise ValueError(f"router must be 'mlp' or 'linear', got {self.router!r}")

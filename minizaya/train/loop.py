@@ -59,6 +59,12 @@ class Recipe:
             raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
         if self.optimizer == "adamw" and self.momentum != Recipe.momentum:
             raise ValueError(f"momentum is of Muon and would have no effect with 'adamw', got {self.momentum!r}")
+        for name in ("steps", "warmup"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be an integer, got {getattr(self, name)!r}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.lr < math.inf):
+            raise ValueError(f"beta1 and beta2 must lie in 0 <= beta < 1, lr must be finite, got {self.beta1!r}, "
+                             f"{self.beta2!r} and {self.lr!r}")
         for name in ("steps", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")

@@ -45,6 +45,16 @@ def tokens(*shape):
     (dict(rope_theta=0.0), "rope_theta must be positive, got 0.0"),
     (dict(pad_token_id=20), "pad_token_id must be None or in 0..19, got 20"),
     (dict(num_convs=3), "num_convs must be 0, 1 or 2, got 3"),
+    (dict(num_convs=True), "num_convs must be 0, 1 or 2, got True"), (dict(num_convs=2.0), "num_convs must.*got 2.0"),
+    (dict(tie_word_embeddings="false"), "tie_word_embeddings must be True or False, got 'false'"),
+    (dict(qk_mean=None), "qk_mean must be True or False, got None"), (dict(eda=1), "eda must be True or False, got 1"),
+    (dict(partial_rotary_factor="0.5"), "partial_rotary_factor must be a finite number, got '0.5'"),
+    (dict(rope_theta=float("inf")), "rope_theta must be a finite number, got inf"),
+    (dict(rms_norm_eps=float("nan")), "rms_norm_eps must be a finite number, got nan"),
+    (dict(rms_norm_eps="x"), "rms_norm_eps must be a finite number, got 'x'"),
+    (dict(pad_token_id=1.5), "pad_token_id must be None or an integer, got 1.5"),
+    (dict(eos_token_id="</s>"), "eos_token_id must be None or an integer, got '</s>'"),
+    (dict(layer_types=["hybrid", "hybrid_sliding"], sliding_window=True), "sliding_window must be .*, got True"),
     (dict(router="tree"), "router must be 'mlp' or 'linear', got 'tree'"),
 ])
 def test_config(changes, message):

@@ -157,7 +157,9 @@ def test_training_learns():
     assert trainer.records[-1]["loss"] < 0.75 * trainer.records[0]["loss"]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"clip": -1.0}, {"warmup": -1}, {"balance_lr": -0.1}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"clip": -1.0}, {"warmup": -1}, {"balance_lr": -0.1},
+                                   {"steps": 2.5}, {"warmup": 0.5}, {"beta1": 1.0}, {"beta2": -0.1},
+                                   {"lr": float("inf")}, {"lr": float("nan")}])
 def test_a_wrong_recipe_names_its_field(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Recipe(**{"steps": 5} | wrong)
