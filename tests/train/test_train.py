@@ -710,6 +710,7 @@ def test_a_share_has_the_error_of_a_coin():
 
 def test_the_facts_of_a_stage_are_those_of_its_log(tmp_path):
     (tmp_path / "1-a").mkdir()
-    lines = [{"tokens": 600, "tok_per_s": 10.0, "loss": 3.0}, {"tokens": 3000, "tok_per_s": 20.0, "loss": 2.5}]
+    lines = [{"tokens": tokens, "tok_per_s": speed, "loss": loss}
+             for tokens, speed, loss in ((600, 10.0, 3.0), (1800, 20.0, 2.75), (3000, 20.0, 2.5))]
     (tmp_path / "1-a" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert zoo.stage_facts(tmp_path) == [{"stage": "1-a", "steps": 2, "tokens": 3000, "minutes": 3.0, "loss": 2.5}]
+    assert zoo.stage_facts(tmp_path) == [{"stage": "1-a", "steps": 3, "tokens": 3000, "minutes": 3.0, "loss": 2.5}]
