@@ -75,8 +75,8 @@ def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 
 
 @styled
 def misled(found: dict[str, list[float]]) -> Figure:
-    """How often the answer is right when 0 to 4 of the four tails are wrong, a curve for each kind of slip, and the line
-    of a model that copies one tail.
+    """How often the answer is right when 0 to 4 of the four tails are wrong, a curve for each kind of slip. A dashed
+    line is a model that copies one tail.
 
     found: kind -> five shares.
     """
@@ -91,8 +91,8 @@ def misled(found: dict[str, list[float]]) -> Figure:
 
 @styled
 def measured(record: dict | None = None) -> Figure:
-    """Accuracy by method in each setting, mean of the seeds with their standard error; the numbers are tokens a problem.
-    A diamond shows what a vote over a method's last round would give."""
+    """Accuracy by method in each setting, mean of the seeds with their standard error; the numbers are tokens a
+    problem. A diamond shows what a vote over a method's last round would give."""
     record = record or recorded("aggregation")
     names = list(dict.fromkeys(run["setting"] for run in record["runs"] if run["study"] == "compare"))
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
