@@ -16,6 +16,8 @@ TRAIN = [(["--text-rows", "0", "--seq", "64"], "seq has no effect with --text-ro
          (["--task-rows", "0", "--difficulty", "4"], "difficulty has no effect with --task-rows 0")]
 TABLE = [(["--table", *flag], f"{flag[0][2:]} has no effect with --table") for flag in (
     ["--out", "x"], ["--resume"], ["--share", "0.5"], ["--seed", "1"], ["--publish", "x"], ["--device", "cpu"])]
+ASK_HERE = ["--questions", "x", "--model", "nano-reasoner"]
+ASK_THERE = ["--questions", "x", "--endpoint", "u", "--model-name", "m"]
 IDLE = {  # command -> (flags, what is said): each flag beside others that leave it without effect
     "train": [(["--out", "x", *flags], says) for flags, says in TRAIN],
     "stages": [*TABLE, (["--out", "x", "--problems", "9"], "problems has no effect without --publish"),
@@ -43,7 +45,10 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
     "bench": [(["--int8"], "int8 has no effect without --full"), (["--no-peer"], "no_peer has no effect without"),
               (["--dtype", "bfloat16"], "dtype has no effect without --full"),
               (["--full", "nowhere", "--device", "cuda"], "paged from disk, which runs on the CPU")],
-    "kernels": [(["--figure", "x.png"], "figure has no effect without the name of one kernel"),
+    "kernels": [(["--ladder", "gemm", "--trace"], "trace has no effect with --ladder"),
+                (["--ladder", "gemm", "--explain", "x"], "explain has no effect with --ladder"),
+                (["moe", "--ladder", "gemm"], "name has no effect with --ladder"),
+                (["--figure", "x.png"], "figure has no effect without the name of one kernel"),
                 (["--explain", "x", "--trace"], "trace has no effect with --explain"),
                 (["moe", "--explain", "x"], "name has no effect with --explain")],
     "lessons": [(["--without-answers", "x", "--seconds", "9"], "seconds has no effect with --without-answers"),
@@ -65,6 +70,15 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
     "leaderboard": [(["--baseline", "x"], "board has no effect with --baseline"),
                     (["--baseline", "--add", "x"], "add has no effect with --baseline"),
                     (["x", "--seed", "y"], "seed has no effect without --add or --baseline")],
+    "evaluate": [*[([*ASK_HERE, *flag], f"{flag[0][2:].replace('-', '_')} has no effect with --model") for flag in (
+                     ["--model-name", "y"], ["--tokenizer", "y"], ["--raw"], ["--key-from", "y"])],
+                 ([*ASK_THERE, "--device", "cpu"], "device has no effect with --endpoint"),
+                 ([*ASK_THERE, "--tokenizer", "y"], "tokenizer has no effect with --method single"),
+                 ([*ASK_HERE, "--rsa", "report"], "rsa has no effect with --method single"),
+                 ([*ASK_HERE, "--method", "markovian_rsa", "--samples", "3"], "samples has no effect with --method"),
+                 ([*ASK_HERE, "--method", "markovian_rsa", "--max-tokens", "3"], "max_tokens has no effect with"),
+                 ([*ASK_HERE, "--benchmark", "y"], "benchmark has no effect without --figure"),
+                 ([*ASK_HERE, "--resume"], "resume has no effect without --out")],
     "parallel": [],  # those of train, which it reads by train's own functions
 }
 USED = {  # the flags that no other flag leaves without effect
@@ -77,6 +91,8 @@ USED = {  # the flags that no other flag leaves without effect
     "laws": "name run json",
     "plan": "preset context dtype device dp ep cp batch optimizer efficiency price answer_tokens figures json",
     "grade": "submissions lesson csv seconds whole memory seed workers json",
+    "evaluate": "endpoint model model_name questions problems method temperature top_p seed exact out concurrency rate "
+                "yes figure json",
     "leaderboard": "board baseline only json",
     "materialize": "preset folder seed layout dtype layers json",
     "parallel": "layout out resume preset steps lr optimizer text_rows task_rows save_every seed device json timeout "
