@@ -216,7 +216,7 @@ def test_a_function_behind_walls_gets_callbacks_and_renamed_tokens(tmp_path):
         new.append(best)
     return new"""
     path = handed_in(tmp_path / "one", lesson, "fewer_reads", source)
-    (verdict,) = judge.grade(path, lesson, Limits(whole=60.0, seed="x"), "open")["exercises"].values()
+    (verdict,) = judge.grade(path, lesson, Limits(seconds=120.0, whole=240.0, seed="x"), "open")["exercises"].values()
     assert verdict["verdict"] == "passed" and verdict["score"] < 1, verdict
 
 
