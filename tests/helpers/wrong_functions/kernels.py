@@ -1,17 +1,20 @@
 """Wrong functions for the laws of kernels: see the head of this folder."""
 
 
-from minizaya.hip import tile, trace
+from minizaya.hip import ladder, tile, trace
 
 
 def no_weight():
-    """A right kernel that forgets the weight."""
-    return """__global__ void rms_norm(const float* x, const float* weight, float* y, int width, float eps) {
-    float total = 0;
-    for (int i = 0; i < width; i++) total += x[blockIdx.x * width + i] * x[blockIdx.x * width + i];
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        y[blockIdx.x * width + i] = x[blockIdx.x * width + i] / sqrtf(total / width + eps);
-}"""
+    """A kernel with the right traffic that forgets the weight."""
+    return ladder.rms_norm_text().replace("weight[c] * (x[start + c] * inverse)",
+                                          "weight[c] * 0.f + x[start + c] * inverse")
+
+
+def every_thread_reads_all():
+    """A right kernel in which each thread adds up the whole row."""
+    text = ladder.rms_norm_text().replace("for (int c = t; c < width; c += 256) squares",
+                                          "for (int c = 0; c < width; c++) squares")
+    return text.replace("if (t < half) sums[t] += sums[t + half];", "")
 
 
 WRONG = {
@@ -30,5 +33,6 @@ WRONG = {
         (lambda: 3, "the law wants the kernel's text"),
         (lambda: "no kernel", "error"),
         no_weight,
+        (every_thread_reads_all, "at most twice as many"),
     ],
 }
