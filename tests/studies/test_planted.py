@@ -54,7 +54,7 @@ def test_what_cannot_be_planted_is_refused(bad, says):
 
 
 def test_right_answers_are_counted(monkeypatch):
-    """A model that copies the first tail's end as its answer, and one that knows every third problem."""
+    """Of a model that knows every third problem a third is right; and each prompt is a question with its four tails."""
     seen = []
 
     def generate(model, prompts, room, stop, seed):

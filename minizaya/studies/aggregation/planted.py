@@ -29,7 +29,8 @@ KINDS = ("consistent", "scattered", "last")
 def tails(problem: Problem, wrong: int, kind: str, tau: int, rng: random.Random) -> list[str]:
     """Four tails of a `chain100` problem that all end with the number before the same step, `wrong` of them wrong.
 
-    Raises ValueError unless wrong lies in 0..4 and kind is one of KINDS.
+    Raises ValueError unless wrong lies in 0..4 and kind is one of KINDS, and for a chain that leads nearly every number
+    to one end: then there are no four wrong ones.
     """
     if not 0 <= wrong <= TAILS:
         raise ValueError(f"wrong must lie in 0..{TAILS}, got {wrong}")
@@ -40,9 +41,9 @@ def tails(problem: Problem, wrong: int, kind: str, tau: int, rng: random.Random)
     right = trace(chain, start, MODULUS)[: 5 * steps + 3]
     slips: dict[str, str] = {}    # by their last number: no two end alike, none as the right one
     for x in rng.sample(range(MODULUS), MODULUS):
-        text = trace(chain, x, MODULUS)[: 5 * steps + 3]   # a wrong number at the start: wrong in the whole tail
         if len(slips) == TAILS:
             break
+        text = trace(chain, x, MODULUS)[: 5 * steps + 3]   # a wrong number at the start: wrong up to the last one
         if text[-2:] != right[-2:]:  # trap: * 2 and * 5 may take it back to the right one
             slips[text[-2:]] = right[:-2] + text[-2:] if kind == "last" else text
     ends = list(slips.values())
