@@ -130,7 +130,8 @@ def top_p(fn, probs, limit):
             own[token] = True
             mass += row[token]
     masses = probs.sort(-1, descending=True).values.cumsum(-1).tolist()
-    if limit < 1 and any(abs(mass - limit) < 1e-12 for row in masses for mass in row):
+    exact = bool((probs * 64 == (probs * 64).round()).all())
+    if limit < 1 and not exact and any(abs(mass - limit) < 1e-12 for row in masses for mass in row):
         limit -= 1e-9                                    # a tie of mass and limit is a matter of rounding: step off it
         if limit <= 0:
             return
@@ -178,16 +179,16 @@ def draw_weights(draw):
      guards=[sample.invert_cdf])
 def inverse_cdf(fn, weights, sixteenth):
     """fn(weights, uniforms): float64 (n, v), not negative; float64 (n,) in [0, 1) -> int64 (n,). `uniforms` are
-    sixteenth / 16 here, and then as near to one as a float64 comes."""
-    for uniform in (sixteenth / 16, 1 - 2.0 ** -53):
+    sixteenths here, another one for each row, and then as near to one as a float64 comes."""
+    for uniforms in ([(sixteenth + 5 * i) % 16 / 16 for i in range(len(weights))], [1 - 2.0 ** -53] * len(weights)):
         wanted = []
-        for row in weights.tolist():
+        for row, uniform in zip(weights.tolist(), uniforms):
             sums = [sum(row[: i + 1]) for i in range(len(row))]
             # uniform * total may round up to the total itself: then the last token that counts takes it
             wanted.append(next((i for i, s in enumerate(sums) if s > uniform * sums[-1]),
                                max(i for i, w in enumerate(row) if w > 0)))
-        expect(fn(weights, torch.full((len(weights),), uniform, dtype=torch.float64)), torch.tensor(wanted), "b",
-               f"token at uniform {uniform}")
+        expect(fn(weights, torch.tensor(uniforms, dtype=torch.float64)), torch.tensor(wanted), "b",
+               f"token at uniforms {uniforms}")
 
 
 @law("decoding.filters", "what may be sampled is in the top-p set and in the min-p set, both read off all tokens",

@@ -325,8 +325,9 @@ def draw_belief(draw):
 def surprises():
     """Curves that are all but certain, and outcomes that they thought impossible: rates under 1e-6 and over."""
     curves = dict(particles=[(1.0, 0.5), (9.0, 0.5)], weights=[0.5, 0.5])
-    return [curves | dict(difficulty=difficulty, asked=asked, right=right)
-            for difficulty in (1, 9) for asked in (1, 400) for right in (0, 1, asked)]
+    both = dict(particles=[(1.0, 0.5), (3.0, 0.5)], weights=[0.5, 0.5], difficulty=9, asked=400, right=200)
+    return [both, *(curves | dict(difficulty=difficulty, asked=asked, right=right)
+                    for difficulty in (1, 9) for asked in (1, 400) for right in (0, 1, asked))]
 
 
 @law("rl.belief", "each curve's weight is multiplied by the chance it gave to the outcome, and weights add up to one",

@@ -89,7 +89,7 @@ def mean_visited(fn, experts, tokens):
 def draw_matrix(draw):
     rows, columns = draw_a.size(draw, 1, 4), draw_a.size(draw, 1, 6)
     weight = draw_a.tensor(draw, rows, columns, dtype=torch.float32)
-    weight[0] *= draw_a.pick(draw, (1.0, 100.0, 0.001, 1e-6))          # one row far larger or smaller than the others
+    weight[0] *= draw_a.pick(draw, (1.0, 100.0, 0.001, 1e-6, 1e-9))    # one row far larger or smaller than the others
     if draw_a.flag(draw):
         weight[-1] = 0
     return dict(weight=weight)
@@ -115,7 +115,7 @@ def int8(fn, weight):
             "a scale must be above zero, also for a row of zeros: divided by zero, its numbers are not numbers")
     off = (small.double() * scale[:, None].double() - weight.double()).abs()
     step = weight.double().abs().amax(-1, keepdim=True) / 127
-    wrong = off > step / 2 * (1 + 1e-5) + 1e-12
+    wrong = off > step / 2 * (1 + 1e-5) + 1e-15
     if wrong.any():
         row, column = (int(i) for i in wrong.nonzero()[0])
         raise Broken(f"at row {row}, column {column} you store {float(small[row, column]) * float(scale[row]):.6g} for "

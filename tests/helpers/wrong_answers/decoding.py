@@ -41,6 +41,12 @@ def my_top_p(probs, top_p):
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, ranked.cumsum(-1) <= top_p)
 ''',
+        "one more where the mass is just reached": '''
+def my_top_p(probs, top_p):
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+    before = ranked.cumsum(-1) - ranked
+    return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, (before <= top_p) | (top_p == 1))
+''',
         "the token itself counts": '''
 def my_top_p(probs, top_p):
     if top_p == 1:
@@ -116,6 +122,12 @@ def my_choice(weights, uniforms):
     cumulated = weights.cumsum(-1).masked_fill(weights == 0, 0.0)
     total = cumulated.amax(-1, keepdim=True)
     return (cumulated >= uniforms[:, None] * total).int().argmax(-1)
+''',
+        "one uniform for all rows": '''
+def my_choice(weights, uniforms):
+    cumulated = weights.cumsum(-1).masked_fill(weights == 0, 0.0)
+    total = cumulated.amax(-1, keepdim=True)
+    return (cumulated > uniforms[0] * total).int().argmax(-1)
 ''',
         "not normalised": '''
 def my_choice(weights, uniforms):

@@ -27,6 +27,10 @@ def my_load(visits):
     shares = visits[..., :-1] / visits.sum(-1, keepdim=True).clamp_min(1)
     return shares.mean(0)
 ''',
+        "an expert without tokens got one": LOAD.replace("visits.sum(0)", "visits.sum(0).clamp_min(1)"),
+        "a rank without tokens divides by zero": LOAD.replace(
+            "return tokens[:, :-1] / tokens.sum(-1, keepdim=True)",
+            "own = visits.sum(-1, keepdim=True)\n    return (visits[..., :-1] / own * own).sum(0) / own.sum(0)"),
         "one rank's own": LOAD.replace("visits.sum(0)", "visits[0]"),
         "the mean of the ranks' loads": LOAD.replace(
             "return tokens[:, :-1] / tokens.sum(-1, keepdim=True)",

@@ -35,6 +35,7 @@ def my_weights(particles, weights, difficulty, right, asked):
         "the curve upside down": BELIEF.replace("(mu - difficulty) / s", "(difficulty - mu) / s"),
         "wrong answers forgotten": BELIEF.replace(" + (asked - right) * (1 - rate).log()", ""),
         "not clamped": BELIEF.replace(".clamp(1e-6, 1 - 1e-6)", ".clamp(1e-12, 1)"),
+        "likelihoods end at what a float can hold": BELIEF.replace("+ likelihood)", "+ likelihood.clamp_min(-700))"),
         "not normalised": BELIEF.replace(".softmax(-1)", ".exp()"),
     },
     "scheduler": {
