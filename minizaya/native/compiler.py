@@ -114,6 +114,28 @@ def run(command: Iterable[str | Path]) -> None:
         raise CompilerError(f"the compiler refused: {' '.join(words)}\n{done.stderr.strip()}")
 
 
+def shared(name: str, sources: list[Path]) -> Path | None:
+    """The first of `sources`, C++ that includes the others, as a library for this CPU; None where that is not possible.
+
+    name: as for `kept`.
+    """
+    command = cpp()
+    if command is None:
+        return None
+    # torch's own switch, to see an older CPU on this one
+    machine = "x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "native"
+    flags = ["-O3", f"-march={machine}", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
+
+    def make(aside: Path) -> Path:
+        run([*command, *flags, sources[0], "-o", aside / "made.so"])
+        return aside / "made.so"
+
+    try:
+        return kept(name, [*(source.read_text() for source in sources), *flags, *command, version(command) or ""], make)
+    except (OSError, CompilerError):
+        return None
+
+
 def kept(name: str, ingredients: Iterable[str], make: Callable[[Path], Path], beside: tuple[str, ...] = ()) -> Path:
     """The file NAME-KEY.suffix in the cache, made now if it is not there.
 

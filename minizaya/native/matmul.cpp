@@ -3,58 +3,23 @@
 // A token alone reads every weight once and uses it once, so memory is the limit and a weight must become a float in a
 // register, not in a buffer. A bfloat16 is the upper half of a float: a shift makes one of the other.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <vector>
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>  // gcc 12 takes a vector cast from int8 or bfloat16 apart, number by number or half by half
-#endif
+
+#include "lanes.cpp"
 
 namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
 constexpr long SHORT = 512;      // numbers in a row up to which tokens stand in the lanes
 constexpr long CHAIN = 32;        // of them added one after the other: in one long chain roundings add up
-// N: floats in a vector. R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for
-// its last addition and two can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or
-// two each.
+// R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for its last addition and two
+// can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or two each.
 #ifdef __AVX512F__
-constexpr int N = 16, R = 6, T = 4;  // 24 of 32 registers
+constexpr int R = 6, T = 4;  // 24 of 32 registers
 #else
-constexpr int N = 8, R = 6, T = 2;   // 12 of 16
+constexpr int R = 6, T = 2;  // 12 of 16
 #endif
-typedef float Floats __attribute__((vector_size(4 * N)));
-typedef uint32_t Words __attribute__((vector_size(4 * N)));
-typedef uint16_t Halves __attribute__((vector_size(2 * N)));
-
-inline Floats load(const float* p) { Floats v; memcpy(&v, p, sizeof v); return v; }
-inline Floats load(const int8_t* p) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-#elif defined(__AVX2__)
-    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
-#else
-    Floats v;
-    for (int i = 0; i < N; ++i) v[i] = p[i];
-    return v;
-#endif
-}
-inline Floats load(const uint16_t* p) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
-#elif defined(__AVX2__)
-    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
-#else
-    Halves v;
-    memcpy(&v, p, sizeof v);
-    return (Floats)(__builtin_convertvector(v, Words) << 16);
-#endif
-}
-inline float one(float w) { return w; }
-inline float one(int8_t w) { return w; }
-inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }
 
 // Weights as floats: themselves, or a copy.
 inline const float* floats(const float* w, long, std::vector<float>&) { return w; }
@@ -68,21 +33,6 @@ const float* floats(const Weight* w, long n, std::vector<float>& wide) {
     }
     for (; i < n; ++i) wide[i] = one(w[i]);
     return wide.data();
-}
-
-// The sum of a vector's numbers, half on half. gcc 12 makes additions one after the other, by way of memory, of a loop.
-inline float lanes(Floats v) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)v);
-#elif defined(__AVX2__)
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-#else
-    float total = 0;
-    for (int lane = 0; lane < N; ++lane) total += v[lane];
-    return total;
-#endif
 }
 
 // How they are multiplied: as floats, or, where the processor can and the tokens are bfloat16, too, as pairs of

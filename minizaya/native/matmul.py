@@ -10,7 +10,6 @@ for float64, the tiles do everything: same numbers, slower.
 """
 
 import ctypes
-import os
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from . import compiler
 
-SOURCES = [Path(__file__).with_name(name) for name in ("step.cpp", "matmul.cpp")]  # the first includes the second
+SOURCES = [Path(__file__).with_name(name) for name in ("step.cpp", "matmul.cpp", "lanes.cpp")]  # includes the next
 FEW = 128         # tokens up to which the compiled loop is the faster one (measured on two cores)
 FEW_NATIVE, FEW_PAIRS = 4, 64   # the same for bfloat16 tokens, where torch multiplies bfloat16 natively; and we do, too
 TILE = 2**19      # numbers in a tile: 2 MiB of floats
@@ -120,21 +119,10 @@ def multiplies_pairs() -> bool:
 @cache
 def library() -> ctypes.CDLL | None:
     """`matmul.cpp` and `step.cpp`, compiled for this machine, or None where that is not possible."""
-    command = compiler.cpp()
-    if command is None:
-        return None
-    # torch's own switch, to see an older CPU on this one
-    machine = "x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "native"
-    flags = ["-O3", f"-march={machine}", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
-    ingredients = [*(source.read_text() for source in SOURCES), *flags, *command, compiler.version(command) or ""]
-
-    def make(aside: Path) -> Path:
-        compiler.run([*command, *flags, SOURCES[0], "-o", aside / "matmul.so"])
-        return aside / "matmul.so"
-
+    file = compiler.shared("native/matmul.so", SOURCES)
     try:
-        return load(compiler.kept("native/matmul.so", ingredients, make))
-    except (OSError, compiler.CompilerError):
+        return None if file is None else load(file)
+    except OSError:
         return None
 
 

@@ -92,23 +92,6 @@ inline void put(uint16_t* at, float x) {  // to the nearest, to the even one whe
     *at = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
 
-typedef int32_t Ints __attribute__((vector_size(4 * N)));
-
-inline Floats fill(float x) { return Floats{} + x; }
-
-// e^x to about one unit in the last place: 2^n times a polynomial of the rest.
-inline Floats exponential(Floats x) {
-    x = x < fill(-87.f) ? fill(-87.f) : x;
-    x = x > fill(88.f) ? fill(88.f) : x;
-    const Floats big = x * 1.44269504f + 12582912.f, n = big - 12582912.f;  // the addition rounds to a whole number
-    const Floats r = x - n * 0.693359375f - n * -2.12194440e-4f;
-    Floats p = fill(1.9875691500e-4f);
-    for (float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-        p = p * r + next;
-    p = p * r * r + r + 1.f;
-    return p * (Floats)(((Ints)big << 23) + 0x3f800000);
-}
-
 // The error function, a quotient of two polynomials as in Eigen; off by less than 3e-7.
 inline Floats erf(Floats x) {
     x = x < fill(-4.f) ? fill(-4.f) : x;
@@ -122,32 +105,7 @@ inline Floats erf(Floats x) {
     return x * p / q;
 }
 
-// x[i] = f(x[i]), a vector at a time.
-template <class F>
-void each(float* x, long n, F f) {
-    long i = 0;
-    for (; i + N <= n; i += N) {
-        const Floats y = f(load(x + i));
-        memcpy(x + i, &y, sizeof y);
-    }
-    if (i == n) return;
-    float part[N] = {};
-    std::copy(x + i, x + n, part);
-    const Floats y = f(load(part));
-    for (long rest = i; rest < n; ++rest) x[rest] = y[rest - i];
-}
-
 void gelu(float* x, long n) { each(x, n, [](Floats v) { return 0.5f * v * (1.f + erf(v * 0.70710678f)); }); }
-
-template <class Number>
-inline __attribute__((always_inline)) float dot(const float* x, const Number* y, long n) {
-    Floats sum = {};
-    long i = 0;
-    for (; i + N <= n; i += N) sum += load(x + i) * load(y + i);
-    float total = lanes(sum);
-    for (; i < n; ++i) total += x[i] * one(y[i]);
-    return total;
-}
 
 void softmax(float* x, long n) {
     Floats top = fill(x[0]), sums = {};

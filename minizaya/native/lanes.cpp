@@ -1,0 +1,106 @@
+// Vectors of floats, as wide as the CPU's, and what the loops of this folder need of them.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>  // gcc 12 takes a vector cast from int8 or bfloat16 apart, number by number or half by half
+#endif
+
+namespace {
+
+// N: floats in a vector.
+#ifdef __AVX512F__
+constexpr int N = 16;
+#else
+constexpr int N = 8;
+#endif
+typedef float Floats __attribute__((vector_size(4 * N)));
+typedef uint32_t Words __attribute__((vector_size(4 * N)));
+typedef uint16_t Halves __attribute__((vector_size(2 * N)));
+
+inline Floats load(const float* p) { Floats v; memcpy(&v, p, sizeof v); return v; }
+inline Floats load(const int8_t* p) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    Floats v;
+    for (int i = 0; i < N; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+inline Floats load(const uint16_t* p) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
+    Halves v;
+    memcpy(&v, p, sizeof v);
+    return (Floats)(__builtin_convertvector(v, Words) << 16);
+#endif
+}
+inline float one(float w) { return w; }
+inline float one(int8_t w) { return w; }
+inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }
+
+// The sum of a vector's numbers, half on half. gcc 12 makes additions one after the other, by way of memory, of a loop.
+inline float lanes(Floats v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+#else
+    float total = 0;
+    for (int lane = 0; lane < N; ++lane) total += v[lane];
+    return total;
+#endif
+}
+
+typedef int32_t Ints __attribute__((vector_size(4 * N)));
+
+inline Floats fill(float x) { return Floats{} + x; }
+
+// e^x to about one unit in the last place: 2^n times a polynomial of the rest.
+inline Floats exponential(Floats x) {
+    x = x < fill(-87.f) ? fill(-87.f) : x;
+    x = x > fill(88.f) ? fill(88.f) : x;
+    const Floats big = x * 1.44269504f + 12582912.f, n = big - 12582912.f;  // the addition rounds to a whole number
+    const Floats r = x - n * 0.693359375f - n * -2.12194440e-4f;
+    Floats p = fill(1.9875691500e-4f);
+    for (float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = p * r + next;
+    p = p * r * r + r + 1.f;
+    return p * (Floats)(((Ints)big << 23) + 0x3f800000);
+}
+
+// x[i] = f(x[i]), a vector at a time.
+template <class F>
+void each(float* x, long n, F f) {
+    long i = 0;
+    for (; i + N <= n; i += N) {
+        const Floats y = f(load(x + i));
+        memcpy(x + i, &y, sizeof y);
+    }
+    if (i == n) return;
+    float part[N] = {};
+    std::copy(x + i, x + n, part);
+    const Floats y = f(load(part));
+    for (long rest = i; rest < n; ++rest) x[rest] = y[rest - i];
+}
+
+template <class Number>
+inline __attribute__((always_inline)) float dot(const float* x, const Number* y, long n) {
+    Floats sum = {};
+    long i = 0;
+    for (; i + N <= n; i += N) sum += load(x + i) * load(y + i);
+    float total = lanes(sum);
+    for (; i < n; ++i) total += x[i] * one(y[i]);
+    return total;
+}
+
+}  // namespace
