@@ -16,20 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.attention import rope_angles, rope_frequencies
-from ..arch.block import Block
 from ..arch.cache import Cache
-from ..arch.cca import CCA
-from ..arch.experts import Experts
 from ..arch.model import Zaya, ZayaOutput, check_inputs
-from ..arch.residual import PlainResidual, ResidualScaling, RMSNorm
-from ..arch.router import Router, RouterMLP
 from ..config import ZayaConfig
+from . import known
+from .fused import model as fused
+from .known import NO_COMPILER
 from .layout import Layer, Layout, Model, Past, Twin
 from .matmul import library
 
-KNOWN = frozenset({Zaya, Block, CCA, Router, RouterMLP, Experts, RMSNorm, ResidualScaling, PlainResidual, nn.Embedding,
-                   nn.Linear, nn.Conv1d, nn.ModuleList})
-NUMBERS = (torch.float32, torch.bfloat16)
 PROMPT = 192   # tokens up to which a prompt goes through `step.cpp`; longer ones have torch's fused attention
 
 
@@ -38,7 +33,7 @@ def reader(model: nn.Module, compiled: bool | None = None) -> Callable[..., Zaya
 
     Args:
         compiled: True: one token of each sequence goes through `step.cpp`; False: all go the plain way; None: through
-            `step.cpp` where it can be. Short prompts do, too; long ones go the plain way in any case.
+            `step.cpp` where it can be. Short prompts do, too; long ones go by the fused loops of `fused`.
     Raises:
         ValueError: compiled is True, and it cannot be; it says why.
 
@@ -63,9 +58,6 @@ def reader(model: nn.Module, compiled: bool | None = None) -> Callable[..., Zaya
     return model
 
 
-NO_COMPILER = "there is no C++ compiler (CXX may name one)"
-
-
 @once
 def tell(why: str) -> None:
     """One line, once in the life of a process."""
@@ -74,21 +66,7 @@ def tell(why: str) -> None:
 
 def obstacle(model: nn.Module) -> str | None:
     """Why `step.cpp` cannot decode with this model, or None."""
-    if type(model) is not Zaya:
-        return f"it is a {type(model).__name__}"
-    for name, module in model.named_modules():
-        if type(module) not in KNOWN or "forward" in vars(module):
-            return f"{name or 'the model'} is a {type(module).__name__} of its own kind"
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"{name or 'the model'} has a hook"
-    if not model.layers[0].attention.fast:
-        return "its backend is 'reference'"
-    kinds = {(weight.dtype, weight.device.type, weight.is_contiguous()) for weight in model.parameters()}
-    if kinds not in ({(number, "cpu", True)} for number in NUMBERS):
-        return "its weights are not all float32, or all bfloat16, in the CPU's memory"
-    if any(block.router.balancing_bias.dtype != torch.float32 for block in model.layers):
-        return "a balancing bias is not float32"
-    return NO_COMPILER if library() is None else None
+    return known.obstacle(model) or (NO_COMPILER if library() is None else None)
 
 
 def places(model: nn.Module) -> list[int]:
@@ -173,7 +151,8 @@ class Step:
         config = self.config
         prompt = is_prompt(config, tokens, cache, routes, last_only)
         if doc_ids is not None or not (prompt or takes(tokens, cache, routes, mask)):
-            return model(tokens, cache, routes, doc_ids, mask, last_only)
+            loops = fused.takes(cache) and not torch.is_grad_enabled() and fused.obstacle(model) is None
+            return (partial(fused.forward, model) if loops else model)(tokens, cache, routes, doc_ids, mask, last_only)
         check_inputs(config, tokens, cache, routes, doc_ids, mask)
         layers, tokens, (batch, steps) = config.num_hidden_layers, tokens.contiguous(), tokens.shape
         seen = cache.advance(steps, mask)

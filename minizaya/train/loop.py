@@ -26,10 +26,10 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-import torch.nn.functional as F
 
 from ..arch import balance
 from ..arch.model import Zaya
+from ..native.fused.model import summed_loss
 from ..notebook import in_notebook, tqdm
 from . import checkpoint
 from .optim import adamw, learning_rate, muon
@@ -81,14 +81,17 @@ class Trainer:
         run: the folder of log and checkpoints, or None to keep everything in memory.
         keep: plain JSON values to write beside each checkpoint, such as the tokenizer and the choice of data.
         resume: go on from the newest checkpoint in `run`; if there is none, start at the beginning.
+        compiled: train by the fused loops of `native/fused` (True), the plain way (False), or by loops where that
+            can be (None): equal within rounding.
     Raises:
         ValueError: `run` holds a run already and `resume` is False; recipe or `keep` are not those of the checkpoint;
             another process trains in `run`. The folder is this process's until `train` has ended.
     """
 
     def __init__(self, model: Zaya, recipe: Recipe, batches: Callable[[int], list[Batch]],
-                 run: str | Path | None = None, keep: dict | None = None, resume: bool = False):
-        self.model, self.recipe, self.batches = model, recipe, batches
+                 run: str | Path | None = None, keep: dict | None = None, resume: bool = False,
+                 compiled: bool | None = None):
+        self.model, self.recipe, self.batches, self.compiled = model, recipe, batches, compiled
         self.run_folder = None if run is None else Path(run)
         self.lock = RunLock(self.run_folder)
         self.keep = keep or {}
@@ -120,12 +123,10 @@ class Trainer:
         model.train()
         for batch in batches:
             batch = batch.to(device)
-            out = model(batch.inputs, doc_ids=batch.doc_ids)
-            total = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE,
-                                    reduction="sum")
+            total, routes = summed_loss(model, batch.inputs, batch.targets, batch.doc_ids, self.compiled)
             (total / targets.total()).backward()  # gradients add up: micro-batches together weigh as one batch
             losses[batch.name] += total.item()
-            visits = visits + balance.counts(out.routes, model.config.num_experts, batch.valid)
+            visits = visits + balance.counts(routes, model.config.num_experts, batch.valid)
             tokens += batch.inputs.numel() if batch.valid is None else int(batch.valid.sum())
 
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))

@@ -1,0 +1,6 @@
+"""What stands between the matrix products of a model, as loops in C++ with gradients: training and long prompts.
+
+In reading order: `library` compiles the loops and calls them; `merge` joins the residual stream and norms it; `mix`
+makes queries, keys and values; `experts` runs each expert on its own tokens; `loss` never holds all logits at once;
+`model` puts them together. The C++ (`fused.cpp`, `mix.cpp`) stands beside them. The plain path of each is in `arch`.
+"""

@@ -1,0 +1,107 @@
+"""The whole model by fused loops: its loss with gradients, and its answer to prompts. Plain: `arch/model.py`.
+
+Between two layers only the residual stream and its norm are in memory, since a merge and the norm after it are one
+loop, whichever layer they belong to.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...arch.attention import Place, attend, locate
+from ...arch.cache import Cache
+from ...arch.cca import CCA
+from ...arch.model import Zaya, ZayaOutput, check_inputs
+from ...data.pack import IGNORE
+from .. import known
+from .experts import visits
+from .library import library
+from .loss import SummedLoss
+from .merge import merge_norm, rms_norm
+from .mix import mixed, standard
+
+
+def obstacle(model: nn.Module) -> str | None:
+    """Why the loops cannot run this model, or None."""
+    why = known.obstacle(model)
+    if why is None and model.embed.weight.dtype != torch.float32:
+        why = "its weights are not float32"
+    if why is None and model.recompute:
+        why = "it computes activations twice"
+    return why or (known.NO_COMPILER if library() is None else None)
+
+
+def summed_loss(model: nn.Module, inputs: Tensor, targets: Tensor, doc_ids: Tensor | None = None,
+                compiled: bool | None = None) -> tuple[Tensor, Tensor]:
+    """Nats of all targets together, a scalar with gradients, and the routes, int64 (b, t, layers).
+
+    Args:
+        inputs, targets: int64 (b, t); IGNORE is no target. doc_ids: as in `Zaya.forward`.
+        compiled: True: by fused loops; False: the plain way; None: by loops where that can be.
+    Raises:
+        ValueError: compiled is True and it cannot be; a target outside the vocabulary; what `Zaya.forward` raises.
+    """
+    if compiled not in (None, True, False):
+        raise ValueError(f"compiled must be True, False or None (where it can be), got {compiled!r}")
+    why = "it was not asked for" if compiled is False else obstacle(model)
+    if compiled and why:
+        raise ValueError(f"compiled: this model cannot be trained by fused loops: {why}")
+    flat = targets.flatten()
+    if why or model.head.bias is not None:
+        out = forward(model, inputs, doc_ids=doc_ids) if why is None else model(inputs, doc_ids=doc_ids)
+        loss = F.cross_entropy(out.logits.flatten(0, 1), flat, ignore_index=IGNORE, reduction="sum")
+        return loss, out.routes
+    low, high = (int(x) for x in torch.where(flat == IGNORE, 0, flat).aminmax())
+    if low < 0 or high >= model.config.vocab_size:
+        raise ValueError(f"targets must lie in 0..{model.config.vocab_size - 1} or be {IGNORE}, got {low}..{high}")
+    x, routes, _ = hidden(model, inputs, doc_ids=doc_ids)
+    return SummedLoss.apply(x.flatten(0, 1), model.head.weight, flat), routes
+
+
+def takes(cache: Cache | None) -> bool:
+    """Nothing has been read yet."""
+    return cache is None or type(cache) is Cache and cache.length == 0
+
+
+def forward(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
+            doc_ids: Tensor | None = None, mask: Tensor | None = None, last_only: bool = False) -> ZayaOutput:
+    """As `Zaya.forward`, for a model without `obstacle` and a cache that it `takes`."""
+    x, routes, probs = hidden(model, tokens, cache, routes, doc_ids, mask, last_only)
+    return ZayaOutput(model.head(x), routes, probs)
+
+
+def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
+           doc_ids: Tensor | None = None, mask: Tensor | None = None,
+           last_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """What the head reads, (b, t, E), of the last position alone (b, 1, E); and routes and probs of `ZayaOutput`."""
+    check_inputs(model.config, tokens, cache, routes, doc_ids, mask)
+    batch, steps = tokens.shape
+    valid = mask if cache is None else cache.advance(steps, mask)
+    place = locate(model.config, batch, steps, 0, torch.float32, tokens.device, doc_ids, valid)
+    stream = (model.embed(tokens) + model.embed_bias) * model.embed_scale
+    after = [*(block.attention_norm for block in model.layers[1:]), model.norm]
+    x, state, chosen, probs = rms_norm(model.layers[0].attention_norm, stream), None, [], []
+    for layer, block in enumerate(model.layers):
+        y = attention(block.attention, x, place, cache)
+        stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
+        route, gates, prob, state = block.router(x, state, None if routes is None else routes[..., layer])
+        chosen.append(route)
+        probs.append(prob)
+        if last_only and block is model.layers[-1]:   # nobody reads what other tokens' last experts say
+            stream, x, route, gates = (part[:, -1:] for part in (stream, x, route, gates))
+        stream, x = merge_norm(block.moe_merge, after[layer], visits(block.experts, x, route, gates), stream)
+    if cache is not None:
+        cache.length, cache.valid = steps, valid
+    return x, torch.stack(chosen, -1), torch.stack(probs)
+
+
+def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None) -> Tensor:
+    """As `CCA.forward`: x (b, t, E) -> (b, t, E)."""
+    if place.valid is not None:
+        x = x * place.valid[..., None]   # padding must not leak through the convolutions
+    q, k, v = (mixed if standard(layer.config) else CCA.project)(layer, x, place, cache)
+    if cache is not None:
+        k, v = cache.extend(layer.layer, k, v)
+    y = attend(q, k, v, place.masks[layer.sliding])
+    return layer.up_proj(rearrange(y, "b t h d -> b t (h d)"))

@@ -1,0 +1,274 @@
+"""Training and prompts by fused loops: the loss, every gradient, routes and caches of the plain way, in float64."""
+
+import copy
+import subprocess
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import minizaya as mz
+from minizaya.arch.attention import locate
+from minizaya.arch.cca import CCA
+from minizaya.arch.experts import Experts
+from minizaya.arch.residual import PlainResidual, ResidualScaling, RMSNorm
+from minizaya.data.pack import IGNORE
+from minizaya.laws.strategies import randomise
+from minizaya.native import compiler
+from minizaya.native.fused import experts, library, loss, merge, mix
+from minizaya.native.fused import model as fused
+from step_models import SHAPES, SLIDING, SMALL
+
+pytestmark = pytest.mark.skipif(library.library() is None, reason="no C++ compiler")
+
+ALL = [*SHAPES, SLIDING, dict(num_convs=1), dict(qk_mean=False), dict(value_shift=False), dict(router="linear"),
+       dict(residual_scaling=False), dict(tie_word_embeddings=False), dict(lm_head_bias=True),
+       dict(cca_time0=3, cca_time1=4)]
+
+
+def off(mine, wanted, least=1e-12):
+    """The largest difference, relative to the largest number, or to `least`; inf for what is no number."""
+    if wanted.numel() == 0:
+        return 0.0
+    away = (mine.double() - wanted.double()).abs().max() / wanted.abs().max().clamp_min(least)
+    return float(away.nan_to_num(nan=float("inf")))
+
+
+def far(ours, plain, inputs, module, seed):
+    """How far outputs and gradients (of `inputs` and of the module's weights) are from the plain way in float64.
+
+    ours, plain: (module, *inputs) -> tensors. Each output has a random gradient of its own.
+    """
+    found = []
+    for run, dtype in ((ours, torch.float32), (plain, torch.float64)):
+        mine = copy.deepcopy(module).to(dtype)
+        taken = [x.detach().to(dtype, copy=True).requires_grad_() if x.is_floating_point() else x for x in inputs]
+        outs = run(mine, *taken)
+        draw = torch.Generator().manual_seed(seed)
+        sent = [torch.randn(out.shape, generator=draw, dtype=torch.float64).to(dtype) for out in outs]
+        torch.autograd.backward(outs, sent)
+        found.append([*outs, *(x.grad for x in taken if x.requires_grad),
+                      *(p.grad for p in mine.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1])
+    return max(off(a.detach(), b.detach(), 0.1) for a, b in zip(*found))   # where all cancel, a rounding is no bug
+
+
+# One operation: sums of some hundred numbers, so a few roundings of 6e-8 of the largest. A wrong term is off by 1e-2.
+NEAR = 1e-5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 70), st.booleans(), st.integers(0, 99))
+@example(64, 16, True, 0)
+@example(129, 37, True, 1)
+@example(65, 48, False, 2)
+def test_merge_and_norm(tokens, size, scaling, seed):
+    draw = torch.Generator().manual_seed(seed)
+    parts = torch.nn.ModuleList([ResidualScaling(size) if scaling else PlainResidual(), RMSNorm(size, 1e-5)])
+    inputs = [torch.randn(1, tokens, size, generator=draw) for _ in range(2)]
+
+    def plain(parts, output, stream):
+        stream = parts[0](output, stream)
+        return stream, parts[1](stream)
+
+    parts = randomise(parts, seed).float()
+    assert far(lambda parts, *x: merge.merge_norm(*parts, *x), plain, inputs, parts, seed) < NEAR
+    norm = randomise(RMSNorm(size, 1e-5), seed).float()
+    assert far(lambda norm, x: [merge.rms_norm(norm, x)], lambda norm, x: [norm(x)], inputs[:1], norm, seed) < NEAR
+
+
+def mix_far(changes, batch, steps, documents, seed):
+    config = mz.ZayaConfig.preset("nano", **SMALL | dict(changes))
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, steps, config.hidden_size, generator=draw)
+    doc_ids = (torch.rand(batch, steps, generator=draw) < 0.3).cumsum(1) if documents else None
+
+    def run(project):
+        def work(layer, x):
+            return project(layer, x, locate(config, batch, steps, 0, x.dtype, x.device, doc_ids), None)
+        return work
+
+    layer = randomise(CCA(config, 0), seed).float()   # float32 numbers, in float64 too
+    return far(run(mix.mixed), run(CCA.project), [x], layer, seed)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([one for one in SHAPES if "attention_bias" not in one]), st.integers(1, 3), st.integers(1, 70),
+       st.booleans(), st.integers(0, 99))
+@example({}, 2, 131, True, 0)      # more than one chunk of gradients, and documents shorter than the taps
+@example(dict(cca_time0=3, cca_time1=4), 2, 9, True, 1)
+@example(dict(cca_time0=3, cca_time1=4), 1, 2, False, 2)
+def test_queries_keys_and_values(changes, batch, steps, documents, seed):
+    assert mix_far(changes, batch, steps, documents, seed) < NEAR
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 6), st.integers(1, 40), st.integers(1, 20), st.integers(0, 99))
+@example(40, 1, 16, 8, 0)
+@example(3, 6, 33, 17, 1)          # experts without a token
+def test_experts(tokens, count, size, inner, seed):
+    draw = torch.Generator().manual_seed(seed)
+    x, gates = torch.randn(1, tokens, size, generator=draw), torch.rand(1, tokens, generator=draw)
+    routes = torch.randint(0, count + 1, (1, tokens), generator=draw)   # the last one skips
+    layer = randomise(Experts(count, size, inner), seed).float()
+    assert far(lambda layer, *args: [experts.visits(layer, *args)], lambda layer, *args: [layer(*args)],
+               [x, routes, gates], layer, seed) < NEAR
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_experts_that_all_or_none_skip(skips):
+    layer = randomise(Experts(2, 8, 4), 0).float()
+    x, gates, routes = torch.randn(1, 5, 8), torch.rand(1, 5), torch.full((1, 5), 2 if skips else 1)
+    assert far(lambda layer, *args: [experts.visits(layer, *args)], lambda layer, *args: [layer(*args)],
+               [x, routes, gates], layer, 0) < NEAR
+
+
+@pytest.mark.parametrize("tokens, size, words", [(1, 5, 1), (3, 16, 33), (2 * loss.ROWS + 1, 8, 50)])
+@pytest.mark.parametrize("scored", ["all", "some", "none"])
+def test_cross_entropy(tokens, size, words, scored):
+    draw = torch.Generator().manual_seed(tokens)
+    head = torch.nn.Linear(size, words, bias=False)
+    targets = torch.randint(0, words, (tokens,), generator=draw)
+    targets[torch.rand(tokens, generator=draw) < dict(all=0, some=0.5, none=1)[scored]] = IGNORE
+    x = torch.randn(tokens, size, generator=draw) * 30   # logits far apart: e^100 would be infinite
+
+    def ours(head, x):
+        return [loss.SummedLoss.apply(x, head.weight, targets)]
+
+    def plain(head, x):
+        return [F.cross_entropy(head(x), targets, reduction="sum")]
+
+    assert far(ours, plain, [x], head, 0) < NEAR
+    with torch.no_grad():
+        assert off(ours(head, x)[0], plain(head, x)[0]) < NEAR
+
+
+def models(changes, seed=3):
+    """The same weights, in float64 and float32."""
+    model = randomise(mz.Zaya(mz.ZayaConfig.preset("nano", **SMALL | dict(changes))), seed).float()
+    wide = mz.Zaya(model.config).double()
+    wide.load_state_dict(model.state_dict())
+    return wide, model
+
+
+@pytest.mark.parametrize("case", range(len(ALL)))
+def test_every_gradient_of_a_model(case):
+    """Three layers, so roundings add up: the plain way in float32 is off by up to 7e-5."""
+    documents, draw, found = case % 2, torch.Generator().manual_seed(case), []
+    tokens = torch.randint(3, 90, (2, 31), generator=draw)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].masked_fill(torch.rand(2, 30, generator=draw) < 0.2, IGNORE)
+    doc_ids = (torch.rand(2, 30, generator=draw) < 0.2).cumsum(1) if documents else None
+    for model, compiled in zip(models(ALL[case]), (False, True)):
+        total, routes = fused.summed_loss(model, inputs, targets, doc_ids, compiled)
+        (total / 60).backward()
+        found.append(([total.detach(), *(p.grad for p in model.parameters())], routes))
+    (wanted, there), (mine, here) = found
+    assert torch.equal(here, there)
+    assert max(map(off, mine, wanted)) < 1e-4
+
+
+@pytest.mark.parametrize("case", range(len(ALL)))
+def test_prompts(case):
+    """Logits, routes and what the cache holds, with padding at the left or without; all positions or the last one."""
+    wide, model = models(ALL[case])
+    tokens = torch.randint(3, 90, (3, 30), generator=torch.Generator().manual_seed(case))
+    last_only = case % 2 == 0
+    mask = torch.arange(30) >= torch.tensor([0, 4, 29])[:, None] if case % 3 else None
+    caches = wide.new_cache(3), model.new_cache(3)
+    with torch.inference_mode():
+        wanted = wide(tokens, cache=caches[0], mask=mask, last_only=last_only)
+        mine = fused.forward(model, tokens, cache=caches[1], mask=mask, last_only=last_only)
+        assert torch.equal(mine.routes, wanted.routes) and off(mine.probs, wanted.probs) < NEAR
+        assert mine.logits.shape == wanted.logits.shape and off(mine.logits, wanted.logits) < NEAR
+        nexts = [own(tokens[:, :1], cache=cache).logits for own, cache in zip((wide, model), caches)]
+        assert caches[0].length == caches[1].length == 31 and off(nexts[1], nexts[0]) < NEAR
+
+
+def test_routes_are_replayed():
+    wide, model = models({})
+    tokens = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+    routes = torch.randint(-1, 3, (2, 9, 3), generator=torch.Generator().manual_seed(1))
+    mine, wanted = fused.forward(model, tokens, routes=routes), wide(tokens, routes=routes)
+    assert torch.equal(mine.routes, wanted.routes) and off(mine.logits.detach(), wanted.logits.detach()) < NEAR
+
+
+def test_threads_do_not_change_a_gradient():
+    """Sums over tokens are made in pieces of one size, whoever makes them."""
+    before, found = torch.get_num_threads(), []
+    parts = ResidualScaling(40), RMSNorm(40, 1e-5)
+    x = torch.randn(1, 300, 40, generator=torch.Generator().manual_seed(0))
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            merge.merge_norm(*parts, x, x)[1].square().sum().backward()
+        finally:
+            torch.set_num_threads(before)
+        found.append([p.grad for part in parts for p in part.parameters()])
+        for part in parts:
+            part.zero_grad()
+    assert all(map(torch.equal, *found))
+
+
+def test_what_cannot_be_goes_the_plain_way():
+    tokens = torch.randint(3, 90, (1, 9))
+    wide, model = models({})
+    model.recompute = True
+    for own, why in ((wide, "not all float32"), (model, "activations twice")):
+        with pytest.raises(ValueError, match=f"compiled: this model cannot be trained by fused loops: .*{why}"):
+            fused.summed_loss(own, tokens, tokens, compiled=True)
+        assert torch.equal(fused.summed_loss(own, tokens, tokens)[0],
+                           fused.summed_loss(own, tokens, tokens, compiled=False)[0])
+    model.recompute = False
+    with pytest.raises(ValueError, match="compiled must be True, False or None"):
+        fused.summed_loss(model, tokens, tokens, compiled="no")
+    for wrong in (-1, model.config.vocab_size):
+        with pytest.raises(ValueError, match=f"targets must lie in 0..{model.config.vocab_size - 1} or be -100"):
+            fused.summed_loss(model, tokens, tokens.clone().fill_(wrong))
+    with pytest.raises(TypeError, match="contiguous float32 or int64 on the CPU"):
+        library.argument(torch.ones(2, 3).T)
+
+
+def test_without_a_compiler_the_plain_way_is_gone(monkeypatch):
+    _, model = models({})
+    tokens = torch.randint(3, 90, (1, 9))
+    monkeypatch.setattr(fused, "library", lambda: None)
+    monkeypatch.setattr(library, "library", lambda: pytest.fail("C++ was called"))
+    assert torch.equal(fused.summed_loss(model, tokens, tokens)[0],
+                       fused.summed_loss(model, tokens, tokens, compiled=False)[0])
+    with pytest.raises(ValueError, match="there is no C.. compiler"):
+        fused.summed_loss(model, tokens, tokens, compiled=True)
+
+
+BUGS = {
+    "a tap that looks over the border of a document":
+        ("m.before(n + tap) >= tap)", "n + tap < end)"),
+    "no gradient for the norm's length": ("x[i] * shrink) * scale", "0) * scale"),
+    "a mean that keeps its gradient": ("(query[i] + own[i] / group) / 2", "query[i] / 2"),
+    "the next document's value": ("(n + 1) % m.t && m.before(n + 1) > 0", "(n + 1) % m.t"),
+}
+
+
+@pytest.fixture(scope="module")
+def without_bugs(tmp_path_factory):
+    return tmp_path_factory.mktemp("planted")
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_seen(without_bugs, monkeypatch, bug):
+    old, new = BUGS[bug]
+    text = library.SOURCES[0].read_text()
+    assert text.count(old) == 1, f"{old!r} has changed"
+    folder = without_bugs / "fused"
+    folder.mkdir(exist_ok=True)
+    for source in library.SOURCES[1:]:
+        place = folder if source.parent == library.HERE else without_bugs
+        (place / source.name).write_text(source.read_text())
+    (folder / "bug.cpp").write_text(text.replace(old, new))
+    built = folder / f"{list(BUGS).index(bug)}.so"
+    subprocess.run([*compiler.cpp(), "-O0", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17",
+                    str(folder / "bug.cpp"), "-o", str(built)], check=True)
+    wrong = library.ctypes.CDLL(str(built))
+    monkeypatch.setattr(library, "library", lambda: wrong)
+    assert mix_far({}, 2, 20, True, 0) > 1e-3
