@@ -107,8 +107,8 @@ def test_one_step_is_the_textbook_step():
 
 
 def test_fused_loops_train_as_the_plain_way_does():
-    """Four steps, the second and later ones from weights that the loops' gradients made: Adam divides small roundings by
-    small gradients, so losses agree to five digits, not to the last one."""
+    """Four steps, the later ones from weights that the loops' gradients made: Adam divides small roundings by small
+    gradients, so losses agree to five digits, not to the last one."""
     mine, plain = (Trainer(tiny_model(), Recipe(steps=4, warmup=3), tiny_sources(), compiled=compiled)
                    for compiled in (None, False))
     for trainer in (mine, plain):
