@@ -16,7 +16,7 @@ def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24) -> Fig
     """The shipped reasoner's probabilities of the next token, ranked, at two positions;
     bars coloured by who keeps them."""
     model, tokenizer = zoo.load("nano-reasoner")
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.5), sharey=True)
     for axis, (title, text) in zip(axes, TEXTS.items()):
         with torch.no_grad():
             probs = probabilities(model(torch.tensor([tokenizer.encode(text)])).logits[:, -1], 1.0)
@@ -33,8 +33,10 @@ def two_filters(top_p: float = 0.99, min_p: float = 0.1, shown: int = 24) -> Fig
         axis.set_xticklabels([tokenizer.decode([token]).replace("\n", "⏎") for token in order[:shown].tolist()],
                              fontsize=7)
         axis.title.set_fontsize(9.5)
+        axis.text(0.98, 0.95, "top-p keeps {}, min-p {}".format(*(int(mask.sum()) for mask in kept)), ha="right",
+                  va="top", transform=axis.transAxes, fontsize=8.5)
     axes[0].set_ylabel("probability")
     for color, label in ((ORANGE, f"top-p {top_p} keeps"), (PURPLE, f"min-p {min_p} keeps"), (GREY, "neither")):
         axes[1].bar(0, 0, color=color, label=label)
-    axes[1].legend()
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

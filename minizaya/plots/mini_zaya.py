@@ -51,7 +51,7 @@ def one_layer(config: ZayaConfig | None = None) -> Figure:
     box(8.75, 3.2, "value shift", "attention", w=1.9)
     arrow((4.2, 2.36), (4.2, 2.84), label=f"q, k  {config.query_size} + {config.kv_size}", at=(4.08, 2.6), ha="right")
     arrow((6.35, 2.36), (6.35, 2.84), label=f"{packed}", at=(6.5, 2.6))
-    arrow((7.6, 2.36), (8.3, 2.84), label=f"v  {half} now + {half} late", at=(8.05, 2.42))
+    arrow((7.8, 2.0), (8.4, 2.0), (8.4, 2.84), label=f"v  {half} now\n+ {half} late", at=(8.52, 2.3))
     box(4.7, 4.35, "add, norm, temperature, half RoPE", "attention", w=4.4)
     arrow((3.5, 3.56), (3.5, 3.99))
     arrow((6.35, 3.56), (6.35, 3.99))
@@ -74,7 +74,7 @@ def one_layer(config: ZayaConfig | None = None) -> Figure:
     axis.text(9.5, 9.3, "to the\nrouter\nabove", fontsize=9, ha="center", va="bottom")
     box(7.2, 10.8, "argmax(probability + bias)", "router", w=3.7)
     arrow((7.2, 10.11), (7.2, 10.44), label=f"{config.num_experts + 1} probabilities", at=(7.35, 10.28))
-    arrow((5.6, 7.76), (3.3, 8.3), (3.3, 11.35 - 0.4))
+    arrow((5.0, 7.76), (5.0, 8.6), (3.3, 8.6), (3.3, 10.95), label=f"{width}", at=(3.4, 9.75))
     box(3.35, 11.35,
         f"one of {config.num_experts} SwiGLU experts\n{width} to 2 x {config.moe_intermediate_size} to {width}",
         "experts", w=3.4, h=0.8)

@@ -22,6 +22,7 @@ def beliefs(believed: dict[str, Calibrator], asked: dict[str, list[tuple[int, fl
         axis.plot(*zip(*asked[name]), "o", color=ORANGE, markersize=4)
         axis.axvline(belief.best(), color=BLACK, linestyle="--", linewidth=1)
         axis.set(title=name, ylim=(-0.05, 1.05))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes.flat[len(believed):]:
         axis.axis("off")
     for row in axes:
@@ -60,14 +61,12 @@ def followed(record: dict | None = None) -> Figure:
     record = record or recorded("cascade")
     run = max(record["runs"], key=lambda run: len(run["difficulty"]))  # the first seed kept only half of it
     names = sorted(run["difficulty"][0]["levels"])
-    figure, axes = plt.subplots(2, 4, figsize=(WIDTH, 3.4), sharex=True)
+    figure, axes = plt.subplots(2, 4, figsize=(WIDTH, 3.6))
     for axis, name in zip(axes.flat, names):
-        axis.step(range(len(run["difficulty"])), [batch["levels"].get(name) for batch in run["difficulty"]], color=BLUE,
-                  where="post")
-        axis.set(title=name)
+        # dots: where a level goes up and down with every batch, a line would be a block
+        axis.plot([batch["levels"].get(name) for batch in run["difficulty"]], ".", color=BLUE, markersize=2.5)
+        axis.set(title=name, xlabel="batch", ylabel="level")
         axis.yaxis.get_major_locator().set_params(integer=True)
     axes.flat[len(names)].plot([update["reward"] for update in run["curve"]], color=GREEN, linewidth=1)
-    axes.flat[len(names)].set(title="mean reward", ylim=(0, 1))
-    for axis in axes[-1]:
-        axis.set_xlabel("batch")
+    axes.flat[len(names)].set(title="mean reward", ylim=(0, 1), xlabel="update")
     return figure

@@ -26,6 +26,16 @@ PATHS = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
 SLOW_MACHINE = 3
 CELL_TIMEOUT = 900   # seconds on the wall: a cell that hangs
 
+# A last cell: CPU seconds, and the kernel's memory at its peak in MiB. Zero where /proc is missing.
+# trap: getrusage's figure is no less than what the process that starts the kernel has had.
+CLOCK = """
+import time
+from pathlib import Path
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+print(time.process_time(), max([int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")], default=0))
+"""
+
 
 @dataclass(frozen=True)
 class Exercise:
@@ -133,16 +143,17 @@ class ThisPython(KernelSpecManager):
 def execute(notebook, folder, env):
     """Runs a copy of the notebook in a fresh kernel with working directory `folder`; stops at the first error.
 
-    Returns the executed copy and its CPU seconds, imports included. CPU time, not time on the wall: other work on the
-    machine must not fail a lesson.
+    Returns the executed copy, its CPU seconds, imports included, and the kernel's memory at its peak in MiB. CPU time,
+    not time on the wall: other work on the machine must not fail a lesson.
     """
     copy = deepcopy(notebook)
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
-    clock = nbformat.v4.new_code_cell("import time; print(time.process_time())")
+    clock = nbformat.v4.new_code_cell(CLOCK)
     copy.cells.append(clock)
     NotebookClient(copy, km=manager, timeout=CELL_TIMEOUT).execute(cwd=str(folder), env=env, cleanup_kc=True)
     copy.cells.pop()
-    return copy, float(printed(clock))
+    seconds, memory = printed(clock).split()
+    return copy, float(seconds), int(memory)
 
 
 def printed(cell, stream="stdout"):

@@ -1,6 +1,6 @@
 """The course runs, and its checks cannot be fooled. For every lesson:
 
-(a) it runs as shipped, top to bottom, in a fresh kernel, within its stated time;
+(a) it runs as shipped, top to bottom, in a fresh kernel, within its stated time and memory;
 (b) with the answers in place of the stubs, every check passes;
 (c) as shipped, and with lazy or wrong answers, no check passes;
 (d) it is clean: no outputs, one-line setup, nothing that the library already has, sizes, links, the table in step.
@@ -43,6 +43,10 @@ every_lesson = pytest.mark.parametrize("name", NAMES)
 every_exercise = pytest.mark.parametrize("name, exercise", EVERY, ids=[f"{n}-{e.id}" for n, e in EVERY])
 
 MAX_CODE_LINES, MAX_WORDS, MAX_SECONDS, MAX_MINUTES = 280, 2000, 300, 80
+# number of a lesson -> minutes, seconds, memory in MiB, exercises, laws, the day it was tried
+ROW_OF_TAKES = re.compile(r"^\| (\d\d) \| " + r"(\d+) \| " * 5 + r"(\d{4}-\d\d-\d\d|) *\|$", re.MULTILINE)
+TAKES = {row[0]: row[1:] for row in ROW_OF_TAKES.findall((LESSONS / "README.md").read_text(encoding="utf-8"))}
+OTHER_TORCH = 400   # MiB: what lessons/README.md says is with torch's CPU build; one with CUDA is larger to begin with
 ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools",
                    "random", "tempfile", "time", "warnings"}
 
@@ -72,10 +76,11 @@ def shipped(tmp_path_factory):
 
 
 @every_lesson
-def test_runs_as_shipped_in_its_time(name, shipped):
-    notebook, seconds, left = shipped(name)
-    budget = notebook.metadata["minizaya"]["seconds"]
+def test_runs_as_shipped_in_its_time_and_memory(name, shipped):
+    notebook, seconds, peak, left = shipped(name)
+    budget, memory = notebook.metadata["minizaya"]["seconds"], int(TAKES[name[:2]][2])
     assert seconds <= budget * SLOW_MACHINE, f"{name} took {seconds:.0f} CPU seconds; it promises {budget}"
+    assert not peak or 0.6 * memory <= peak <= 1.25 * memory + OTHER_TORCH, f"{name} took {peak} MiB; it says {memory}"
     for cell in notebook.cells:
         assert "Warning" not in printed(cell, "stderr"), cell.source
     assert {path.name for path in left} <= {"runs", ".hypothesis"}, f"{name} leaves files behind: {left}"
@@ -83,7 +88,7 @@ def test_runs_as_shipped_in_its_time(name, shipped):
 
 @every_lesson
 def test_unsolved_exercises_are_open(name, shipped):
-    notebook, _, _ = shipped(name)
+    notebook, *_ = shipped(name)
     output = "".join(printed(cell) for cell in notebook.cells)
     assert not re.findall(r"^[✔✘].*", output, flags=re.MULTILINE)
     assert len(re.findall(r"^○", output, flags=re.MULTILINE)) == sum(len(e.laws) for e in EXERCISES[name])
@@ -94,7 +99,7 @@ def test_unsolved_exercises_are_open(name, shipped):
 
 @every_lesson
 def test_every_check_passes_with_the_answers(name, tmp_path):
-    notebook, _ = execute(solved(NOTEBOOKS[name]), tmp_path, kernel_env(MINIZAYA_STRICT="1"))
+    notebook, *_ = execute(solved(NOTEBOOKS[name]), tmp_path, kernel_env(MINIZAYA_STRICT="1"))
     output = "".join(printed(cell) for cell in notebook.cells)
     assert len(re.findall(r"^✔", output, flags=re.MULTILINE)) == sum(len(e.laws) for e in EXERCISES[name])
 
@@ -316,6 +321,14 @@ def test_table_of_lessons_is_in_step():
         assert int(minutes) == NOTEBOOKS[name].metadata["minizaya"]["minutes"]
         needed = re.findall(r"\b\d\d\b", before)
         assert all(other < number and any(n.startswith(other) for n in NAMES) for other in needed)
+
+
+def test_table_of_what_it_takes_is_in_step():
+    assert list(TAKES) == [name[:2] for name in NAMES]
+    for (minutes, seconds, _, own, laws, _), name in zip(TAKES.values(), NAMES):
+        info, found = NOTEBOOKS[name].metadata["minizaya"], EXERCISES[name]
+        assert (int(minutes), int(seconds)) == (info["minutes"], info["seconds"]), name
+        assert (int(own), int(laws)) == (len(found), sum(len(exercise.laws) for exercise in found)), name
 
 
 def test_every_lesson_has_its_figure(tmp_path):
