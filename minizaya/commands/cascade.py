@@ -10,7 +10,7 @@ import torch
 from ..hub import zoo
 from ..rl import cascade
 from ..train import checkpoint, evaluate
-from . import device, flags
+from .shared import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

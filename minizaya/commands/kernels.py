@@ -16,7 +16,7 @@ from ..hip.machine.floors import loop
 from ..hip.report import declared, rows
 from ..hip.trace import traced
 from ..plots.hip_kernels import traffic
-from . import flags
+from .shared import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from .. import laws
 from ..laws.report import MARKS, chosen, judged, listing, record
-from . import flags
+from .shared import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from ..grading import open_exercises, submissions
 from ..grading.judge import Limits
 from ..grading.open_exercises import board
 from ..grading.table import lessons
-from . import flags
+from .shared import flags
 
 WHOLE = 600.0       # seconds for one exercise: thousands of calls
 

@@ -16,7 +16,7 @@ from ..grading.book import book
 from ..grading.course import check, progress, reset, text
 from ..grading.handout import for_nbgrader, slides, without_answers
 from ..grading.judge import Limits
-from . import flags
+from .shared import flags
 
 ORIGINALS = Path(__file__).resolve().parents[2] / "lessons"
 

@@ -16,7 +16,7 @@ from ..hub.weights import add_weight_arguments, open_weights
 from ..infer.generate import generate
 from ..parallel import sharded_checkpoint
 from ..serve.formats import ChatFormat
-from . import flags
+from .shared import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

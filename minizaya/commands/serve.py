@@ -25,7 +25,7 @@ from ..hub import zoo
 from ..hub.weights import add_weight_arguments, open_weights
 from ..serve.formats import ChatFormat, TaskFormat
 from ..serve.service import Service
-from . import flags
+from .shared import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

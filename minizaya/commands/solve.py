@@ -8,7 +8,7 @@ from ..hub import zoo
 from ..studies import compare
 from ..train import evaluate
 from ..train.evaluate import LEVELS
-from . import device, flags
+from .shared import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

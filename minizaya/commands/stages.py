@@ -9,7 +9,7 @@ import torch
 
 from ..hub import zoo
 from ..train import evaluate, stages
-from . import device, flags
+from .shared import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from ..plots.picture import LivePicture
 from ..train.evaluate import held_out_loss
 from ..train.loop import Recipe, Trainer
 from ..train.sources import Source, mixture, task_source, text_source
-from . import device, flags
+from .shared import device, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ import torch
 
 import minizaya as mz
 from minizaya.__main__ import main
-from minizaya.commands import device
 from minizaya.commands.bench import timing
+from minizaya.commands.shared import device
 from minizaya.data import text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.rl import pipeline

@@ -25,7 +25,7 @@ from ...infer.engine import Engine, engine_generate
 from ...infer.generate import generate
 from ...native.fused.model import summed_loss
 from ...native.step import reader
-from .. import device, flags
+from ..shared import device, flags
 from . import answers, data, full
 from .timing import compare, seconds
 

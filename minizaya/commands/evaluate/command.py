@@ -24,7 +24,7 @@ from ...infer.rsa import SETTINGS, RSAConfig
 from ...serve.service import Service
 from ...studies.evaluation import asking, published, questions, scores
 from ...studies.evaluation.answers import Judge
-from .. import device, flags
+from ..shared import device, flags
 
 ROOM = 40_960  # the report's budget for a final answer
 

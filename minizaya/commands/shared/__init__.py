@@ -1,0 +1,1 @@
+"""What several commands share: `device` (the flag `--device`), `flags` (none is left without effect)."""
