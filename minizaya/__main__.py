@@ -4,13 +4,17 @@ Each command is a module with two functions, `add_arguments(parser)` and `run(ar
 only knows where they live. With `--json` a command prints exactly one JSON document on standard output; progress bars
 and notes go to standard error.
 
-Exit codes: 0 done, 1 the command ran and the answer is no, 2 wrong input (one line says what), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the command ran and the answer is no, 2 wrong input (one line says what), 130 stopped by Ctrl-C,
+141 nobody reads the output any more (`| head`): then nothing is said.
 """
 
 import argparse
 import importlib
+import os
+import select
 import sys
 from pathlib import Path
+from typing import TextIO
 
 COMMANDS = {
     "doctor": ("minizaya.commands.doctor", "what this machine has, and what each lesson needs"),
@@ -43,7 +47,23 @@ def available() -> dict[str, tuple[str, str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. As usual with argparse, --help and wrong flags raise SystemExit."""
-    argv = sys.argv[1:] if argv is None else argv
+    code = 0
+    try:
+        try:
+            code = run(sys.argv[1:] if argv is None else argv)
+        finally:
+            print(end="", flush=True)    # trap: what is still in the buffer would fail where nobody can say a line
+    except BrokenPipeError:
+        let_go()
+        return 141
+    except OSError as error:             # a full disk
+        let_go()
+        return code or complain("", str(error), 2)
+    return code
+
+
+def run(argv: list[str]) -> int:
+    """What `main` does, without a last look at whether the output has arrived."""
     for stream in (sys.stdout, sys.stderr):   # a terminal without our ticks shows their numbers; another stream its own
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -66,13 +86,39 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return complain(first, f"{error}; `python -m minizaya doctor` says what to install", 2)
     except (ValueError, OSError) as error:  # wrong input; anything else is a bug and shows its traceback
+        if isinstance(error, BrokenPipeError) and unread():
+            raise
         return complain(first, str(error), 2)
 
 
 def complain(command: str, message: str, code: int) -> int:
     """One line on standard error, whatever the message holds."""
-    print(f"minizaya {command}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{f'minizaya {command}'.strip()}: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def unread() -> list[TextIO]:
+    """Those of our own streams that are a pipe which nobody reads; a helper that died broke another one."""
+    ours, asked = {}, select.poll()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            ours[stream.fileno()] = stream
+        except OSError:     # a notebook's is no file
+            continue
+        asked.register(stream, 0)
+    return [ours[number] for number, happened in asked.poll(0) if happened & select.POLLERR]
+
+
+def let_go() -> None:
+    """What the streams still hold goes nowhere, so that Python does not try once more, and complain, at its end."""
+    nowhere, broken = os.open(os.devnull, os.O_WRONLY), unread()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            broken.append(stream)
+    for stream in broken:
+        os.dup2(nowhere, stream.fileno())
 
 
 if __name__ == "__main__":

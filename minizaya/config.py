@@ -11,6 +11,27 @@ from dataclasses import asdict, dataclass
 LAYER_TYPES = ("hybrid", "hybrid_sliding")
 
 
+def check_settings(given: dict[str, object], **allowed: str | int | type) -> None:
+    """Raises ValueError for the first of the settings `given` that is not what its name is `allowed` to be.
+
+    "[0, 1)" and the like: a finite number in that interval; 1: an integer of at least 1; int: any integer; bool: True
+    or False. NaN, True and "1" are no numbers. trap: the text "false" is true.
+    """
+    for name, wanted in allowed.items():
+        value = given[name]
+        if wanted is bool or wanted is int:
+            fits, words = type(value) is wanted, "True or False" if wanted is bool else "an integer"
+        elif isinstance(wanted, int):
+            fits, words = type(value) is int and value >= wanted, f"an integer of at least {wanted}"
+        else:
+            low, high = (float(end) for end in wanted[1:-1].split(","))
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and (
+                abs(value) < math.inf and (value > low or wanted[0] == "[") and (value < high or wanted[-1] == "]"))
+            words = f"a finite number in {wanted}"
+        if not fits:
+            raise ValueError(f"{name} must be {words}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class ZayaConfig:
     """Sizes and switches of one model. Raises ValueError when they do not fit together.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..grading import report, similarity, submissions
 from ..grading.judge import Limits
+from .shared import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.submissions} is no folder of submissions")
     if args.lesson is not None and args.lesson not in report.lessons():
         raise ValueError(f"--lesson must be one of {', '.join(report.lessons())}, got {args.lesson!r}")
+    flags.writable("csv", args.csv)
     everything, strangers = submissions.found(args.submissions)
     if args.lesson:
         everything = [one for one in everything if one.lesson == args.lesson]

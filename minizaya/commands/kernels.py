@@ -7,11 +7,12 @@ steps of one of lesson 14's ladders.
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import torch
 
 from ..hip import kernel, ladder, names, products, told
-from ..hip.build import AWAY, NoCompiler, build, build_all, compiler
+from ..hip.build import AWAY, KernelError, NoCompiler, build, build_all, compiler
 from ..hip.machine.floors import loop
 from ..hip.report import declared, rows
 from ..hip.trace import traced
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one row a kernel, or what the asked-for flags ask for. Returns 0."""
+    """Prints one row a kernel, or what the asked-for flags ask for. Returns 0.
+
+    Raises ValueError for wrong flags, and where this machine cannot build a kernel, or keep what it built.
+    """
     if not names():
         raise ValueError(AWAY)
     if args.explain:
@@ -39,6 +43,15 @@ def run(args: argparse.Namespace) -> int:
         flags.refuse(args, "with --ladder", name=None, trace=False, figure=None, explain=None)
     if args.name is None:
         flags.refuse(args, "without the name of one kernel: a file has room for one", figure=None)
+    flags.writable("figure", args.figure and Path(args.figure))
+    try:
+        return shown(args)
+    except KernelError as error:
+        raise ValueError(str(error)) from error
+
+
+def shown(args: argparse.Namespace) -> int:
+    """What checked flags ask for. Returns 0."""
     if args.build:
         built(args.name)
     if args.trace or args.figure:

@@ -57,6 +57,7 @@ def added(args: argparse.Namespace, rows: list[dict], names: list[str]) -> tuple
     """Judges a folder. Returns the new lines, which are in the file by then, and what got none, with the reason."""
     if not args.add.is_dir():
         raise ValueError(f"{args.add} is no folder of submissions")
+    flags.writable("board", args.board)
     everything, _ = submissions.found(args.add)
     new, refused = [], []
     for name in names:

@@ -63,12 +63,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.book:
         flags.refuse(args, "with --book", check=False, slides=None, seconds=Limits.seconds)
+        flags.writable("book", args.book, parents=True)
         return listed(book(args.folder, args.book, args.only), args.json)
     if args.slides:
         flags.refuse(args, "with --slides", check=False, seconds=Limits.seconds)
         if not (args.folder / f"{args.slides}.ipynb").is_file():
             raise ValueError(f"--slides must be a lesson in {args.folder}, such as 02_cca, got {args.slides!r}")
-        written = slides(args.folder / f"{args.slides}.ipynb", Path(f"{args.slides}.slides.html"))
+        flags.writable("slides", out := Path(f"{args.slides}.slides.html"))
+        written = slides(args.folder / f"{args.slides}.ipynb", out)
         print(json.dumps(str(written)) if args.json else written)
         return 0
     if args.check:

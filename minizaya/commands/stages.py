@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise ValueError("out must name a folder for the runs, got none")
+    if args.problems < 1:
+        raise ValueError(f"problems must be at least 1, got {args.problems}")
+    flags.writable("publish", args.publish and zoo.FOLDER / args.publish, parents=True)
     place = device.choose(args.device)
     done = stages.train(args.out, share=args.share, seed=args.seed, resume=args.resume, device=place)
     if done and args.publish:

@@ -21,6 +21,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+NO_COMPILER = "there is no C++ compiler (CXX may name one)"
+TROUBLE = [NO_COMPILER]     # why C++ is not used, in one line; the latest reason is the last
+
 
 class CompilerError(RuntimeError):
     """The compiler refused, and its own words follow; or what it made cannot be kept."""
@@ -115,12 +118,14 @@ def run(command: Iterable[str | Path]) -> None:
 
 
 def shared(name: str, sources: list[Path]) -> Path | None:
-    """The first of `sources`, C++ that includes the others, as a library for this CPU; None where that is not possible.
+    """The first of `sources`, C++ that includes the others, as a library for this CPU; None where that is not possible:
+    TROUBLE ends with the reason, then.
 
     name: as for `kept`.
     """
     command = cpp()
     if command is None:
+        TROUBLE.append(NO_COMPILER)
         return None
     # torch's own switch, to see an older CPU on this one
     machine = "x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "native"
@@ -132,7 +137,8 @@ def shared(name: str, sources: list[Path]) -> Path | None:
 
     try:
         return kept(name, [*(source.read_text() for source in sources), *flags, *command, version(command) or ""], make)
-    except (OSError, CompilerError):
+    except (OSError, CompilerError) as error:
+        TROUBLE.append(str(error).splitlines()[0])
         return None
 
 

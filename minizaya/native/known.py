@@ -13,7 +13,6 @@ from ..arch.router import Router, RouterMLP
 KNOWN = frozenset({Zaya, Block, CCA, Router, RouterMLP, Experts, RMSNorm, ResidualScaling, PlainResidual, nn.Embedding,
                    nn.Linear, nn.Conv1d, nn.ModuleList})
 NUMBERS = (torch.float32, torch.bfloat16)
-NO_COMPILER = "there is no C++ compiler (CXX may name one)"
 
 
 def obstacle(model: nn.Module) -> str | None:

@@ -122,7 +122,8 @@ def library() -> ctypes.CDLL | None:
     file = compiler.shared("native/matmul.so", SOURCES)
     try:
         return None if file is None else load(file)
-    except OSError:
+    except OSError as error:
+        compiler.TROUBLE.append(str(error))
         return None
 
 

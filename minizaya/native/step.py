@@ -20,8 +20,8 @@ from ..arch.cache import Cache
 from ..arch.model import Zaya, ZayaOutput, check_inputs
 from ..config import ZayaConfig
 from . import known
+from .compiler import TROUBLE
 from .fused import model as fused
-from .known import NO_COMPILER
 from .layout import Layer, Layout, Model, Past, Twin
 from .matmul import library
 
@@ -53,7 +53,7 @@ def reader(model: nn.Module, compiled: bool | None = None) -> Callable[..., Zaya
         return partial(step.read, model)
     if compiled:
         raise ValueError(f"compiled: this model cannot be decoded by step.cpp: {why}")
-    if why == NO_COMPILER:
+    if why == TROUBLE[-1]:
         tell(why)
     return model
 
@@ -66,7 +66,7 @@ def tell(why: str) -> None:
 
 def obstacle(model: nn.Module) -> str | None:
     """Why `step.cpp` cannot decode with this model, or None."""
-    return known.obstacle(model) or (NO_COMPILER if library() is None else None)
+    return known.obstacle(model) or (TROUBLE[-1] if library() is None else None)
 
 
 def places(model: nn.Module) -> list[int]:

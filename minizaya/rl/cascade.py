@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..arch.model import Zaya
+from ..config import check_settings
 from ..data import tasks
 from ..data.tokenizer import Tokenizer
 from ..train import checkpoint, stages
@@ -51,12 +52,9 @@ class Stage:
     lr: float = 1e-3
 
     def __post_init__(self):
-        if self.updates < 1:
-            raise ValueError(f"updates must be at least 1, got {self.updates}")
+        check_settings(vars(self), updates=1, aggregation="[0, 1]", follow=bool, style=bool)
         for name in self.tasks:
             tasks.get(name)
-        if not 0 <= self.aggregation <= 1:
-            raise ValueError(f"aggregation must lie in 0..1, got {self.aggregation}")
         if self.style and self.brevity:
             raise ValueError(f"brevity is for rewards of 0 and 1, not for style's graded ones, got {self.brevity}")
         LearnerConfig(lr=self.lr, advantage=self.advantage, brevity=self.brevity)  # what it refuses is refused now

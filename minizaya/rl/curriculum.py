@@ -16,6 +16,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..config import check_settings
+
 
 class Calibrator:
     """The belief about one task's pass-rate curve.
@@ -28,8 +30,7 @@ class Calibrator:
     """
 
     def __init__(self, highest: int, seed: int = 0, particles: int = 256, target: float = 0.5, spread: float = 0.25):
-        if highest < 1 or particles < 1:
-            raise ValueError(f"highest and particles must be at least 1, got {highest} and {particles}")
+        check_settings(locals(), highest=1, particles=1)
         if not (0 <= spread and 0 < target - spread and target + spread < 1):   # no difficulty has a rate beyond
             raise ValueError(f"target +- spread must lie in 0 < rate < 1, got {target} +- {spread}")
         self.highest, self.target, self.spread = highest, target, spread
@@ -111,8 +112,9 @@ class Scheduler:
 
     def __post_init__(self):
         self.levels = dict(self.levels)
+        check_settings(vars(self), up="[0, 1]")
         for name, level in self.levels.items():
-            if not 1 <= level <= self.highest[name]:
+            if type(level) is not int or not 1 <= level <= self.highest[name]:
                 raise ValueError(f"levels: {name} must lie in 1..{self.highest[name]}, got {level}")
         self.drawn = {name: self.drawn.get(name, 0) for name in sorted(self.levels)}
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..arch.model import Zaya
+from ..config import check_settings
 from ..train.optim import muon
 from .advantage import grpo_advantage, maxrl_advantage, mixed
 from .loss import policy_loss, token_logprobs
@@ -23,7 +24,7 @@ class LearnerConfig:
     lr: of Muon without momentum; AdamW moves the rest at `adam_share` of it. delta, directional: of DPPO's mask.
     length: the constant divisor of an answer's token sum. advantage: "maxrl" or "grpo". brevity: scale c of the length
     bonus, 0 is off; it belongs to MaxRL, and is refused with "grpo". replay: pin the recorded routes. clip: largest
-    norm of all gradients together. rows: tokens of a micro-batch, at most.
+    norm of all gradients together. rows: tokens of a micro-batch, at most. Raises ValueError for anything else.
     """
 
     lr: float = 1e-3
@@ -42,11 +43,8 @@ class LearnerConfig:
             raise ValueError(f"advantage must be 'maxrl' or 'grpo', got {self.advantage!r}")
         if self.brevity and self.advantage == "grpo":
             raise ValueError(f"brevity is MaxRL's and would have no effect with 'grpo', got {self.brevity!r}")
-        for name in ("lr", "length", "clip", "rows"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        if not (0 <= self.delta <= 1 and self.adam_share >= 0 and self.brevity >= 0):
-            raise ValueError(f"delta must lie in 0..1, adam_share and brevity must not be negative, got {self}")
+        check_settings(vars(self), lr="(0, inf)", length="(0, inf)", clip="(0, inf)", adam_share="[0, inf)",
+                       brevity="[0, inf)", delta="[0, 1]", rows=1, directional=bool, replay=bool)
 
 
 class Learner:
@@ -65,10 +63,9 @@ class Learner:
         Groups whose rewards are all equal are left out (dynamic sampling). A batch without any other changes nothing.
         Raises ValueError, before any weight has moved, for a broken batch or a gradient that is not finite.
         """
-        cfg = self.config
+        cfg, config = self.config, self.model.config
         if group < 1 or not rollouts or len(rollouts) % group:
             raise ValueError(f"rollouts must be whole groups of {group}, at least one, got {len(rollouts)}")
-        config = self.model.config
         for rollout in rollouts:
             check_rollout(rollout, config.num_hidden_layers, config.num_experts, config.vocab_size)
         rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64, device="cpu").view(-1, group)

@@ -16,7 +16,7 @@ import torch
 import torch.multiprocessing as mp
 
 from ..arch.model import Zaya
-from ..config import ZayaConfig
+from ..config import ZayaConfig, check_settings
 from ..data.tokenizer import Tokenizer
 from ..train import checkpoint
 from .buffer import Shelf
@@ -51,6 +51,10 @@ class Job:
     precision: tuple | None = None
     seed: int = 0
 
+    def __post_init__(self):
+        check_settings(vars(self), updates=0, groups=1, group=1, aggregation="[0, 1]", min_p="[0, 1]",
+                       threshold="[0, inf)", slots=1, size=1, seed=int)
+
 
 class GeneratorSide:
     """Makes batches and puts them on the shelf. On a restart it goes on after the newest batch that is there."""
@@ -73,9 +77,8 @@ class GeneratorSide:
             checkpoint.load_weights(self.shelf.path("weights", version), self.model)
         except FileNotFoundError:
             return  # replaced by newer ones just now
-        job, engine_model = self.job, self.model
-        if job.precision:
-            engine_model = low_precision(self.model, *job.precision)
+        job = self.job
+        engine_model = low_precision(self.model, *job.precision) if job.precision else self.model
         if self.generator is None:
             self.generator = Generator(engine_model, self.tokenizer, job.group, job.slots, job.size, job.min_p,
                                        job.judge, job.threshold)

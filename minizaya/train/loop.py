@@ -29,6 +29,7 @@ import torch
 
 from ..arch import balance
 from ..arch.model import Zaya
+from ..config import check_settings
 from ..native.fused.model import summed_loss
 from ..notebook import in_notebook, tqdm
 from . import checkpoint
@@ -59,18 +60,9 @@ class Recipe:
             raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
         if self.optimizer == "adamw" and self.momentum != Recipe.momentum:
             raise ValueError(f"momentum is of Muon and would have no effect with 'adamw', got {self.momentum!r}")
-        for name in ("steps", "warmup"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be an integer, got {getattr(self, name)!r}")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.lr < math.inf):
-            raise ValueError(f"beta1 and beta2 must lie in 0 <= beta < 1, lr must be finite, got {self.beta1!r}, "
-                             f"{self.beta2!r} and {self.lr!r}")
-        for name in ("steps", "lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        for name in ("warmup", "weight_decay", "balance_lr", "final_share"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        check_settings(vars(self), steps=1, lr="(0, inf)", warmup=0, weight_decay="[0, inf)", beta1="[0, 1)",
+                       beta2="[0, 1)", clip="(0, inf)", balance_lr="[0, inf)", seed=int, momentum="[0, 1)",
+                       final_share="[0, inf)")
 
 
 class Trainer:

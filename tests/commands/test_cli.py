@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,6 +99,40 @@ def test_a_bug_keeps_its_traceback(failing):
     failing(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["fail"])
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "under way"])
+def test_nobody_reads_any_more(failing, monkeypatch, stream, lines):
+    """`minizaya laws | head`: an exit code, and no complaint, not even of Python's at its end."""
+    failing(None)
+    monkeypatch.setattr(sys.modules["failing_command"], "run",
+                        lambda args: print("line\n" * lines, file=getattr(sys, stream)) or 0)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1 if stream == "stderr" else -1) as pipe:     # as Python's own
+        monkeypatch.setattr(sys, stream, pipe)
+        assert cli.main(["fail"]) == 141
+        pipe.write("to nowhere")    # closing it raises nothing now
+
+
+def test_a_pipe_of_somebody_else_is_an_error_like_any_other(failing, monkeypatch, tmp_path):
+    failing(BrokenPipeError(32, "Broken pipe"))
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        assert cli.main(["fail"]) == 2
+    assert (tmp_path / "err").read_text("utf-8") == "minizaya fail: [Errno 32] Broken pipe\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line(failing, monkeypatch, capsys):
+    failing(None)
+    monkeypatch.setattr(sys.modules["failing_command"], "run", lambda args: print("a line") or 0)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["fail"]) == 2
+    assert capsys.readouterr().err == "minizaya: [Errno 28] No space left on device\n"
 
 
 def test_the_whole_way_through_a_shell():

@@ -4,10 +4,13 @@ import argparse
 import ast
 import importlib
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
 import minizaya.__main__ as cli
+from minizaya.commands.shared import flags
 
 REASONER = ["--model", "nano-reasoner"]
 TRAIN = [(["--text-rows", "0", "--seq", "64"], "seq has no effect with --text-rows 0, got '64'"),
@@ -132,12 +135,50 @@ def test_a_flag_without_effect_is_refused(command, flags, says, capsys, tmp_path
     assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+LESSONS = str(Path(__file__).resolve().parents[2] / "lessons")
+WRITTEN = {  # command -> the flags that name what is written when all the work is done
+    "grade": [LESSONS, "--csv", "file"], "leaderboard": ["file", "--add", LESSONS],
+    "evaluate": ["--questions", "task:copy:3", "--model", "nano-reasoner", "--figure", "file"],
+    "kernels": ["router", "--figure", "file"], "lessons": ["--slides", "01_moe"],
+    "stages": ["--out", "runs", "--publish", "name"], "cascade": ["--out", "runs", "--publish", "name"]}
+
+
+@pytest.mark.parametrize("command", WRITTEN)
+def test_what_cannot_be_written_is_said_before_the_work(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flags.os, "access", lambda path, mode: False)    # root may write where others may not
+    assert cli.main([command, *WRITTEN[command]]) == 2
+    out, err = capsys.readouterr()
+    assert re.fullmatch(rf"minizaya {command}: \w+: nothing can be written into '.*', got '.*'\n", err) and out == ""
+
+
+def test_which_places_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (None, tmp_path / "new", tmp_path / "file", Path("new")):
+        flags.writable("csv", path)
+    flags.writable("book", tmp_path / "a" / "b", parents=True)
+    flags.writable("book", tmp_path, parents=True)
+    for path, parents, says in ((tmp_path, False, "must be a file, got the folder"),
+                                (tmp_path / "a" / "b", False, "must be in a folder that is there, got"),
+                                (tmp_path / "file" / "b", False, "nothing can be written into"),
+                                (tmp_path / "file" / "b" / "c", True, "nothing can be written into")):
+        with pytest.raises(ValueError, match=f"csv:? {says}.*{path}"):
+            flags.writable("csv", path, parents)
+
+
+def test_kernels_where_nothing_can_be_kept(monkeypatch, capsys):
+    monkeypatch.setenv("MINIZAYA_CACHE", "/dev/null")
+    assert cli.main(["kernels", "router", "--trace"]) == 2
+    assert capsys.readouterr().err == ("minizaya kernels: cannot write into /dev/null/kernels (Not a directory); "
+                                       "MINIZAYA_CACHE names another folder\n")
+
+
 def test_a_parallel_run_refuses_them_too(monkeypatch, capsys):
     from minizaya.commands import parallel
-    for flags, says in TRAIN:
+    for given, says in TRAIN:
         parser = argparse.ArgumentParser()
         parallel.add_arguments(parser)
-        args = parallel.from_json(parallel.to_json(parser.parse_args(["--layout", "dp1", "--out", "x", *flags])))
+        args = parallel.from_json(parallel.to_json(parser.parse_args(["--layout", "dp1", "--out", "x", *given])))
         with pytest.raises(ValueError, match=says):
             parallel.run_train.material(args)
     with pytest.raises(SystemExit):

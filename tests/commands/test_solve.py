@@ -136,6 +136,8 @@ def test_right_answers_count(monkeypatch):
     assert found["countdown"]["2"]["accuracy"] == 1.0
     assert all(d in range(1, tasks.get(t).max_difficulty + 1) for t, levels in evaluate.LEVELS.items() for d in levels)
     assert set(evaluate.LEVELS) == set(tasks.names())
+    shipped = {name: tuple(map(int, cells)) for name, cells in zoo.card("nano-reasoner")["accuracy"].items()}
+    assert shipped == evaluate.LEVELS, "the shipped card looks where a new one would"
 
 
 # ---- compare ---------------------------------------------------------------------------------------------------------

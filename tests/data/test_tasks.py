@@ -413,6 +413,14 @@ def test_countdown_reads_expressions_as_python_does(expression):
         assert countdown.evaluate(expression) == expected
 
 
+@pytest.mark.parametrize("pairs, value", [(38, 3), (39, None)])
+def test_countdown_reads_up_to_80_characters(pairs, value):
+    """So does the form by which others constrain a decoder. An expression has an odd number of them: 79, and 81."""
+    expression = "(" * pairs + "5-2" + ")" * pairs
+    assert countdown.evaluate(expression) == value
+    assert bool(re.fullmatch(tasks.get("countdown").form, expression)) == (value is not None)
+
+
 @given(levels("countdown"), seeds)
 def test_countdown_tries_are_true(difficulty, seed):
     p = tasks.get("countdown").generate(seed, difficulty)

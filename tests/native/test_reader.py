@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import minizaya as mz
 from minizaya.infer.engine import Engine, engine_generate
 from minizaya.laws.strategies import randomise
-from minizaya.native import layout, matmul, step
+from minizaya.native import compiler, layout, matmul, step
 from step_models import SHAPES, SLIDING, SMALL
 
 pytestmark = pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
@@ -268,6 +268,7 @@ def test_who_goes_the_plain_way(make, why):
 
 def test_without_a_compiler_there_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(step, "library", lambda: None)
+    monkeypatch.setattr(step, "TROUBLE", ["there is no C++ compiler"])
     step.tell.cache_clear()
     model = model_of()
     answers = [mz.generate(model, [[5, 6]], 3, temperature=0.0) for _ in range(2)]
@@ -276,6 +277,22 @@ def test_without_a_compiler_there_is_one_line(monkeypatch, capsys):
     step.tell.cache_clear()
     monkeypatch.undo()
     assert mz.generate(model, [[5, 6]], 3, temperature=0.0, compiled=True) == answers[0] == answers[1]
+
+
+def test_why_nothing_is_compiled_is_the_true_reason(monkeypatch, capsys):
+    monkeypatch.setattr(compiler, "TROUBLE", [])
+    monkeypatch.setenv("MINIZAYA_CACHE", "/dev/null")
+    assert compiler.shared("native/matmul.so", matmul.SOURCES) is None
+    monkeypatch.setattr(compiler, "cpp", lambda: None)
+    assert compiler.shared("native/matmul.so", matmul.SOURCES) is None
+    nowhere = "cannot write into /dev/null/native (Not a directory); MINIZAYA_CACHE names another folder"
+    assert compiler.TROUBLE == [nowhere, "there is no C++ compiler (CXX may name one)"]
+    monkeypatch.setattr(step, "library", lambda: None)
+    monkeypatch.setattr(step, "TROUBLE", [nowhere])
+    step.tell.cache_clear()
+    mz.generate(model_of(), [[5, 6]], 1)
+    step.tell.cache_clear()
+    assert capsys.readouterr().err == (f"minizaya: {nowhere}, so decoding goes the plain way, several times slower\n")
 
 
 def test_every_structure_is_as_long_as_in_cpp():

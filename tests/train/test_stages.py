@@ -251,6 +251,13 @@ def test_some_that_fit_are_enough():
     assert 1 <= len(source(0).inputs) <= 2
 
 
+def test_documents_are_made_of_training_problems_alone():
+    """One prompt in ten is held out: what models are measured by is in no document."""
+    for seed in range(60):
+        number, problem = training_problem("copy", 3, random.Random(seed))
+        assert tasks.split(problem) == "train" and problem == tasks.get("copy").generate(number, 3)
+
+
 def test_a_difficulty_without_a_training_problem_is_an_error(monkeypatch):
     monkeypatch.setattr(tasks, "split", lambda problem: "held_out")
     with pytest.raises(ValueError, match="copy at 2 has no train problem"):

@@ -1,5 +1,6 @@
 """Training: the step, the resume, the checkpoint that survives a kill, the honest figures."""
 
+import io
 import json
 import os
 import resource
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load as tensors_of
+from tqdm import tqdm as text_bar
 
 import minizaya as mz
+from minizaya.arch import balance
 from minizaya.commands.demo import free_folder, report
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.hub import zoo
+from minizaya.infer import generate
 from minizaya.train import checkpoint, evaluate, loop
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
@@ -724,3 +729,49 @@ def test_the_facts_of_a_stage_are_those_of_its_log(tmp_path):
              for tokens, speed, loss in ((600, 10.0, 3.0), (1800, 20.0, 2.75), (3000, 20.0, 2.5))]
     (tmp_path / "1-a" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert zoo.stage_facts(tmp_path) == [{"stage": "1-a", "steps": 3, "tokens": 3000, "minutes": 3.0, "loss": 2.5}]
+
+
+def test_a_published_checkpoint_holds_the_newest_weights_of_its_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    trainer = Trainer(tiny_model(), Recipe(steps=2), tiny_sources(), run=tmp_path / "run",
+                      keep={"tokenizer": TOKENIZER.to_dict()})
+    for steps in (1, 2):      # the second time over the first
+        trainer.train(until=steps, bar=False)
+        assert zoo.publish(tmp_path / "run", "mine", {"by": steps}) == tmp_path / "zoo" / "mine"
+        info = json.loads((tmp_path / "zoo" / "mine" / "run.json").read_text())
+        assert zoo.names() == ["mine"] and info["step"] == info["by"] == steps
+        model, tokenizer = zoo.load("mine")
+        assert all(torch.equal(tensor, trainer.model.state_dict()[name]) for name, tensor in model.state_dict().items())
+        assert tokenizer.decode(tokenizer.encode("1+1")) == "1+1"
+    held = tensors_of((tmp_path / "zoo" / "mine" / "model.safetensors").read_bytes())
+    assert set(held) == set(checkpoint.model_state(trainer.model)), "no optimizer's memory"
+    with pytest.raises(ValueError, match="run must be a folder with a checkpoint in it, got"):
+        zoo.publish(tmp_path / "zoo", "other", {})
+
+
+def test_a_bar_reaches_its_end(monkeypatch):
+    bars = []
+
+    class Bar(text_bar):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(loop, "tqdm", Bar)
+    monkeypatch.setattr(generate, "tqdm", Bar)
+    trainer = tiny_trainer(steps=2)
+    trainer.train()
+    generate.generate(trainer.model, [[1], [2], [3]], 4, rows=2)
+    assert [(bar.n, bar.total) for bar in bars] == [(2, 2), (8, 8)]
+
+
+def test_defaults_are_those_that_the_texts_state():
+    """One update of each balancer with what nobody chose, and the climb of the learning rate."""
+    load, error = torch.tensor([0.75, 0.25]), torch.tensor([0.25, -0.25])
+    for balancer, step in ((balance.SignBalancer(2), 1e-3), (balance.AdamWBalancer(2), 1e-3),
+                           (balance.PIDBalancer(2), 0.6 * 0.25)):
+        # one AdamW step is lr whatever the error is, up to its eps of 1e-8 beside an error of 0.25
+        torch.testing.assert_close(balancer.update(load), -step * error.sign(), rtol=1e-6, atol=0)
+    recipe = Recipe(steps=200)
+    rates = [learning_rate(step, 200, recipe.lr, recipe.warmup, recipe.final_share) for step in (0, 49, 50, 51)]
+    assert rates[:3] == [5e-3 / 50, 5e-3, 5e-3] and rates[3] < 5e-3

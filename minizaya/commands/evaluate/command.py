@@ -95,6 +95,8 @@ def check(args: argparse.Namespace) -> None:
         flags.refuse(args, "without --out", resume=False)
     elif args.out.exists() and not args.resume:
         raise ValueError(f"out: {args.out} is there already; --resume goes on with it")
+    flags.writable("figure", args.figure)
+    flags.writable("out", args.out, parents=True)
 
 
 def rsa_of(args: argparse.Namespace, own: RSAConfig | None, raw: bool) -> tuple[RSAConfig, dict]:

@@ -34,6 +34,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ...config import check_settings
 from ...data.tokenizer_base import Tokenizer
 from .run_file import RunFile
 
@@ -65,12 +66,18 @@ class Endpoint:
                  top_p: float = 1.0, seed: int = 0, concurrency: int = 16, timeout: float = 1800.0,
                  retries: int = 6, pause: float = 1.0, api_key: str | None = None, run_file: str | Path | None = None,
                  top_k: int | None = None, raw: bool = False, end: str = ""):
-        if not url.startswith(("http://", "https://")):
+        if not str(url).startswith(("http://", "https://")):
             raise ValueError(f"url must start with http:// or https://, got {url!r}")
-        for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0), ("timeout", timeout, 1e-3),
-                                   ("pause", pause, 0), ("temperature", temperature, 0)):
-            if not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        if not isinstance(model, str) or not model:
+            raise ValueError(f"model must be the name that the server knows, got {model!r}")
+        check_settings(locals(), temperature="[0, inf)", top_p="(0, 1]", seed=int, concurrency=1, timeout="(0, inf)",
+                       retries=0, pause="[0, inf)", raw=bool)
+        if top_k is not None:
+            check_settings(locals(), top_k=-1)      # -1 and 0: servers take both for all tokens
+        if not isinstance(end, str) or (end and not raw):
+            raise ValueError(f"end must be a text, and needs raw, got {end!r}")
+        if api_key is not None and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key must be a text of printable ASCII characters, got another")   # never shown
         self.url = url.rstrip("/") + ("/completions" if raw else "/chat/completions")
         self.model, self.tokenizer, self.raw, self.end, self.top_k = model, tokenizer, raw, end, top_k
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
@@ -85,8 +92,10 @@ class Endpoint:
     def __call__(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int] | None]:
         """The new tokens of each prompt, at most `max_new_tokens`; None where the request failed for good.
 
-        Raises PermissionError or LookupError when the server refuses key or model: no other request would fare better.
+        Raises PermissionError or LookupError when the server refuses key or model: no other request would fare better;
+        ValueError for a budget below one token.
         """
+        check_settings(locals(), max_new_tokens=1)
         requests = []
         for prompt in prompts:
             text = self.tokenizer.decode(prompt)

@@ -19,7 +19,8 @@ def library() -> ctypes.CDLL | None:
     file = compiler.shared("native/fused.so", SOURCES)
     try:
         return None if file is None else ctypes.CDLL(str(file))
-    except OSError:
+    except OSError as error:
+        compiler.TROUBLE.append(str(error))
         return None
 
 

@@ -15,6 +15,7 @@ from ...arch.cca import CCA
 from ...arch.model import Zaya, ZayaOutput, check_inputs
 from ...data.pack import IGNORE
 from .. import known
+from ..compiler import TROUBLE
 from .experts import visits
 from .library import library
 from .loss import SummedLoss
@@ -29,7 +30,7 @@ def obstacle(model: nn.Module) -> str | None:
         why = "its weights are not float32"
     if why is None and model.recompute:
         why = "it computes activations twice"
-    return why or (known.NO_COMPILER if library() is None else None)
+    return why or (TROUBLE[-1] if library() is None else None)
 
 
 def summed_loss(model: nn.Module, inputs: Tensor, targets: Tensor, doc_ids: Tensor | None = None,
