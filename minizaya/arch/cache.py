@@ -38,7 +38,8 @@ class Cache:
         past, before = self.columns[layer], self.delayed[layer]
         # clone: a view would keep the projections of the whole prompt alive, and `native/step.py` writes into these
         # where they lie: contiguous, and nobody else's
-        self.columns[layer] = torch.cat([past, z], dim=1)[:, z.shape[1]:].clone()
+        end = z[:, max(0, z.shape[1] - past.shape[1]):]
+        self.columns[layer] = torch.cat([past, end], dim=1)[:, end.shape[1]:].clone()
         self.delayed[layer] = then[:, -1].clone()
         return past, before
 

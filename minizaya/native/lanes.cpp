@@ -61,6 +61,21 @@ inline float lanes(Floats v) {
 #endif
 }
 
+// The largest of a vector's numbers.
+inline float largest(Floats v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX2__)
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+#else
+    float top = v[0];
+    for (int lane = 1; lane < N; ++lane) top = std::max(top, v[lane]);
+    return top;
+#endif
+}
+
 typedef int32_t Ints __attribute__((vector_size(4 * N)));
 
 inline Floats fill(float x) { return Floats{} + x; }

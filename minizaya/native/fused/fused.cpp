@@ -11,6 +11,9 @@
 
 #include "../lanes.cpp"
 
+// A loop whose turns touch numbers of their own. The compiler cannot know it of so many pointers, and would go one by one.
+#define EACH(...) _Pragma("GCC ivdep") for (__VA_ARGS__)
+
 namespace {
 
 constexpr long CHUNK = 64;
@@ -43,12 +46,12 @@ extern "C" void merge_norm(const float* output, const float* stream, const float
         const float *s1 = vectors, *b1 = s1 + E, *s2 = b1 + E, *b2 = s2 + E;
         float *to = merged + row * E, *y = x + row * E;
         if (output && vectors)
-            for (long i = 0; i < E; ++i) to[i] = (out[i] + b1[i]) * s1[i] + (own[i] + b2[i]) * s2[i];
+            EACH(long i = 0; i < E; ++i) to[i] = (out[i] + b1[i]) * s1[i] + (own[i] + b2[i]) * s2[i];
         else if (output)
-            for (long i = 0; i < E; ++i) to[i] = out[i] + own[i];
+            EACH(long i = 0; i < E; ++i) to[i] = out[i] + own[i];
         const float* from = output ? to : own;
         const float scale = inverse[row] = 1 / std::sqrt(dot(from, from, E) / E + eps);
-        for (long i = 0; i < E; ++i) y[i] = weight[i] * (from[i] * scale);
+        EACH(long i = 0; i < E; ++i) y[i] = weight[i] * (from[i] * scale);
     }
 }
 
@@ -66,16 +69,16 @@ extern "C" void merge_norm_back(const float* d_merged, const float* d_x, const f
             const float *g = d_x + row * E, *h = merged + row * E, *gm = d_merged + row * E;
             const float *out = output + row * E, *own = stream + row * E, scale = inverse[row];
             float *dr = d_stream + row * E, *doo = d_output + row * E;
-            for (long i = 0; i < E; ++i) {
+            EACH(long i = 0; i < E; ++i) {
                 weights[i] += g[i] * (h[i] * scale);
                 dr[i] = g[i] * weight[i];
             }
             const float shrink = dot(dr, h, E) * scale * scale * scale / E;
-            for (long i = 0; i < E; ++i) dr[i] = dr[i] * scale - h[i] * shrink;
+            EACH(long i = 0; i < E; ++i) dr[i] = dr[i] * scale - h[i] * shrink;
             if (d_merged)
-                for (long i = 0; i < E; ++i) dr[i] += gm[i];
+                EACH(long i = 0; i < E; ++i) dr[i] += gm[i];
             if (!vectors) continue;
-            for (long i = 0; i < E; ++i) {
+            EACH(long i = 0; i < E; ++i) {
                 const float d = dr[i];
                 plain[i] += d;
                 outputs[i] += d * (out[i] + b1[i]);
@@ -104,7 +107,7 @@ extern "C" void swiglu(const float* both, const float* gates, long n, long F, fl
         float* to = y + row * F;
         std::copy(gate, gate + F, to);
         each(to, F, [](Floats v) { return v * sigmoid(v); });
-        for (long i = 0; i < F; ++i) to[i] *= up[i] * gates[row];
+        EACH(long i = 0; i < F; ++i) to[i] *= up[i] * gates[row];
     }
 }
 
@@ -117,14 +120,14 @@ extern "C" void swiglu_back(const float* d_y, const float* both, const float* ga
         float *dg = d_both + row * 2 * F, *du = dg + F, *to = y + row * F;
         std::copy(gate, gate + F, dg);
         each(dg, F, sigmoid);
-        for (long i = 0; i < F; ++i) {
+        EACH(long i = 0; i < F; ++i) {
             const float s = dg[i], silu = gate[i] * s, d = g[i] * share;
             to[i] = silu * up[i];
             du[i] = d * silu;
             dg[i] = d * up[i] * (s + silu * (1 - s));
         }
         d_gates[row] = dot(g, to, F);
-        for (long i = 0; i < F; ++i) to[i] *= share;
+        EACH(long i = 0; i < F; ++i) to[i] *= share;
     }
 }
 

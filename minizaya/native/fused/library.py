@@ -1,4 +1,4 @@
-"""`fused.cpp` and `mix.cpp`, compiled, and how to call them."""
+"""`fused.cpp`, `mix.cpp` and `attend.cpp`, compiled, and how to call them."""
 
 import ctypes
 from functools import cache
@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import compiler
 
 HERE = Path(__file__).parent
-SOURCES = [HERE / "mix.cpp", HERE / "fused.cpp", HERE.parent / "lanes.cpp"]   # each includes the next
+# each includes the next
+SOURCES = [HERE / "attend.cpp", HERE / "mix.cpp", HERE / "fused.cpp", HERE.parent / "lanes.cpp"]
 
 
 @cache

@@ -56,3 +56,9 @@ def merge_norm(merge: nn.Module, norm: RMSNorm, output: Tensor, stream: Tensor) 
 def rms_norm(norm: RMSNorm, x: Tensor) -> Tensor:
     """`norm(x)`, (..., n) float32."""
     return MergeNorm.apply(None, x, None, norm.weight, norm.eps)[1]
+
+
+def scaled_norm(scale: Tensor, norm: RMSNorm, output: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """`stream + scale * output`, (..., n) float32, with scale (n,), and the norm of it."""
+    one, none = torch.ones_like(scale), torch.zeros_like(scale)
+    return MergeNorm.apply(output, stream, torch.stack([scale, none, one, none]), norm.weight, norm.eps)

@@ -25,13 +25,13 @@ namespace {
 float normalise(const float* x, long d, float temperature, float* y) {
     const float inverse = 1 / std::max(std::sqrt(dot(x, x, d)), 1.1920929e-7f);
     const float scale = std::sqrt((float)d) * inverse * temperature;
-    for (long i = 0; i < d; ++i) y[i] = x[i] * scale;
+    EACH(long i = 0; i < d; ++i) y[i] = x[i] * scale;
     return inverse;
 }
 
 // In place: channel i with channel i + half. way: 1, or -1 for the way back.
 void turn(float* x, long half, const float* cos, const float* sin, float way) {
-    for (long i = 0; i < half; ++i) {
+    EACH(long i = 0; i < half; ++i) {
         const float first = x[i], second = x[i + half];
         x[i] = first * cos[i] - way * second * sin[i];
         x[i + half] = second * cos[i] + way * first * sin[i];
@@ -55,7 +55,7 @@ extern "C" void mix_columns(const Mix* mix, const float* packed, float* columns,
             std::copy(bias, bias + d, u);
             for (long tap = 0; tap < m.taps && tap <= before; ++tap) {
                 const float *w = m.taps_weight + (m.taps - 1 - tap) * c + h * d, *z = packed + (n - tap) * wide + h * d;
-                for (long i = 0; i < d; ++i) u[i] += w[i] * z[i];
+                EACH(long i = 0; i < d; ++i) u[i] += w[i] * z[i];
             }
             for (long tap = 1; tap < m.reach; ++tap) {  // before the first token the taps see nothing
                 const float* from = tap <= before ? u - tap * side : bias;
@@ -81,23 +81,23 @@ extern "C" void mix_columns_back(const Mix* mix, const float* d_columns, const f
             std::copy(newest, newest + d, du.begin());
             for (long tap = 1; tap < m.reach; ++tap) {
                 if (n + tap < end && m.before(n + tap) >= tap)
-                    for (long i = 0; i < d; ++i) du[i] += newest[tap * side - tap * d + i];
+                    EACH(long i = 0; i < d; ++i) du[i] += newest[tap * side - tap * d + i];
                 if (tap > before)
-                    for (long i = 0; i < d; ++i) fresh[m.taps * d + i] += newest[i - tap * d];
+                    EACH(long i = 0; i < d; ++i) fresh[m.taps * d + i] += newest[i - tap * d];
             }
-            for (long i = 0; i < d; ++i) fresh[m.taps * d + i] += du[i];
+            EACH(long i = 0; i < d; ++i) fresh[m.taps * d + i] += du[i];
             for (long tap = 0; tap < m.taps && tap <= before; ++tap) {
                 const long k = m.taps - 1 - tap, at = (n - tap) * wide + h * d;
                 const float *w = m.taps_weight + k * c + h * d, *z = packed + at;
                 float *dz = d_packed + at, *dw = &fresh[k * d];
-                for (long i = 0; i < d; ++i) {
+                EACH(long i = 0; i < d; ++i) {
                     dz[i] += du[i] * w[i];
                     dw[i] += du[i] * z[i];
                 }
             }
             if ((n + 1) % CHUNK && n + 1 < end) continue;
             for (long k = 0; k <= m.taps; ++k)
-                for (long i = 0; i < d; ++i) total[k * c + i] += fresh[k * d + i];
+                EACH(long i = 0; i < d; ++i) total[k * c + i] += fresh[k * d + i];
             std::fill(fresh.begin(), fresh.end(), 0.f);
         }
     }
@@ -116,10 +116,10 @@ extern "C" void mix_finish(const Mix* mix, const float* packed, float* mixed, fl
         for (long j = 0; j < m.kv_heads; ++j) {
             const long key = m.heads + j;
             float *to = mixed + (key * all + n) * d, *out = k + (n * m.kv_heads + j) * d;
-            for (long i = 0; i < d; ++i) to[i] += m.bias[key * d + i];
+            EACH(long i = 0; i < d; ++i) to[i] += m.bias[key * d + i];
             for (long h = j * group; h < (j + 1) * group; ++h) {
                 float *own = mixed + (h * all + n) * d, *turned = q + (n * m.heads + h) * d;
-                for (long i = 0; i < d; ++i) {
+                EACH(long i = 0; i < d; ++i) {
                     const float mean = (z[h * d + i] + z[key * d + i]) / 2;
                     own[i] += m.bias[h * d + i] + mean;
                     to[i] += mean / group;
@@ -153,7 +153,7 @@ extern "C" void mix_finish_back(const Mix* mix, const float* dq, const float* dk
         const float along = dot(back, x, d) * inverse, scale = length * inverse;
         if (d_temp) *d_temp += along * length;
         const float shrink = norm < 1.1920929e-7f ? 0 : along * inverse;  // a clamped length has no gradient
-        for (long i = 0; i < d; ++i) back[i] = (back[i] - x[i] * shrink) * scale * temperature;
+        EACH(long i = 0; i < d; ++i) back[i] = (back[i] - x[i] * shrink) * scale * temperature;
     };
     in_chunks(all, c + m.kv_heads, total.data(), threads, [&](long from, long to, float* sums) {
         for (long n = from; n < to; ++n) {
@@ -168,18 +168,18 @@ extern "C" void mix_finish_back(const Mix* mix, const float* dq, const float* dk
                 for (long h = j * group; h < (j + 1) * group; ++h) {
                     float* query = d_mixed + (h * all + n) * d;
                     through(dq + (n * m.heads + h) * d, mixed + (h * all + n) * d, angle, 1, query, nullptr);
-                    for (long i = 0; i < d; ++i) {
+                    EACH(long i = 0; i < d; ++i) {
                         const float mean = (query[i] + own[i] / group) / 2;
                         dz[h * d + i] = mean;
                         at[i] += mean;
                         sums[h * d + i] += query[i];
                     }
                 }
-                for (long i = 0; i < d; ++i) sums[key * d + i] += own[i];
+                EACH(long i = 0; i < d; ++i) sums[key * d + i] += own[i];
             }
             std::copy(dv + n * kv, dv + n * kv + late, dz + c);
             const bool read = (n + 1) % m.t && m.before(n + 1) > 0;  // by the next token
-            for (long i = 0; i < late; ++i) dz[c + late + i] = read ? dv[(n + 1) * kv + late + i] : 0;
+            EACH(long i = 0; i < late; ++i) dz[c + late + i] = read ? dv[(n + 1) * kv + late + i] : 0;
         }
     });
     std::copy(total.begin(), total.begin() + c, d_bias);

@@ -13,13 +13,15 @@ from ...arch.attention import Place, attend, locate
 from ...arch.cache import Cache
 from ...arch.cca import CCA
 from ...arch.model import Zaya, ZayaOutput, check_inputs
+from ...arch.router import Router, choose
 from ...data.pack import IGNORE
 from .. import known
 from ..compiler import TROUBLE
+from . import attend as causal
 from .experts import visits
 from .library import library
 from .loss import SummedLoss
-from .merge import merge_norm, rms_norm
+from .merge import merge_norm, rms_norm, scaled_norm
 from .mix import mixed, standard
 
 
@@ -86,7 +88,7 @@ def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tens
     for layer, block in enumerate(model.layers):
         y = attention(block.attention, x, place, cache)
         stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
-        route, gates, prob, state = block.router(x, state, None if routes is None else routes[..., layer])
+        route, gates, prob, state = routed(block.router, x, state, None if routes is None else routes[..., layer])
         chosen.append(route)
         probs.append(prob)
         if last_only and block is model.layers[-1]:   # nobody reads what other tokens' last experts say
@@ -97,12 +99,29 @@ def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tens
     return x, torch.stack(chosen, -1), torch.stack(probs)
 
 
+def routed(router: Router, x: Tensor, below: Tensor | None,
+           pinned: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """As `Router.forward`: depth averaging is a merge, too, and a norm follows it."""
+    if router.linear:
+        return router(x, below, pinned)
+    state, mlp = router.down_proj(x), router.mlp
+    if hasattr(router, "eda_scale"):
+        state, hidden = scaled_norm(router.eda_scale, mlp.norm, below, state)
+    else:
+        hidden = rms_norm(mlp.norm, state)
+    hidden = F.gelu(mlp.fc2(F.gelu(mlp.fc1(hidden))))
+    probs = mlp.out_proj(hidden).softmax(-1)
+    routes, gates = choose(probs, router.balancing_bias, pinned)
+    return routes, gates, probs, state
+
+
 def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None) -> Tensor:
     """As `CCA.forward`: x (b, t, E) -> (b, t, E)."""
     if place.valid is not None:
         x = x * place.valid[..., None]   # padding must not leak through the convolutions
     q, k, v = (mixed if standard(layer.config) else CCA.project)(layer, x, place, cache)
     if cache is not None:
-        k, v = cache.extend(layer.layer, k, v)
-    y = attend(q, k, v, place.masks[layer.sliding])
+        cache.extend(layer.layer, k, v)   # it was empty: these are all keys and values
+    mask = place.masks[layer.sliding]
+    y = causal.attend(q, k, v) if causal.takes(q, mask) else attend(q, k, v, mask)
     return layer.up_proj(rearrange(y, "b t h d -> b t (h d)"))

@@ -1,0 +1,121 @@
+// Causal attention of prompts, forward only: each query's softmax is made as the keys pass by, a tile of them at a time.
+// torch's own works on blocks of 512 keys, so a short prompt's upper triangle is computed and thrown away.
+
+#include "mix.cpp"
+
+namespace {
+
+constexpr long KEYS = 4 * N, QUERIES = 64;  // in a tile of keys, which stay in the nearest cache for so many queries
+#ifdef __AVX512F__
+constexpr int ROWS = 4;  // queries in registers together: 16 of 32 for their scores
+#else
+constexpr int ROWS = 2;
+#endif
+
+// scores (ROWS, KEYS) = q k, keys in the lanes: turned (d, KEYS).
+inline void scores_of(const float* q, const float* turned, long d, float scale, Floats out[ROWS][4]) {
+    Floats sum[ROWS][4] = {};
+    for (long i = 0; i < d; ++i)
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < 4; ++v) sum[r][v] += q[r * d + i] * load(turned + i * KEYS + v * N);
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < 4; ++v) out[r][v] = sum[r][v] * scale;
+}
+
+// y (ROWS, d) = y * shrink + shares v, some vectors of channels at a time.
+template <int VECS>
+void weigh(const float* shares, const float* shrink, const float* v, long row, long count, float* y, long d) {
+    Floats sum[ROWS][VECS];
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < VECS; ++c) sum[r][c] = load(y + r * d + c * N) * shrink[r];
+    for (long s = 0; s < count; ++s)
+        for (int r = 0; r < ROWS; ++r)
+            for (int c = 0; c < VECS; ++c) sum[r][c] += shares[r * KEYS + s] * load(v + s * row + c * N);
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < VECS; ++c) memcpy(y + r * d + c * N, &sum[r][c], sizeof(Floats));
+}
+
+// ROWS queries, the first of which sees `seen` keys of this tile, as far as they go, each next one key more. `there`: how
+// many there are. top: the largest score so far; sum (ROWS, N): those of e^(score - top), lane by lane.
+void look_at(const float* q, const float* turned, const float* v, long row, long seen, long there, long d, float* top,
+             float* sum, float* y) {
+    Floats scores[ROWS][4];
+    float shares[ROWS * KEYS], shrink[ROWS];
+    Ints lane;
+    for (int i = 0; i < N; ++i) lane[i] = i;
+    scores_of(q, turned, d, 1 / std::sqrt((float)d), scores);
+    for (int r = 0; r < ROWS; ++r) {
+        const Ints mine = Ints{} + int(std::min(KEYS, seen + r));
+        Floats tops = fill(-INFINITY), sums = load(sum + r * N);
+        for (int i = 0; i < 4; ++i) {
+            if (seen < KEYS) scores[r][i] = lane + i * N < mine ? scores[r][i] : fill(-INFINITY);
+            tops = scores[r][i] > tops ? scores[r][i] : tops;
+        }
+        const float most = largest(tops);
+        shrink[r] = 1;
+        if (most > top[r]) {
+            shrink[r] = exponential(fill(top[r] - most))[0];
+            top[r] = most;
+            sums *= shrink[r];
+        }
+        for (int i = 0; i < 4; ++i) {
+            Floats share = exponential(scores[r][i] - top[r]);
+            if (seen < KEYS) share = lane + i * N < mine ? share : Floats{};  // e^-infinity is not quite nothing there
+            memcpy(shares + r * KEYS + i * N, &share, sizeof share);
+            sums += share;
+        }
+        memcpy(sum + r * N, &sums, sizeof sums);
+    }
+    const long count = std::min(there, seen + ROWS - 1);
+    long i = 0;
+    for (; i + 2 * N <= d; i += 2 * N) weigh<2>(shares, shrink, v + i, row, count, y + i, d);
+    for (; i < d; i += N) weigh<1>(shares, shrink, v + i, row, count, y + i, d);
+}
+
+}  // namespace
+
+// q, y (b, t, h, d); k, v (b, t, j, d). d is a multiple of N.
+extern "C" void attend(const float* q, const float* k, const float* v, long b, long t, long heads, long kv_heads, long d,
+                       float* y, int threads) {
+    const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, blocks = (t + QUERIES - 1) / QUERIES;
+    std::vector<float> all(b * kv_heads * tiles * KEYS * d);
+    float* turned = all.data();
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (long task = 0; task < b * kv_heads * tiles; ++task) {  // keys on their side, zeros behind the last one
+            const long pair = task / tiles, first = task % tiles * KEYS, n = std::min(KEYS, t - first);
+            const float* from = k + ((pair / kv_heads * t + first) * kv_heads + pair % kv_heads) * d;
+            float* to = turned + task * KEYS * d;
+            for (long s = 0; s < n; ++s)
+                for (long i = 0; i < d; ++i) to[i * KEYS + s] = from[s * kv_heads * d + i];
+        }
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < b * heads * blocks; ++task) {
+            const long first = (blocks - 1 - task % blocks) * QUERIES, row = task / blocks / heads;  // long ones first
+            const long h = task / blocks % heads, pair = row * kv_heads + h / group, end = std::min(t, first + QUERIES);
+            static thread_local std::vector<float> room;
+            room.assign(QUERIES * (2 * d + N + 1), 0.f);
+            float *own = room.data(), *out = own + QUERIES * d, *sum = out + QUERIES * d, *top = sum + QUERIES * N;
+            std::fill(top, top + QUERIES, -INFINITY);
+            for (long s = first; s < end; ++s) {
+                const float* from = q + ((row * t + s) * heads + h) * d;
+                std::copy(from, from + d, own + (s - first) * d);
+            }
+            for (long tile = 0; tile * KEYS < end; ++tile)
+                for (long s = first; s < end; s += ROWS) {
+                    const long seen = s + 1 - tile * KEYS;
+                    if (seen <= 0) continue;  // tiles begin where groups of ROWS queries do
+                    look_at(own + (s - first) * d, turned + (pair * tiles + tile) * KEYS * d,
+                            v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen,
+                            std::min(KEYS, t - tile * KEYS), d, top + s - first, sum + (s - first) * N,
+                            out + (s - first) * d);
+                }
+            for (long s = first; s < end; ++s) {
+                float* to = y + ((row * t + s) * heads + h) * d;
+                const float share = 1 / lanes(load(sum + (s - first) * N));
+                EACH(long i = 0; i < d; ++i) to[i] = out[(s - first) * d + i] * share;
+            }
+        }
+    }
+}
