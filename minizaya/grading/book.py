@@ -14,14 +14,15 @@ from pathlib import Path
 from ..notebook import tqdm
 
 CSS = """
-body { margin: 0 auto; max-width: 54rem; padding: 0 1rem 4rem; font: 1.05rem/1.55 system-ui, sans-serif; color: #111;
+body { margin: 0 auto; max-width: 60rem; padding: 0 1rem 4rem; font: 1.05rem/1.55 system-ui, sans-serif; color: #111;
        background: #fff; color-scheme: light; overflow-wrap: break-word; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: baseline; padding: .7rem 0; }
 nav.top { position: sticky; top: 0; background: #fff; border-bottom: 1px solid #ccc; z-index: 1; }
 nav input { flex: 1 1 9rem; min-width: 0; font: inherit; padding: .2rem .5rem; }
 a { color: #0060a8; } .anchor-link { visibility: hidden; } :hover > .anchor-link { visibility: visible; }
 h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.4rem; } section { scroll-margin-top: 4rem; }
-pre { overflow-x: auto; padding: .6rem .8rem; margin: .5rem 0; font: .85rem/1.4 ui-monospace, monospace; }
+pre { overflow-x: auto; padding: .6rem .8rem; margin: .5rem 0; font: .78rem/1.4 ui-monospace, monospace; }
+main p, main li { max-width: 54rem; }
 .highlight pre { background: #f5f5f5; } .out { border-left: 3px solid #56B4E9; }
 table { display: block; overflow-x: auto; border-collapse: collapse; }
 td, th { padding: .3rem .6rem; border: 1px solid #ccc; text-align: left; vertical-align: top; }
