@@ -7,18 +7,19 @@ namespace {
 
 constexpr long KEYS = 4 * N, QUERIES = 64;  // in a tile of keys, which stay in the nearest cache for so many queries
 #ifdef __AVX512F__
-constexpr int ROWS = 4;  // queries in registers together: 16 of 32 for their scores
+constexpr int SCORED = 4;  // queries whose scores are in registers together: 16 of 32
 #else
-constexpr int ROWS = 2;
+constexpr int SCORED = 2;
 #endif
+constexpr int ROWS = 2 * SCORED;  // queries whose answers are
 
-// scores (ROWS, KEYS) = q k, keys in the lanes: turned (d, KEYS).
-inline void scores_of(const float* q, const float* turned, long d, float scale, Floats out[ROWS][4]) {
-    Floats sum[ROWS][4] = {};
+// scores (SCORED, KEYS) = q k, keys in the lanes: turned (d, KEYS).
+inline void scores_of(const float* q, const float* turned, long d, float scale, Floats out[SCORED][4]) {
+    Floats sum[SCORED][4] = {};
     for (long i = 0; i < d; ++i)
-        for (int r = 0; r < ROWS; ++r)
+        for (int r = 0; r < SCORED; ++r)
             for (int v = 0; v < 4; ++v) sum[r][v] += q[r * d + i] * load(turned + i * KEYS + v * N);
-    for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < SCORED; ++r)
         for (int v = 0; v < 4; ++v) out[r][v] = sum[r][v] * scale;
 }
 
@@ -43,7 +44,9 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
     float shares[ROWS * KEYS], shrink[ROWS];
     Ints lane;
     for (int i = 0; i < N; ++i) lane[i] = i;
-    scores_of(q, turned, d, 1 / std::sqrt((float)d), scores);
+    const float scale = 1 / std::sqrt((float)d);
+    scores_of(q, turned, d, scale, scores);
+    scores_of(q + SCORED * d, turned, d, scale, scores + SCORED);
     for (int r = 0; r < ROWS; ++r) {
         const Ints mine = Ints{} + int(std::min(KEYS, seen + r));
         Floats tops = fill(-INFINITY), sums = load(sum + r * N);

@@ -23,13 +23,13 @@ class Visits(torch.autograd.Function):
         mine = order[: sum(counts)]                      # those who skip sort last
         inputs, shares = x.index_select(0, mine), gates.index_select(0, mine)
         both, inner = x.new_empty(len(mine), gate_up.shape[1]), x.new_empty(len(mine), down.shape[2])
-        for weight, tokens, to in zip(gate_up, inputs.split(counts), both.split(counts)):
-            torch.mm(tokens, weight.mT, out=to)
+        for weight, tokens, to in zip(gate_up.mT.unbind(), inputs.split(counts), both.split(counts)):
+            torch.mm(tokens, weight, out=to)
         call("swiglu", both, shares, len(mine), down.shape[2], inner)
         out = x.new_empty(len(x), x.shape[1])
         out[len(mine):] = 0
-        for weight, tokens, to in zip(down, inner.split(counts), out[: len(mine)].split(counts)):
-            torch.mm(tokens, weight.mT, out=to)
+        for weight, tokens, to in zip(down.mT.unbind(), inner.split(counts), out[: len(mine)].split(counts)):
+            torch.mm(tokens, weight, out=to)
         ctx.counts = counts
         ctx.save_for_backward(inputs, both, shares, gate_up, down, mine, back)
         return out.index_select(0, back)
