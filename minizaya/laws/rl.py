@@ -350,9 +350,13 @@ def belief(fn, particles, weights, difficulty, asked, right):
     expect(torch.tensor([float(x) for x in got], dtype=torch.float64), wanted, "m", "weight")
 
 
+def draw_pair(draw):
+    n = draw_a.size(draw, 1, 6)
+    return dict(logp=-draw_a.tensor(draw, n).abs(), logp_rollout=-draw_a.tensor(draw, n).abs())
+
+
 @law("rl.k3", "the mean of exp(L) - 1 - L, with L the trainer's log-probability minus the generator's",
-     cases=draw_a.cases(lambda draw: dict(logp=-draw_a.tensor(draw, 5).abs(),
-                                          logp_rollout=-draw_a.tensor(draw, 5).abs())),
+     cases=draw_a.cases(draw_pair),
      axes=dict(logp="n", logp_rollout="n"), subjects={"k3": mismatch.k3}, guards=[mismatch.k3, mismatch.agreement])
 def k3(fn, logp, logp_rollout):
     """fn(logp, logp_rollout): float64 (n,) each, of the sampled tokens, by the trainer and by the generator -> a

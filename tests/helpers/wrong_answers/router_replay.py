@@ -39,6 +39,7 @@ def my_k3(logp, logp_rollout):
         "k1": K3.replace("gap.exp() - 1 - gap", "-gap"),
         "k2": K3.replace("gap.exp() - 1 - gap", "gap**2 / 2"),
         "the sum": K3.replace(".mean()", ".sum()"),
+        "over a fixed number of tokens": K3.replace(".mean()", ".sum() / 5"),
     },
     "bytes": {
         "unrecorded is expert 0": TAPE.replace("255 if route < 0 else route", "max(route, 0)"),
