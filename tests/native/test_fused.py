@@ -121,9 +121,16 @@ def test_attention(batch, steps, group, kv_heads, size, seed):
         cut = steps // 16 * 8      # queries go by groups, and a group reads what its last one sees
         k[:, cut:], v[:, cut:] = torch.nan, torch.nan
         assert torch.equal(attend.attend(q, k, v)[:, :cut], mine[:, :cut])
-    assert attend.takes(q, None) is False and attend.takes(q[..., :9], None) is False
-    with torch.no_grad():
-        assert attend.takes(q, None) and not attend.takes(q, torch.ones(1)) and not attend.takes(q[..., :9], None)
+
+
+def test_which_attention_is_ours(monkeypatch):
+    q = torch.ones(1, 2, 1, 32)
+    for capability in ("AVX512", "AVX2", "DEFAULT"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda own=capability: own)
+        assert not attend.takes(q, None)   # a gradient is wanted
+        with torch.no_grad():
+            assert attend.takes(q, None) == (capability == "AVX512")
+            assert not attend.takes(q, torch.ones(1)) and not attend.takes(q[..., :9], None)
 
 
 @settings(max_examples=15, deadline=None)
