@@ -142,7 +142,6 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         return Verdict(passed, attempted, message, error and error.case, name, tried, seed, *found)
 
     def once(phases: Iterable[Phase]) -> Verdict:
-        # trap: what is drawn without a seed hangs on the text of `trial`, these lines included
         @settings(derandomize=True, database=None, deadline=None, max_examples=examples or the_law.examples,
                   phases=phases, report_multiple_bugs=False, verbosity=Verbosity.quiet, print_blob=False,
                   suppress_health_check=list(HealthCheck))
@@ -150,8 +149,7 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         def trial(case: dict):
             attempt(case)
 
-        if seed is not None:       # it goes before `derandomize`
-            trial = seeded(seed)(trial)
+        trial = seeded(USUAL if seed is None else seed)(trial)      # it goes before `derandomize`
         try:
             if Phase.explicit in phases:
                 for case in the_law.always():
@@ -235,6 +233,9 @@ def steady_draws() -> Iterator[None]:
         yield
 
 
+# trap: without a seed of ours Hypothesis takes one from the text of `trial`: a comment there would change every draw.
+# This is the one that it took when the wrong functions of the tests and lessons were tried.
+USUAL = 0xa3574108b8592518d1640169bbbb742087547a49cd3166ba6e600e690a9b8835227d33faf904a1565acc607c9303c665
 UNSTEADY = "the same input gives different answers each time; a law cannot hold"
 INSIDE = "the library's own version was called from inside; write it yourself"
 

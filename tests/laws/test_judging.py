@@ -2,6 +2,7 @@
 
 import json
 
+import hypothesis.core
 import pytest
 import torch
 from hypothesis import settings
@@ -99,12 +100,23 @@ def test_tol_is_in_force_for_one_judging():
     assert not laws.judge("router.biased_choice", lambda p, b: (choose(p, b)[0] + 1, p), tol=1e3)   # whole numbers stay
 
 
-def test_seeds_draw_other_inputs_and_repeat():
-    def drawn(**options):
-        seen = []
-        laws.judge("cca.qk_mean", lambda q, k: seen.append(q.sum().item()) or (q, k), shrink=False, **options)
-        return sum(seen)
+def drawn(**options):
+    """What a law draws, as one number."""
+    seen = []
+    laws.judge("cca.qk_mean", lambda q, k: seen.append(q.sum().item()) or (q, k), shrink=False, **options)
+    return sum(seen)
 
+
+def test_what_is_drawn_hangs_on_no_source_text(monkeypatch):
+    """Hypothesis would seed by the text of the function that it runs: a comment in it, and other cases are tried."""
+    usual = drawn()
+    monkeypatch.setattr(hypothesis.core, "function_digest", lambda function: b"another text")
+    assert drawn() == usual
+    monkeypatch.setattr(judging, "USUAL", 1)
+    assert drawn() != usual
+
+
+def test_seeds_draw_other_inputs_and_repeat():
     usual, one, two = drawn(), drawn(seed=1), drawn(seed=2)
     assert usual == drawn() and one == drawn(seed=1) and len({usual, one, two}) == 3
     assert laws.judge("pack.fits", seed=7).seed == 7 and laws.judge("pack.fits").seed is None
