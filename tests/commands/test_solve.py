@@ -67,6 +67,14 @@ def test_the_card_says_what_the_checkpoint_is():
     assert [stage["stage"][2:] for stage in card["stages"]] == ["base-1", "base-2", "extension", "sft"]
 
 
+def test_a_card_lists_its_tasks_in_one_order():
+    """Whatever the order in which a run came to their levels."""
+    card = zoo.card("nano-reasoner-rl")
+    turned = card | {"levels": dict(reversed(card["levels"].items()))}
+    assert list(turned["levels"]) != list(card["levels"])
+    assert zoo.card_text("nano-reasoner-rl", turned) == zoo.card_text("nano-reasoner-rl", card)
+
+
 @pytest.mark.parametrize("task, difficulty", [("addition", 10), ("countdown", 2), ("program", 8)])
 def test_the_card_reproduces(task, difficulty):
     """Other problems, other chances: within three standard errors of the difference."""

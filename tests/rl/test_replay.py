@@ -291,6 +291,8 @@ def test_low_precision_copies_and_leaves_the_model_alone(model):
     assert 0 < gaps["bfloat16", True] < gaps["bfloat16", False] < 1 and 0 < gaps["int8", True] < 1
     with pytest.raises(ValueError, match="kind must be one of"):
         low_precision(model, "fp4")
+    usual, bare = (low_precision(model, *given)(tokens).logits for given in ((), ("bfloat16", False)))
+    assert torch.equal(usual, bare), "what nobody asked for is not kept in float32"
     weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(2))
     assert float((int8(weight) - weight).abs().max()) <= float(weight.abs().amax(-1).max()) / 127 / 2 * 1.001
     assert all(len(row.unique()) <= 255 for row in int8(weight))
