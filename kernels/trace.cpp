@@ -6,6 +6,7 @@
 //   out of bounds      neither in a tensor of the launch nor in LDS
 //   nobody wrote it    LDS read before any thread of the block wrote it
 //   race               two threads, one of them writing, with no barrier between. Blocks have no barrier between them.
+//   an index           that its array does not have (`-fsanitize=bounds-strict`): it may well lie in LDS that another array wrote
 //   endless            a block that has gone through too many branches (`-fsanitize-coverage=trace-pc` calls at each)
 // Lanes of one wave get no exemption: they run in step on today's hardware, but the compiler may reorder their accesses.
 #include <dlfcn.h>
@@ -224,6 +225,14 @@ extern "C" void __tsan_write_range(void* a, size_t bytes) { trace::note((uintptr
 extern "C" void __sanitizer_cov_trace_pc() {
   if (!active || !fibers::block || ++steps <= most_steps) return;
   trace::complain("endless: a block has come by more branches than it may, the last", (uintptr_t)AT - 1 - library_start, 0);
+}
+struct Type { uint16_t kind, bits; char name[1]; };   // what gcc says of a type; kind 0: an integer, bits & 1: signed
+struct Indexed { const char* file; uint32_t line, column; const Type *array, *index; };
+extern "C" void __ubsan_handle_out_of_bounds(const Indexed* at, uint64_t index) {
+  if (!active || !fibers::block) return;
+  char text[200];
+  snprintf(text, sizeof text, "out of bounds: index %lld of %s", at->index->bits >> 1 == 5 ? (long long)(int)index : (long long)index, at->array->name);
+  trace::complain(text, (uintptr_t)AT - 1 - library_start, 0);
 }
 extern "C" void __tsan_init() {}
 extern "C" void __tsan_func_entry(void*) {}

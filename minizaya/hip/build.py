@@ -10,6 +10,7 @@ What was built is kept: see `native.compiler`.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,8 +31,9 @@ FLAGS = {
                "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-mcode-object-version=5", "-DMZ_BARE"],
     "sm_90": ["-x", "cu", "-std=c++17", "-O3", "-fmad=false", "-arch=sm_90", "-cubin"],
 }
-# a call at each access and at each branch. trap: with its head copied, an endless loop may have no branch left
-WATCHED = ["-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-fno-tree-ch"]
+# a call at each access, at each branch, and at each index that its array does not have.
+# trap: with its head copied, an endless loop may have no branch left
+WATCHED = ["-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-fsanitize=bounds-strict", "-fno-tree-ch"]
 ASSEMBLE = ["--target=amdgcn-amd-amdhsa", "-mcpu=gfx942", "-mcode-object-version=5", "-c"]
 
 
@@ -114,11 +116,25 @@ def source_path(source: str | Path) -> Path | None:
 def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str]) -> Path:
     traced = "-DMZ_TRACE" in flags
     # only the kernel's own code calls the tracer, and we link without the flag, so the calls arrive at trace.cpp
-    watched = [*flags, *WATCHED] if traced else flags
-    run([*command, *watched, "-I", KERNELS, "-x", "c++", "-c", path, "-o", aside / "kernel.o"])
+    source, watched = path, flags
+    if traced:
+        run([*command, *flags, *WATCHED, "-I", KERNELS, "-x", "c++", "-S", path, "-o", aside / "kernel.s"])
+        refuse_endless((aside / "kernel.s").read_text())
+        source, watched = aside / "kernel.s", [flag for flag in flags if not flag.startswith("-D")]
+    run([*command, *watched, "-I", KERNELS, *(() if traced else ("-x", "c++")), "-c", source, "-o", aside / "kernel.o"])
     parts = [runtime(part, command, flags) for part in (("fibers", "trace") if traced else ("fibers",))]
     run([*command, "-shared", "-pthread", aside / "kernel.o", *parts, "-o", aside / "kernel.so"])
     return aside / "kernel.so"
+
+
+def refuse_endless(listing: str) -> None:
+    """Raises KernelError for a loop that has nothing in it: a jump to itself, where no call could stop it."""
+    found = re.search(r"^(\.L\w+):\n((?:\t?\..*\n)*)\t(?:jmp|b)\t\1$", listing, re.M)
+    if found:
+        place = re.search(r"\.loc (\d+) (\d+)", found[2])
+        file = re.search(rf'\t\.file {place[1]} ".*?([^"/]+)"\n', listing) if place else None
+        where = f" at {file[1]}:{place[2]}" if file else ""
+        raise KernelError(f"endless: a loop that nothing can end{where}")
 
 
 def runtime(part: str, command: list[str], flags: list[str]) -> Path:

@@ -16,7 +16,7 @@ from kernel_tools import needs_compiler
 from minizaya import hip
 from minizaya.hip import ops, report
 from minizaya.hip.build import FLAGS, compiler
-from minizaya.hip.trace import traced
+from minizaya.hip.trace import Tracer, traced
 
 pytestmark = needs_compiler
 needs_clang = pytest.mark.skipif(not any(shutil.which(f"clang++{v}") for v in ("-19", "-20", "-21", "-22", "")),
@@ -68,6 +68,30 @@ TRACED = {
     "histogram without atomics": ("\n  y[threadIdx.x % 3] += 1.f;", r"race in global memory"),
     "misaligned": ("\n  if (threadIdx.x < 9) *(vec<float, 4>*)(y + 128 + 4 * threadIdx.x) = *(vec<float, 4>*)(y + 1 + "
                    "4 * threadIdx.x);", r"misaligned: 16 bytes"),
+    "an index that its array does not have, where another array wrote": ("""
+  __shared__ float s[256], also[256];
+  s[threadIdx.x] = also[threadIdx.x] = 1.f;
+  __syncthreads();
+  y[threadIdx.x] = s[3] + also[255] + (threadIdx.x ? s[threadIdx.x] : also[256]);""",
+  r"out of bounds: index 256 of 'float \[256\]' at text.hip:8"),
+    "an index before its array": ("""
+  __shared__ float s[256];
+  s[threadIdx.x] = 1.f;
+  __syncthreads();
+  y[threadIdx.x] = s[(int)threadIdx.x - 1];""", r"out of bounds: index -1 of 'float \[256\]' at text.hip:8"),
+    "a row of a table that runs into the next": ("""
+  __shared__ float s[4][64];
+  s[threadIdx.x / 64][threadIdx.x % 64] = 1.f;
+  __syncthreads();
+  if (threadIdx.x < 128) y[threadIdx.x] = s[0][threadIdx.x];""",
+  r"out of bounds: index \d+ of 'float \[64\]' at text.hip:8"),
+    "a loop that nothing can end": ("""
+  if (y[0] > 1.f) for (;;) {}
+  int n = threadIdx.x;
+  for (;;) n = 3 * n + 1;
+  y[threadIdx.x] = n;""", r"endless: a loop that nothing can end at text.hip:5"),
+    "a loop that ends for nobody": ("\n  for (int i = 1; i; i |= 1) y[threadIdx.x] += i;",
+                                    r"endless: a block has come by more branches than it may"),
 }
 
 
@@ -88,8 +112,9 @@ def test_the_runtime_catches(what, wave, target):
 @pytest.mark.parametrize("what", TRACED)
 def test_the_tracer_catches(what, order):
     body, message = TRACED[what]
+    launch = Tracer(None, kernel_text(body), branches=2**16)
     with pytest.raises(hip.KernelError, match=message), hip.order(order):
-        hip.launcher("trace", 64, kernel_text(body))("text", "wrong", (2,), 256, [torch.zeros(256)])
+        launch("text", "wrong", (2,), 256, [torch.zeros(256)])
 
 
 def test_right_kernels_are_left_alone():

@@ -85,7 +85,7 @@ def test_a_students_kernel_is_checked_on_the_way():
     ("half > 0", "half >= 0", "endless: a block has come by more branches than it may"),
     ("squares = 0.f;\n  for (int c = t; c < width; c += 256)", "squares = 0.f;\n  for (int c = t; c < width;)",
      "endless: .* text.hip:9"),
-    ("sums[256]", "sums[200]", "behind the end of LDS at text.hip:10"),
+    ("sums[256]", "sums[200]", r"out of bounds: index 200 of 'float \[200\]' at text.hip:10"),
     ("for (int c = t; c < width; c += 256) squares += x[start + c] * x[start + c]",
      "for (int c = 0; c < width; c++) squares += x[start + c] * x[start + c] / 256", "it moves .* bytes where .* must"),
     ("squares += x[start + c] * x[start + c];",
