@@ -129,12 +129,17 @@ def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str]) -> 
 
 def refuse_endless(listing: str) -> None:
     """Raises KernelError for a loop that has nothing in it: a jump to itself, where no call could stop it."""
-    found = re.search(r"^(\.L\w+):\n((?:\t?\..*\n)*)\t(?:jmp|b)\t\1$", listing, re.M)
-    if found:
-        place = re.search(r"\.loc (\d+) (\d+)", found[2])
-        file = re.search(rf'\t\.file {place[1]} ".*?([^"/]+)"\n', listing) if place else None
-        where = f" at {file[1]}:{place[2]}" if file else ""
-        raise KernelError(f"endless: a loop that nothing can end{where}")
+    lines, place = listing.splitlines(), None
+    for i, line in enumerate(lines):
+        jump = re.match(r"\t(?:jmp|b)\t(\.L\w+)$", line)
+        back = i - 1
+        while jump and back and lines[back].startswith((".", "\t.")) and lines[back] != f"{jump[1]}:":
+            place, back = re.match(r"\t\.loc (\d+) (\d+)", lines[back]) or place, back - 1
+        if jump and lines[back] == f"{jump[1]}:":
+            file = re.search(rf'\t\.file {place[1]} ".*?([^"/]+)"\n', listing) if place else None
+            where = f" at {file[1]}:{place[2]}" if file else ""
+            raise KernelError(f"endless: a loop that nothing can end{where}")
+        place = None
 
 
 def runtime(part: str, command: list[str], flags: list[str]) -> Path:
