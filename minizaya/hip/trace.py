@@ -221,8 +221,8 @@ class Tracer(launch.Launcher):
     endless.
 
     Raises KernelError for the first access that is out of bounds or misaligned, that races with another, or that reads
-    LDS before anyone wrote it, for an index that its array does not have, and for a kernel that does not end (one with a
-    loop that nothing can end is refused before it runs); the message names file and line.
+    LDS before anyone wrote it, for an index that its array does not have, and for a kernel that does not end (a loop
+    that nothing can end is refused before it runs); the message names file and line.
     """
 
     def __init__(self, trace: Trace | None, source: str | None = None, wave: int | None = None, most: int = 20_000_000,
