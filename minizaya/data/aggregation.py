@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable
 
 from .chat import Chat, Span
 from .tasks import CUE, END, Problem, Task, get
+from .tasks.sheet import united
 from .tokenizer_base import Tokenizer
 
 SEPARATOR, GO = "|", "~"   # before each tail; after the last one
 # what ends a step; the other tasks' steps begin with a letter
 STEP_END = {"sorting": ",", "countdown": "x", "falsify": "=", "invert": "x"}
+LENGTHS = {"sheet": (40, 90)}  # shortest and longest tau where an answer alone is longer than most tails
 SEARCHES = ("countdown", "falsify", "invert")
 
 
@@ -38,12 +40,15 @@ def steps(problem: Problem) -> list[str]:
 
 
 def continuation(problem: Problem, tails: list[str], overlap: int = 2) -> str:
-    """What a model should write after these tails: a completion that ends with a right answer.
+    """What a model should write after these tails: a completion that ends with a right answer, but for a sheet.
 
     A search is over when a tail holds a right answer: write the try that found it once more, and the answer. Else start
     the search afresh. A calculation goes on from the furthest right step that any tail reached, written once more with
-    `overlap` - 1 steps before it, so that the border between old and new is a step like any other.
+    `overlap` - 1 steps before it, so that the border between old and new is a step like any other. A sheet goes through
+    all its parts once more, what the tails found first; its list may still lack some.
     """
+    if problem.task == "sheet":
+        return united(problem, tails)
     task, pieces = get(problem.task), steps(problem)
     if problem.task in SEARCHES:
         found = [solved for tail in tails if (solved := winning_try(task, problem, tail))]
@@ -78,7 +83,7 @@ def aggregation_documents(records: list[dict], tokenizer: Tokenizer, most: int =
         record = rng.choice(records)
         problem = get(record["task"]).generate(record["number"], record["difficulty"])
         rollouts = rng.sample(record["rollouts"], rng.randint(1, most))
-        tails = spoiled_tails(rollouts, rng, lengths)
+        tails = spoiled_tails(rollouts, rng, LENGTHS.get(problem.task, lengths))
         reasoning, _, answer = continuation(problem, tails).rpartition(CUE)
         return spans_chat((("prompt", aggregation_text(problem.prompt, tails), False),
                            ("reasoning", reasoning, True), ("answer", CUE + answer, True)), tokenizer)
@@ -122,8 +127,13 @@ def spoiled(tail: str, rng: random.Random) -> str:
 
 def problem_chat(problem: Problem, tokenizer: Tokenizer) -> Chat:
     """A worked problem, ready for trimming: prompt (untrained), reasoning, and the cue with answer and end mark."""
-    return spans_chat((("prompt", problem.prompt, False), ("reasoning", problem.reasoning.removesuffix(CUE), True),
-                       ("answer", CUE + problem.answer + END, True)), tokenizer)
+    return solution_chat(problem, problem.reasoning.removesuffix(CUE), problem.answer, tokenizer)
+
+
+def solution_chat(problem: Problem, reasoning: str, answer: str, tokenizer: Tokenizer) -> Chat:
+    """The same with another way to answer it, its cue left out."""
+    return spans_chat((("prompt", problem.prompt, False), ("reasoning", reasoning, True),
+                       ("answer", CUE + answer + END, True)), tokenizer)
 
 
 def spans_chat(pieces: Iterable[tuple[str, str, bool]], tokenizer: Tokenizer) -> Chat:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import tasks
-from ..data.aggregation import problem_chat
+from ..data.aggregation import solution_chat
 from ..data.chat import Chat
 from ..data.pack import IGNORE, lay_out, pack
 from ..data.text import Batches
@@ -131,17 +131,22 @@ def packed_source(name: str, draw: Callable[[random.Random], Chat], rows: int, c
     return batch
 
 
-def problem_documents(levels: dict[str, tuple[int, int]], tokenizer: Tokenizer) -> Callable[[random.Random], Chat]:
-    """Draws worked problems of the training part. levels: task name -> lowest and highest difficulty, both included."""
+def problem_documents(levels: dict[str, tuple[int, int]], tokenizer: Tokenizer,
+                      focus: str | None = None) -> Callable[[random.Random], Chat]:
+    """Draws worked problems of the training part.
+
+    levels: task name -> lowest and highest difficulty, both included. focus: a task that half of the problems are of,
+    beside its turn among all.
+    """
     names = sorted(levels)
     for name in names:
         for difficulty in levels[name]:
             tasks.get(name).generate(0, difficulty)  # a wrong difficulty is an error now, not at the first step
 
     def draw(rng: random.Random) -> Chat:
-        name = rng.choice(names)
+        name = focus if focus and rng.random() < 0.5 else rng.choice(names)
         _, problem = training_problem(name, rng.randint(*levels[name]), rng)
-        return problem_chat(problem, tokenizer)
+        return solution_chat(problem, *tasks.get(name).practice(problem, rng), tokenizer)
 
     return draw
 

@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minizaya.data import tasks, text
-from minizaya.data.tasks import chain, countdown, falsify, program
+from minizaya.data.tasks import chain, countdown, falsify, program, sheet
 from minizaya.data.tokenizer import CharTokenizer
 
 CHAR = CharTokenizer(text.ALPHABET)
-MANY_ANSWERS = {"countdown", "falsify", "invert"}
+MANY_ANSWERS = {"countdown", "falsify", "invert", "rule"}
 BY_VALUE = {"addition", "modchain", "chain100", "base"}  # leading zeros do not matter
 
 task_and_difficulty = st.sampled_from(tasks.names()).flatmap(
@@ -47,6 +47,8 @@ PINNED = {  # (seed 0, difficulty 3): a change here breaks every shipped split a
     "parity": "Pa101b110c100d110?a0101b0110c0100d1110e1#1$",
     "program": "Xx0y7,ay+9[2bx-6cx*7]?a07y+9[2b06x-6c46x*7[1b86x-6c26x*7[0d46#4$",
     "reverse": "Ra0b0c0d6?d6c0b0a0#6000$",
+    "rule": "E9:0,2:4,4:0,3?a9*6b4+1c5*8d0a2*6b2+1c3*8d4a4*6b4+1c5*8d0!#*6+1*8$",
+    "sheet": "Q04721a95628b53703c?a044/022/426/077/729/471!b527/954/561/628!c572/303!#a47b62c30$",
     "sorting": "Smanr?m:m,a:am,n:amn,r:amnr#amnr$",
 }
 
@@ -90,6 +92,8 @@ def truth(p, answer):
         return answer.isascii() and answer.isdigit() and len(answer) < 10 and int(answer) in differing_inputs(p)
     if p.task == "invert":
         return answer.isascii() and answer.isdigit() and len(answer) < 10 and int(answer) in hitting_inputs(p)
+    if p.task == "rule":
+        return answer in fitting_rules(p)
     if p.task in BY_VALUE and answer.isascii() and answer.isdigit():
         return int(answer) == int(p.answer)
     return answer == p.answer
@@ -138,7 +142,9 @@ def test_nothing_in_the_tasks_can_execute_text():
     """No task module calls anything that runs text, so no text can."""
     forbidden = {"eval", "exec", "compile", "__import__", "getattr", "literal_eval", "open", "import_module"}
     folder = re.sub(r"__init__\.py$", "", tasks.__file__)
-    for module in ("__init__", "task", "arithmetic", "lists", "countdown", "program", "falsify", "invert"):
+    modules = ("__init__", "task", "arithmetic", "chain", "lists", "countdown", "program", "falsify", "invert", "rule",
+               "sheet")
+    for module in modules:
         with open(f"{folder}{module}.py", encoding="utf-8") as file:
             tree = ast.parse(file.read())
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -186,7 +192,7 @@ def test_a_prompt_says_which_task_it_is():
 
 
 @settings(max_examples=20)
-@given(st.sampled_from(tasks.names()), st.sampled_from(["train", "held_out"]), st.integers(1, 4), st.integers(0, 20),
+@given(st.sampled_from(tasks.names()), st.sampled_from(["train", "held_out"]), st.integers(1, 3), st.integers(0, 20),
        seeds)
 def test_problems_come_from_the_asked_part(name, part, difficulty, n, seed):
     found = tasks.problems(name, part, difficulty, n, seed)
@@ -627,3 +633,161 @@ def test_chain100_is_modchain_with_two_digits():
     for sign, digit in re.findall(r"[a-z]([-+*])([0-9])", p.prompt):
         value = (value + int(digit) if sign == "+" else value - int(digit) if sign == "-" else value * int(digit)) % 100
     assert p.answer == f"{value:02d}" and p.reasoning.endswith(f"d{value:02d}#")
+
+
+# ---- rule ----
+
+
+def fitting_rules(p):
+    """Every rule of at most the asked length that turns each input into its output: by brute force."""
+    shown, most = p.prompt[1:-2], int(p.prompt[-2])
+    examples = [tuple(map(int, pair.split(":"))) for pair in shown.removesuffix(",").split(",")]
+    operations = [f"{sign}{digit}" for sign in "+*-" for digit in range(1, 10)]
+    return {"".join(rule) for length in range(1, most + 1) for rule in itertools.product(operations, repeat=length)
+            if all(outcome(rule, x) == y for x, y in examples)}
+
+
+def outcome(rule, x):
+    for sign, digit in rule:
+        x = {"+": x + int(digit), "-": x - int(digit), "*": x * int(digit)}[sign] % 10
+    return x
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2), seeds)
+def test_rule_accepts_exactly_the_rules_that_fit(difficulty, seed):
+    task = tasks.get("rule")
+    p = task.generate(seed, difficulty)
+    right = fitting_rules(p)
+    operations = [f"{sign}{digit}" for sign in "+*-" for digit in range(1, 10)]
+    for rule in map("".join, itertools.chain(*(itertools.product(operations, repeat=n) for n in (1, 2)))):
+        assert task.verify(p, f"#{rule}$") == (rule in right), rule
+    assert p.answer in right
+    assert task.verify(p, f"#{p.answer}+1-1$") == 0, "it fits, but is longer than asked for"
+
+
+@given(levels("rule"), seeds)
+def test_rule_tries_are_true(difficulty, seed):
+    p = tasks.get("rule").generate(seed, difficulty)
+    examples = [tuple(map(int, pair.split(":"))) for pair in p.prompt[1:-2].removesuffix(",").split(",")]
+    assert len(examples) == len({x for x, _ in examples}) == 3
+    *misses, hit = re.findall("[^x!]*[x!]", p.reasoning)
+    for tried in (*misses, hit):
+        runs = re.findall(r"a[0-9](?:[+*-][0-9][b-d][0-9])+", tried)
+        assert "".join(runs) == tried[:-1] and 1 <= len(runs) <= 3
+        for run, (x, y) in zip(runs, examples):
+            values, signs = [int(v) for v in re.findall("[a-d]([0-9])", run)], re.findall("[+*-][0-9]", run)
+            assert len(signs) == difficulty and values[0] == x
+            assert all(outcome([sign], before) == after for sign, before, after in zip(signs, values, values[1:]))
+            assert (values[-1] == y) == (run is not runs[-1] or tried[-1] == "!")
+    assert hit[-1] == "!" and all(miss[-1] == "x" for miss in misses) and len(misses) <= difficulty
+    assert len(runs) == 3
+
+
+# ---- sheet ----
+
+
+def entries(reasoning):
+    """What a trace tried: letter -> [(pair, total, mark), ...]. The whole text must be of this form."""
+    assert re.fullmatch(r"(?:[a-x](?:\d{3}/)*(?:\d{3}[!/]))*", reasoning), reasoning
+    return {letter: re.findall(r"(\d\d)(\d)([!/])", tried) for letter, tried in
+            re.findall(r"([a-x])([\d/!]*)", reasoning)}
+
+
+def truth_of(digits, end):
+    """The pairs of digits, in order, whose sum ends so; worked out again."""
+    return [a + b for i, a in enumerate(digits) for b in digits[i + 1:] if (int(a) + int(b)) % 10 == int(end)]
+
+
+def check_search(parts, reasoning, listed, most):
+    """Every part in turn, at most `most` tries each, no pair twice, all sums true; the list says what was found."""
+    tried = entries(reasoning)
+    assert list(tried) == list(parts)
+    for letter, digits in parts.items():
+        good, = truth_of(digits[:4], digits[4])
+        *misses, last = tried[letter]
+        pairs = [pair for pair, _, _ in tried[letter]]
+        assert 1 <= len(pairs) == len(set(pairs)) <= most
+        assert all(digits.find(pair[0]) < digits[:4].find(pair[1]) for pair in pairs)
+        assert all(int(total) == sum(map(int, pair)) % 10 for pair, total, _ in tried[letter])
+        assert all(mark == "/" and pair != good for pair, _, mark in misses)
+        assert (last[0] == good) == (last[2] == "!") and (last[2] == "!" or len(pairs) == most)
+        assert f"{letter}{good if last[2] == '!' else '?'}" in listed
+    assert len(listed) == sum(3 if tried[letter][-1][2] == "!" else 2 for letter in tried)
+
+
+@given(levels("sheet"), seeds)
+def test_a_sheet_has_one_pair_a_part_and_a_search_that_finds_it(difficulty, seed):
+    p = tasks.get("sheet").generate(seed, difficulty)
+    parts = sheet.parts_asked(p)
+    assert p.prompt == f"Q{''.join(digits + letter for letter, digits in parts.items())}?"
+    assert list(parts) == list(string.ascii_lowercase[:difficulty])
+    assert all(re.fullmatch(r"\d{5}", digits) and len(set(digits[:4])) == 4 for digits in parts.values())
+    check_search(parts, p.reasoning[:-1], p.answer, 6)
+    assert "?" not in p.answer and len(p.answer) == 3 * difficulty
+
+
+@given(levels("sheet"), seeds, st.integers(0, 9))
+def test_practice_has_room_for_few_tries(difficulty, seed, chance):
+    p = tasks.get("sheet").generate(seed, difficulty)
+    reasoning, listed = tasks.get("sheet").practice(p, random.Random(chance))
+    most = {1: 6, 2: 6, 3: 6, 4: 6, 5: 4, 6: 4, 7: 3, 8: 3}.get(difficulty, 2)
+    check_search(sheet.parts_asked(p), reasoning, listed, most)
+    assert (listed == p.answer) == ("?" not in listed) == bool(tasks.get("sheet").verify(p, f"#{listed}$"))
+
+
+def test_a_short_sheet_is_found_and_of_a_long_one_a_third():
+    task, found = tasks.get("sheet"), {k: [] for k in (1, 4, 24)}
+    for k, shares in found.items():
+        for seed in range(200):
+            p = task.generate(seed, k)
+            shares.append(len(sheet.parts_of("#" + task.practice(p, random.Random(seed))[1])) / k)
+    assert set(found[1] + found[4]) == {1.0}
+    # two of six pairs: 4,800 parts, a standard deviation of 0.007
+    assert abs(statistics.mean(found[24]) - 1 / 3) < 0.03
+    firsts = [entries(task.practice(task.generate(0, 1), random.Random(seed))[0])["a"][0][0] for seed in range(300)]
+    assert len(set(firsts)) == 6 and max(map(firsts.count, firsts)) < 90, "no pair is tried first more often"
+
+
+@given(st.text(max_size=9), st.lists(st.tuples(st.sampled_from("abcx"), st.sampled_from(["01", "59", "?"]))))
+def test_parts_of_a_text_are_those_of_its_last_list(junk, pairs):
+    told = "".join(map("".join, pairs))
+    known = {letter: pair for letter, pair in pairs if pair != "?"}
+    assert sheet.parts_of(told) == known, "of a letter that comes twice, the later"
+    assert sheet.parts_of(f"a77b88!#{told}$") == known
+    assert all(re.fullmatch("[a-z]", letter) and re.fullmatch("[0-9]{2}", pair)
+               for letter, pair in sheet.parts_of(junk).items())
+
+
+@given(levels("sheet"), seeds, st.lists(st.tuples(st.integers(0, 9), st.integers(0, 120)), max_size=4))
+def test_united_takes_up_what_the_tails_found(difficulty, seed, cuts):
+    """Each tail is a trace of its own, cut at its end by some characters; what any shows as found is tried first."""
+    p, task = tasks.get("sheet").generate(seed, difficulty), tasks.get("sheet")
+    parts, shown, tails = sheet.parts_asked(p), set(), []
+    for chance, gone in cuts:
+        reasoning, listed = task.practice(p, random.Random(chance))
+        text = f"{reasoning}#{listed}$"
+        tails.append(text[: max(1, len(text) - gone)])
+        begun, _, end = tails[-1].partition("#")
+        shown |= set(re.findall(r"([a-x])(?:\d{3}/)*\d{3}!", begun)) | set(re.findall(r"([a-x])\d\d", end))
+    written = sheet.united(p, tails)
+    assert written == sheet.united(p, tails) and written.endswith("$")
+    reasoning, _, listed = written[:-1].partition("#")
+    most = {1: 6, 2: 6, 3: 6, 4: 6, 5: 4, 6: 4, 7: 3, 8: 3}.get(difficulty, 2)
+    check_search(parts, reasoning, listed, most)
+    tried = entries(reasoning)
+    for letter in shown:
+        assert len(tried[letter]) == 1 and tried[letter][0][2] == "!", letter
+
+
+def test_united_tries_what_most_tails_say_and_checks_it():
+    p = tasks.get("sheet").generate(0, 1)
+    digits = sheet.parts_asked(p)["a"]
+    good, = truth_of(digits[:4], digits[4])
+    wrong, other = [a + b for a, b in itertools.combinations(digits[:4], 2) if a + b != good][:2]
+    reasoning = sheet.united(p, [f"#a{other}$", f"#a{wrong}$", f"#a{wrong}$", "#a?$"]).partition("#")[0]
+    pairs = [pair for pair, _, _ in entries(reasoning)["a"]]
+    assert pairs[:2] == [wrong, other] and pairs[-1] == good, "two say so, one says so, then the search"
+    unasked = "".join(sorted(set("0123456789") - set(digits)))[:2]
+    assert unasked not in [pair for pair, _, _ in entries(sheet.united(p, [f"#a{unasked}$"]).partition("#")[0])["a"]]
+    assert sheet.united(p, [f"{good}5!#a{good}$"]).startswith(f"a{good}"), "a tail that begins in the middle"

@@ -1,8 +1,9 @@
 """Small problems whose answers a program can check: what a reasoning model practises on.
 
 `task.py` says what a task is; each other module holds a few. Every one is a dial: `generate(seed, difficulty)` for
-a difficulty from 1 to `max_difficulty`, and the reasoning gets longer as it turns. In `countdown`, `invert` and
-`falsify` a problem has many right answers, and checking one is easier than finding it.
+a difficulty from 1 to `max_difficulty`, and the reasoning gets longer as it turns. In `countdown`, `invert`,
+`falsify` and `rule` a problem has many right answers, and checking one is easier than finding it. The answer of a
+`sheet` has many parts, and is right if all of them are.
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from .falsify import Falsify
 from .invert import Invert
 from .lists import Copy, Parity, Reverse, Sorting
 from .program import Program
+from .rule import Rule
+from .sheet import Sheet
 from .task import CUE, END, Problem, Task
 
 HELD_OUT_ONE_IN = 10
@@ -21,7 +24,7 @@ SEARCH_LIMIT = 1000
 
 TASKS = {task.name: task for task in (
     Addition(), ModChain(), Chain100(), BaseConversion(), Parity(), Copy(), Reverse(), Sorting(),
-    Countdown(), Program(), Invert(), Falsify())}
+    Countdown(), Program(), Invert(), Falsify(), Rule(), Sheet())}
 
 
 def names() -> list[str]:

@@ -58,6 +58,10 @@ class Task:
         """(prompt, reasoning without the cue, answer); all chance comes from `rng`."""
         raise NotImplementedError
 
+    def practice(self, problem: Problem, rng: random.Random) -> tuple[str, str]:
+        """(reasoning without the cue, answer) as a model trains on them. Override where one trace may fall short."""
+        return problem.reasoning.removesuffix(CUE), problem.answer
+
     def check(self, problem: Problem, answer: str) -> bool:
         """Is this well-formed answer right? Override where a problem has many right answers."""
         return answer == problem.answer
