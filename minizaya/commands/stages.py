@@ -14,6 +14,8 @@ from .shared import device, flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="the folder of all runs, one a stage")
+    parser.add_argument("--sheets", action="store_true",
+                        help="two stages more, on sheets of small searches: they make nano-sheets")
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out was")
     parser.add_argument("--share", type=float, default=1.0,
                         help="of every stage's tokens; 0.01 tries the whole path in a minute or two (default 1)")
@@ -28,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0 when all stages are done, 130 when Ctrl-C stopped one (it can go on with --resume)."""
     if args.table:
-        flags.refuse(args, "with --table", out=None, resume=False, share=1.0, seed=0, publish=None, device="auto")
+        flags.refuse(args, "with --table", out=None, sheets=False, resume=False, share=1.0, seed=0, publish=None,
+                     device="auto")
     if args.publish is None:
         flags.refuse(args, "without --publish", problems=200)
     if args.table:
@@ -40,25 +43,36 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"problems must be at least 1, got {args.problems}")
     flags.writable("publish", args.publish and zoo.FOLDER / args.publish, parents=True)
     place = device.choose(args.device)
-    done = stages.train(args.out, share=args.share, seed=args.seed, resume=args.resume, device=place)
+    done = stages.train(args.out, table_of(args), args.share, args.seed, args.resume, device=place)
     if done and args.publish:
         publish(args, place)
     if args.json:
         print(json.dumps({"done": done, "run": str(args.out)}))
     elif done:
-        last = args.out / f"{len(stages.TOY)}-{stages.TOY[-1].name}"
-        print(f"done; now: python -m minizaya solve --model {last}", file=sys.stderr)
+        print(f"done; now: python -m minizaya solve --model {last_of(args)}", file=sys.stderr)
     return 0 if done else 130
+
+
+def table_of(args: argparse.Namespace) -> tuple[stages.Stage, ...]:
+    return stages.ALL if args.sheets else stages.TOY
+
+
+def last_of(args: argparse.Namespace) -> Path:
+    """The folder of the last stage."""
+    table = table_of(args)
+    return args.out / f"{len(table)}-{table[-1].name}"
 
 
 def publish(args: argparse.Namespace, place: torch.device) -> None:
     """Puts the last stage's model into the zoo, with its card, measured on the device `place`."""
-    last = args.out / f"{len(stages.TOY)}-{stages.TOY[-1].name}"
-    zoo.publish(last, args.publish, {})
+    zoo.publish(last_of(args), args.publish, {})
     model, tokenizer = zoo.load(args.publish)
-    found = evaluate.accuracies(model.to(place), tokenizer, evaluate.LEVELS, args.problems)
+    learned = {name for stage in table_of(args) for name in stage.levels}
+    levels = {name: level for name, level in evaluate.LEVELS.items() if name in learned}
+    found = evaluate.accuracies(model.to(place), tokenizer, levels, args.problems)
     zoo.write_card(args.publish, {
         "model": args.publish, "parameters": sum(p.numel() for p in model.parameters()),
-        "experts": model.config.num_experts, "training_seed": args.seed, "torch": torch.__version__,
+        "experts": model.config.num_experts, "flags": " --sheets" if args.sheets else "",
+        "training_seed": args.seed, "torch": torch.__version__,
         "stages": zoo.stage_facts(args.out), "temperature": 1.0, "problems": args.problems, "seed": 1,
         "accuracy": found})

@@ -4,8 +4,9 @@ Each lives in `checkpoints/NAME/`: the weights (safetensors), the config and tok
 (card.json) and the model card to read (README.md). They are made by
 
     python -m minizaya stages --out runs/nano-reasoner --publish nano-reasoner
+    python -m minizaya stages --sheets --out runs/nano-sheets --publish nano-sheets
 
-which trains through all stages, measures, and writes these four files.
+which train through all stages, measure, and write these four files.
 """
 
 import json
@@ -104,6 +105,7 @@ def card_text(name: str, figures: dict) -> str:
         for task, cells in figures["accuracy"].items())
     shown = figures | {"name": name, "accuracy": accuracy}
     if "levels" not in figures:
+        shown |= {"flags": figures.get("flags", ""), "note": figures.get("note", "")}
         shown["stages"] = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |"
                                     for s in figures["stages"])
         return CARD.read_text("utf-8").format_map(shown)

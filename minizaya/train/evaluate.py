@@ -13,7 +13,8 @@ from ..notebook import tqdm
 # where a model card looks: an easy problem, two in between, a hard one
 LEVELS = {"addition": (2, 6, 10, 16), "base": (1, 2, 3, 5), "chain100": (2, 6, 12, 20), "copy": (4, 10, 16, 24),
           "countdown": (1, 2, 3, 4), "falsify": (1, 2, 3, 5), "invert": (1, 2, 3, 5), "modchain": (3, 8, 14, 22),
-          "parity": (3, 8, 14, 20), "program": (1, 3, 5, 8), "reverse": (4, 10, 16, 24), "sorting": (3, 6, 9, 12)}
+          "parity": (3, 8, 14, 20), "program": (1, 3, 5, 8), "reverse": (4, 10, 16, 24), "rule": (1, 2, 3),
+          "sheet": (1, 3, 12, 24), "sorting": (3, 6, 9, 12)}
 ROWS = 256  # sequences decoded at a time
 
 

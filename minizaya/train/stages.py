@@ -5,10 +5,13 @@ moments and a warm-up of its own. A conversation that is longer than a row is tr
 from the originals. Longer rows need a slower rotation, so the RoPE base is raised with them: a distance that the fast
 angles have turned through many times is new to the slow ones, and a larger base keeps these in the range they know.
 
+    TOY       ours, as far as it goes beside the real one
+    SHEETS    two stages more, which the real one has no name for: sheets of small searches, and aggregation of them;
+              they made `nano-sheets` out of `nano-reasoner`, at the price of what that one did with other tails
     REAL      the same table for ZAYA1-8B, as the report gives it (Tables II and III), to read beside ours
     train     runs a table, in one folder, one run folder a stage; a run that was stopped goes on where it was
 
-Before the SFT the model writes the rollouts that the aggregation examples are made of.
+Before a stage with aggregation examples the model writes the rollouts that they are made of.
 """
 
 import json
@@ -38,8 +41,9 @@ LONG = {"addition": (1, 16), "base": (1, 5), "chain100": (1, 20), "copy": (1, 25
         "falsify": (1, 5), "invert": (1, 5), "modchain": (1, 25), "parity": (1, 20), "program": (1, 8),
         "reverse": (1, 25), "sorting": (1, 12)}
 
-# the problems whose rollouts become aggregation examples: long calculations, and searches
-AGGREGATED = {"addition": (6, 16), "chain100": (8, 25), "countdown": (1, 4), "falsify": (1, 4), "modchain": (10, 25)}
+# the problems whose rollouts become aggregation examples: long calculations, searches, and answers with parts
+AGGREGATED = {"addition": (6, 16), "chain100": (8, 25), "countdown": (1, 4), "falsify": (1, 4), "modchain": (10, 25),
+              "sheet": (1, 24)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Stage:
     lr: float = 2e-3                   # peak of Muon's and AdamW's rate
     final_share: float = 0.5           # of the peak, at the stage's end
     rollouts: int = 0                  # training problems that the model answers for the aggregation examples
+    focus: str | None = None           # a task that every second problem is of
 
     def __post_init__(self):
         unknown = set(self.mixture) - {"text", "problems", "aggregation"}
@@ -71,6 +76,14 @@ TOY = (
     Stage("sft", 10_000_000, 512, 5e4, {"problems": 0.3, "aggregation": 0.7}, lr=3e-3, final_share=0.0,
           rollouts=9000),
 )
+
+WITH_SHEETS = LONG | {"rule": (1, 3), "sheet": (1, 24)}
+SHEETS = (
+    Stage("sheets", 3_000_000, 512, 5e4, {"problems": 1.0}, WITH_SHEETS, lr=4e-3, focus="sheet"),
+    Stage("parts", 6_000_000, 640, 5e4, {"problems": 0.25, "aggregation": 0.75}, WITH_SHEETS, lr=3e-3, final_share=0.0,
+          rollouts=3000, focus="sheet"),
+)
+ALL = TOY + SHEETS
 
 # report, Tables II and III; the mixtures of the two base phases are not published. Shares of "midtraining" and SFT
 REAL = (
@@ -119,7 +132,8 @@ def train(out: str | Path, table: tuple[Stage, ...] = TOY, share: float = 1.0, s
             if "aggregation" in stage.mixture:
                 levels = {name: level for name, level in AGGREGATED.items() if name in stage.levels} or stage.levels
                 problems = max(len(levels), round(stage.rollouts * share))
-                records = rollouts(out / "rollouts.jsonl", before, tokenizer, levels, problems, seed)
+                records = rollouts(folder.with_suffix(".jsonl"), before, tokenizer, levels, problems, seed,
+                                   focus=stage.focus)
             keep = {"tokenizer": tokenizer.to_dict(), "stage": json.loads(json.dumps(asdict(stage)))}
             chances = seed_of("stages", seed, number)   # each stage has its own, and shares them with no other seed
             trainer = Trainer(model, recipe, sources(stage, tokenizer, chances, records), folder, keep, resume)
@@ -138,16 +152,17 @@ def sources(stage: Stage, tokenizer: Tokenizer, seed: int,
             train_text, _ = text.split(text.english())
             found.append(text_source(tokenizer.encode(train_text), rows, stage.context, seed))
         else:
-            draw = (problem_documents(stage.levels, tokenizer) if name == "problems"
+            draw = (problem_documents(stage.levels, tokenizer, stage.focus) if name == "problems"
                     else aggregation_documents(records, tokenizer))
             found.append(packed_source(name, draw, rows, stage.context, tokenizer.pad_id, seed))
     return mixture(*found)
 
 
 def rollouts(path: Path, model: Zaya, tokenizer: Tokenizer, levels: dict, problems: int, seed: int,
-             each: int = 8) -> list[dict]:
+             each: int = 8, focus: str | None = None) -> list[dict]:
     """`each` rollouts of the model at temperature 1 for each of `problems` training problems, all tasks in turn.
 
+    focus: a task that every second problem is of.
     They are kept in the file `path`, one problem a line, written aside and renamed: a second call reads them.
     """
     if path.exists():
@@ -155,7 +170,7 @@ def rollouts(path: Path, model: Zaya, tokenizer: Tokenizer, levels: dict, proble
     rng, (end, ) = random.Random(f"rollouts/{seed}"), tokenizer.encode(tasks.END)
     names, drawn = sorted(levels), []
     for i in range(problems):
-        name = names[i % len(names)]
+        name = focus if focus and i % 2 else names[i // (2 if focus else 1) % len(names)]
         difficulty = rng.randint(*levels[name])
         number, problem = training_problem(name, difficulty, rng)
         drawn.append((problem, dict(task=name, difficulty=difficulty, number=number)))
@@ -176,10 +191,11 @@ def rollouts(path: Path, model: Zaya, tokenizer: Tokenizer, levels: dict, proble
 
 
 def rows() -> list[dict]:
-    """One row a stage: ours and the real one's tokens, context, RoPE base and mixture."""
+    """One row a stage: ours and the real one's tokens, context, RoPE base and mixture; real: None where it has none."""
+    real = [{key: value for key, value in row.items() if key != "name"} for row in REAL]
     return [{"stage": toy.name, "tokens": toy.tokens, "context": toy.context, "rope_theta": toy.rope_theta,
-             "mixture": toy.mixture, "real": {key: value for key, value in real.items() if key != "name"}}
-            for toy, real in zip(TOY, REAL, strict=True)]
+             "mixture": toy.mixture, "real": row}
+            for toy, row in zip(ALL, real + [None] * len(SHEETS), strict=True)]
 
 
 def text_table() -> str:
@@ -187,6 +203,8 @@ def text_table() -> str:
     lines = ["stage          tokens   context  RoPE base |  ZAYA1-8B: tokens   context  RoPE base"]
     for row in rows():
         real = row["real"]
+        beside = (f"{real['tokens'] / 1e12:17.2f}T{real['context']:10}{real['rope_theta']:11.0f}" if real
+                  else "  (our own: answers with parts)")
         lines.append(f"{row['stage']:10}{row['tokens'] / 1e6:9.1f}M{row['context']:10}{row['rope_theta']:11.0f} |"
-                     f"{real['tokens'] / 1e12:17.2f}T{real['context']:10}{real['rope_theta']:11.0f}")
+                     + beside)
     return "\n".join(lines)

@@ -93,10 +93,11 @@ def test_the_real_table_is_the_reports():
     assert [row["tokens"] for row in stages.REAL] == [8e12, 4e12, 1.2e12, 660e9]
     assert [row["context"] for row in stages.REAL] == [4096, 4096, 32768, 131072]
     assert [row["rope_theta"] for row in stages.REAL] == [1e4, 1e4, 1e6, 5e6]
-    assert [row["stage"] for row in stages.rows()] == [row["name"] for row in stages.REAL]
+    assert [row["stage"] for row in stages.rows()] == [row["name"] for row in stages.REAL] + ["sheets", "parts"]
+    assert [row["real"] is None for row in stages.rows()] == [False] * 4 + [True] * 2
     for row in stages.REAL[2:]:
         assert sum(row["mixture"].values()) == pytest.approx(1, abs=0.003)  # rounded in the report
-    for stage in stages.TOY:
+    for stage in stages.TOY + stages.SHEETS:
         assert stages.text_table().count(f"\n{stage.name} ") == 1
     bases = [stage.rope_theta for stage in stages.TOY]
     assert bases == sorted(bases) and bases[0] < bases[2] < bases[3]
@@ -146,7 +147,7 @@ def test_stopped_in_every_stage_and_resumed(tmp_path, monkeypatch, small_steps):
     assert done
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    records = [json.loads(line) for line in (tmp_path / "whole" / "rollouts.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "whole" / "3-sft.jsonl").read_text().splitlines()]
     assert all(len(record["rollouts"]) == 8 and record["task"] in LEVELS for record in records)
     for record in records:
         problem = tasks.get(record["task"]).generate(record["number"], record["difficulty"])
@@ -192,6 +193,19 @@ def test_the_name_of_a_source_has_chances_of_its_own():
     draw = problem_documents({"addition": (9, 9)}, TOKENIZER)
     one, two = (packed_source(name, draw, 1, 60, TOKENIZER.pad_id, 0) for name in ("problems", "aggregation"))
     assert inputs(one(0)) != inputs(two(0))
+
+
+def test_every_second_problem_is_of_the_focus(tmp_path, monkeypatch):
+    draw = problem_documents({"addition": (9, 9), "copy": (3, 3), "sheet": (2, 2)}, TOKENIZER, "sheet")
+    firsts = [TOKENIZER.decode(draw(random.Random(seed)).tokens)[0] for seed in range(600)]
+    # a half and a third of the other half: 400 of 600, with a standard deviation of 12; a third each without a focus
+    assert abs(firsts.count("Q") - 400) < 60 and firsts.count("C") > 50 < sum(map(str.isdigit, firsts))
+    monkeypatch.setattr(stages, "generate", lambda model, prompts, room, stop, seed: [[1]] * len(prompts))
+    levels = {"addition": (1, 3), "copy": (3, 3), "sheet": (2, 4)}
+    for focus, wanted in (("copy", {"addition": 4, "copy": 12 + 4, "sheet": 4}),
+                          (None, {"addition": 8, "copy": 8, "sheet": 8})):
+        found = stages.rollouts(tmp_path / f"{focus}.jsonl", None, TOKENIZER, levels, 24, 0, each=1, focus=focus)
+        assert {name: [record["task"] for record in found].count(name) for name in levels} == wanted
 
 
 def test_seeds_of_parts():
