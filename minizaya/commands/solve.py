@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--setting", choices=sorted(compare.SETTINGS),
                         help="with --compare or --sweep: a budget that is too short for one trace, or long enough "
                              "(default: tight)")
+    parser.add_argument("--exam", action="store_true",
+                        help="with --compare or --sweep: the setting exam, short and long sheets of small searches")
     device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table, or {"model", "temperature", "problems", "seed", "accuracy": {task: {difficulty: {...}}}}.
 
-    With --compare: {method: {"accuracy", "stderr", "tokens"}}. With --sweep: [{"beta", "tau", "rounds"}, ...].
+    With --compare: `studies.compare.compare`. With --sweep: [{"beta", "tau", "rounds"}, ...].
     """
     if args.problems < 1:
         raise ValueError(f"problems must be at least 1, got {args.problems}")
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     model.to(device.choose(args.device))
     if args.compare or args.sweep:
         study, told = (compare.compare, compare.table) if args.compare else (compare.sweep, compare.sweep_table)
-        setting = compare.SETTINGS[args.setting or "tight"]
+        setting = compare.SETTINGS["exam" if args.exam else args.setting or "tight"]
+        check_learned(args.model, setting.task)
         found = study(model, tokenizer, setting, args.problems, args.seed)
         print(json.dumps(found) if args.json else told(setting, found))
         return 0
@@ -68,7 +71,16 @@ def check_flags(args: argparse.Namespace) -> None:
         flags.refuse(args, f"with --{'compare' if args.compare else 'sweep'}", task=None, difficulty=None,
                      temperature=None)
     else:
-        flags.refuse(args, "without --compare or --sweep", setting=None)
+        flags.refuse(args, "without --compare or --sweep", setting=None, exam=False)
+    if args.exam and args.setting is not None:
+        raise ValueError("exam is a setting of its own: give one of --exam and --setting")
+
+
+def check_learned(model: str, task: str) -> None:
+    """Raises ValueError for a shipped model that was never trained on the task, as its card says."""
+    if model in zoo.names() and task not in zoo.card(model).get("accuracy", {task: {}}):
+        able = [name for name in zoo.names() if task in zoo.card(name).get("accuracy", {})]
+        raise ValueError(f"model must have learned {task}, as {', '.join(able)} has, got {model!r}")
 
 
 def table(found: dict) -> str:

@@ -1,16 +1,20 @@
 """Pictures of lesson 10: the rounds as a movie, what they cost, and what they buy."""
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from ..config import ZayaConfig
-from ..data.tasks import END
+from ..data.tasks import END, Problem
+from ..data.tasks.sheet import parts_of
 from ..infer.rsa import RSAConfig, stream_of, subsets
 from ..plan.account import kv_bytes_per_token
 from ..studies import recorded
 from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WIDTH, styled
 
-METHODS = {"single": GREY, "majority": SKY, "full_rsa": ORANGE, "delethink": PURPLE, "markovian_rsa": BLUE}
+METHODS = {"single": GREY, "greedy": BLACK, "majority": SKY, "by_parts": GREEN, "full_rsa": ORANGE,
+           "delethink": PURPLE, "markovian_rsa": BLUE}
+NAMES = {"majority": "vote", "by_parts": "vote by parts"}   # the others say their own
 
 
 @styled
@@ -24,7 +28,8 @@ def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[
     """
     rounds = len(texts)
     figure, axis = plt.subplots(figsize=(WIDTH, 0.42 * shown * 1.3 + 0.8))
-    longest, gap = max(len(text) for own in texts for text in own), 12
+    longest = max(len(text) for own in texts for text in own)
+    gap = max(12, longest // 5)
     for t, own in enumerate(texts):
         left = t * (longest + gap)
         for n, text in enumerate(own[:shown]):
@@ -42,6 +47,43 @@ def movie(texts: list[list[str]], right: list[list[bool]], read: list[list[list[
     axis.set(ylim=(shown - 0.4, -1.1), xlim=(-1, rounds * (longest + gap)), yticks=range(shown),
              xlabel="tokens (orange: the tail that is handed on)", ylabel=f"trace ({shown} of {len(texts[0])} shown)")
     axis.set_xticks([])
+    return figure
+
+
+@styled
+def sheets(texts: list[list[str]], problem: Problem) -> Figure:
+    """The population of one sheet, round by round: a row a trace, a column a part; dark is what its list has right.
+
+    texts: texts[t][n], trace n of round t. What a trace did not find, or has not written, stays light.
+    """
+    truth = parts_of(problem.answer)
+    figure, axes = plt.subplots(1, len(texts), figsize=(WIDTH, 2.7), sharey=True, squeeze=False)
+    for t, (axis, own) in enumerate(zip(axes[0], texts)):
+        told = [parts_of(text) for text in own]
+        found = [[trace.get(letter) == pair for letter, pair in truth.items()] for trace in told]
+        axis.imshow(found, cmap=ListedColormap(["#E8EEF2", BLUE]), vmin=0, vmax=1, aspect="auto")
+        whole = sum(map(all, found))
+        axis.set(title=f"round {t}: {whole} of {len(own)} whole", xlabel="part", xticks=range(len(truth)))
+        axis.set_xticklabels(truth if len(truth) < 13 else [a if i % 4 == 0 else "" for i, a in enumerate(truth)])
+    axes[0, 0].set(ylabel="trace", yticks=range(0, len(texts[0]), 5))
+    return figure
+
+
+@styled
+def by_length(record: dict | None = None) -> Figure:
+    """The exam: accuracy against the number of parts on a sheet, a line a method; the vote falls, aggregation does not.
+
+    The mean of the recorded seeds.
+    """
+    runs = [run for run in (record or recorded("aggregation"))["runs"] if run.get("setting") == "exam"]
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
+    levels = list(runs[0]["single"]["by_level"])
+    for method, color in METHODS.items():
+        means = [sum(run[method]["by_level"][level] for run in runs) / len(runs) for level in levels]
+        axis.plot(range(len(levels)), means, "o-", color=color, label=NAMES.get(method, method.replace("_", " ")))
+    axis.set(xlabel="parts on a sheet", ylabel="sheets solved", ylim=(-0.03, 1.05), xticks=range(len(levels)))
+    axis.set_xticklabels(levels)
+    axis.legend(ncols=2, loc="lower left")
     return figure
 
 
@@ -74,9 +116,9 @@ def cost(preset: str = "zaya1-8b", beta: int = 16384, tau: int = 4096, c: int = 
 
 
 @styled
-def misled(found: dict[str, list[float]]) -> Figure:
-    """How often the answer is right when 0 to 4 of the four tails are wrong, a curve for each kind of slip. A dashed
-    line is a model that copies one tail.
+def misled(found: dict[str, list[float]], what: str = "answers") -> Figure:
+    """How often the answer, or the planted part of it, is right when 0 to 4 of the four tails are wrong, a curve for
+    each kind of slip. A dashed line is a model that copies one tail.
 
     found: kind -> five shares.
     """
@@ -84,7 +126,7 @@ def misled(found: dict[str, list[float]]) -> Figure:
     for (name, shares), color, mark in zip(found.items(), (RED, ORANGE, BLUE), ("o-", "s-", "^-")):
         axis.plot(range(5), shares, mark, color=color, label=name)
     axis.plot(range(5), [1 - wrong / 4 for wrong in range(5)], "--", color=GREY, label="copying one tail")
-    axis.set(xlabel="wrong tails of four", ylabel="answers right", ylim=(-0.03, 1.05), xticks=range(5))
+    axis.set(xlabel="wrong tails of four", ylabel=f"{what} right", ylim=(-0.03, 1.05), xticks=range(5))
     axis.legend(loc="lower left")
     return figure
 
@@ -98,8 +140,9 @@ def measured(record: dict | None = None) -> Figure:
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
         runs = [run for run in record["runs"] if run["study"] == "compare" and run["setting"] == name]
-        for i, (method, color) in enumerate(METHODS.items()):
-            values = [run[method]["accuracy"] for run in runs]
+        shown = [method for method in METHODS if method in runs[0]]
+        for i, method in enumerate(shown):
+            values, color = [run[method]["accuracy"] for run in runs], METHODS[method]
             errors = [run[method]["stderr"] for run in runs]
             average = sum(values) / len(values)
             axis.bar(i, average, color=color, alpha=0.55, yerr=sum(e * e for e in errors) ** 0.5 / len(errors),
@@ -110,28 +153,32 @@ def measured(record: dict | None = None) -> Figure:
                           markersize=5)
             tokens = sum(run[method]["tokens"] for run in runs) / len(runs)
             axis.text(i, average + 0.05, f"{tokens:.0f}", ha="center", fontsize=8)
-        axis.set(title=name, xticks=range(len(METHODS)), ylim=(0, 1.12))
-        axis.set_xticklabels([method.replace("_", " ") for method in METHODS], rotation=35, ha="right")
+        axis.set(title=name, xticks=range(len(shown)), ylim=(0, 1.12))
+        axis.set_xticklabels([NAMES.get(method, method.replace("_", " ")) for method in shown], rotation=60, ha="right")
     axes[0, 0].set_ylabel("held-out problems solved")
     return figure
 
 
 @styled
-def sweep(record: dict | None = None) -> Figure:
-    """Accuracy after each round, over beta at one tau and over tau at one beta (the shape of the report's Table
-    XII)."""
-    record = record or recorded("aggregation")
-    points = {(run["beta"], run["tau"]): run["rounds"] for run in record["runs"] if run["study"] == "sweep"}
-    taus, betas = ([pair[i] for pair in points] for i in (1, 0))
-    tau, beta = max(set(taus), key=taus.count), max(set(betas), key=betas.count)
+def sweep(record: dict | None = None, setting: str = "tight") -> Figure:
+    """Accuracy after each round, over one number at the most frequent value of the other: beta and tau (the shape of
+    the report's Table XII), on the exam C and tau, its long sheets alone."""
+    first = {"tight": "beta", "exam": "C"}[setting]
+    points = {(run[first], run["tau"]): [cell["by_level"]["24"] if setting == "exam" else cell["accuracy"]
+                                         for cell in run["rounds"]]
+              for run in (record or recorded("aggregation"))["runs"]
+              if run["study"] == "sweep" and run["setting"] == setting}
+    taus, firsts = ([pair[i] for pair in points] for i in (1, 0))
+    tau, most = max(set(taus), key=taus.count), max(set(firsts), key=firsts.count)
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True)
-    for axis, pairs, label, pick in ((left, sorted(p for p in points if p[1] == tau), "beta (tokens a trace)", 0),
-                                     (right, sorted(p for p in points if p[0] == beta), "tau (tokens a tail)", 1)):
+    names = {"beta": "beta (tokens a trace)", "C": "C (tails that a trace reads)"}
+    for axis, pairs, label, pick in ((left, sorted(p for p in points if p[1] == tau), names[first], 0),
+                                     (right, sorted(p for p in points if p[0] == most), "tau (tokens a tail)", 1)):
         for t, color in zip(range(len(points[pairs[0]])), (GREY, SKY, BLUE)):
-            axis.plot([pair[pick] for pair in pairs], [points[pair][t]["accuracy"] for pair in pairs], "o-",
-                      color=color, label=f"round {t}")
+            axis.plot([pair[pick] for pair in pairs], [points[pair][t] for pair in pairs], "o-", color=color,
+                      label=f"round {t}")
         axis.set(xlabel=label)
     left.set(title=f"tau = {tau}", ylabel="held-out problems solved", ylim=(-0.03, 1.03))
-    right.set(title=f"beta = {beta}")
+    right.set(title=f"{first} = {most}")
     right.legend()
     return figure

@@ -4,13 +4,19 @@ side.
 All methods get the same held-out problems, the same budget a trace, and temperature 1.
 
     single          one rollout: the mean over the N of round 0
-    majority        the most frequent answer of as many rollouts as Markovian RSA spends tokens on: (T + 1) N
+    greedy          one rollout at temperature 0
+    majority        the most frequent answer of as many rollouts as Markovian RSA has traces: (T + 1) N
+    by_parts        the same rollouts; where answers have parts (`sheet`), each part is voted on by itself
     full_rsa        whole traces are handed on: tau = beta
     delethink       each trace goes on from its own tail: C = 1
     markovian_rsa   the last tau tokens of C traces
 
 The last three also say what a vote over their last population would give, and how often it holds a right trace at all.
 An accuracy's standard error counts problems, not traces: the N traces of a problem share its luck.
+
+The *exam* mixes sheets of one to three parts with sheets of 24, as a real exam mixes what a model always solves with
+what it hardly ever does. No single trace finds all parts of a long sheet, so a vote over whole answers has nothing to
+count, while every part is found in some traces.
 """
 
 from collections.abc import Sequence
@@ -22,20 +28,30 @@ from ..data.aggregation import GO, SEPARATOR
 from ..data.tasks import Problem
 from ..data.tokenizer import Tokenizer
 from ..infer.generate import generate
-from ..infer.rsa import Generator, RSAConfig, RSAResult, delimited, majority, markovian_rsa_many
+from ..infer.rsa import Generator, RSAConfig, RSAResult, delimited, markovian_rsa_many
 from ..notebook import tqdm
 from ..plan.account import kv_bytes_per_token
+from .scoring import answer_of, mean, scored, voted, voted_by_parts
 
 ROWS = 256  # sequences decoded at a time
+METHODS = ("single", "greedy", "majority", "by_parts", "full_rsa", "delethink", "markovian_rsa")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One task at one difficulty, and how much a trace may write and hand on."""
+    """One task at one difficulty, or several in turn, and how much a trace may write and hand on."""
 
     task: str
-    difficulty: int
+    difficulty: int | tuple[int, ...]
     rsa: RSAConfig
+
+    def problems(self, n: int, seed: int) -> list[Problem]:
+        """`n` held-out problems; number i has the i-th difficulty, round and round."""
+        if isinstance(self.difficulty, int):
+            return tasks.problems(self.task, "held_out", self.difficulty, n, seed)
+        levels = self.difficulty
+        queues = {level: iter(tasks.problems(self.task, "held_out", level, n, seed)) for level in sorted(set(levels))}
+        return [next(queues[levels[i % len(levels)]]) for i in range(n)]
 
 
 SETTINGS = {
@@ -45,6 +61,8 @@ SETTINGS = {
     "open": Setting("falsify", 2, RSAConfig(N=16, C=4, T=2, beta=80, tau=60)),
     # the same, but an answer is long, and a tail that holds one is soon pushed out
     "countdown": Setting("countdown", 2, RSAConfig(N=16, C=4, T=2, beta=64, tau=40)),
+    # answers with parts, half of them with many; a tail has room for the longest list, not for the search before it
+    "exam": Setting("sheet", (1, 24, 2, 24, 3, 24), RSAConfig(N=16, C=4, T=2, beta=280, tau=74)),
 }
 
 # (beta, tau) pairs of a sweep: over beta at one tau, over tau at one beta
@@ -55,9 +73,11 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
     """{method: {"accuracy", "stderr", "tokens", "context", "cache_bytes"}}, with "vote" and "best" after rounds.
 
     tokens: generated ones a problem. context: the longest prompt with its trace. cache_bytes: keys and values, float32,
-    of all traces of a round at once, in the round where that is most; the mean over problems.
+    of all traces of a round at once, in the round where that is most; the mean over problems. Where a setting has
+    several difficulties, "by_level" has the accuracy at each; where answers have parts, "parts" is the share of right
+    ones.
     """
-    asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
+    asked = setting.problems(problems, seed)
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
     rsa, found, known = setting.rsa, {}, {}
     aggregate = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
@@ -68,19 +88,19 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
         last = [[tokenizer.decode(trace) for trace in result.rounds[-1]] for result in results]
         if name == "majority":
             found[name] = scored(asked, [[voted(own)] for own in last]) | costs(model, results)
+            if setting.task == "sheet":
+                found["by_parts"] = scored(asked, [[voted_by_parts(own)] for own in last]) | costs(model, results)
             continue
         found[name] = scored(asked, last) | costs(model, results) | beside_the_mean(asked, last)
         if name == "markovian_rsa":
             first = [[tokenizer.decode(trace) for trace in result.rounds[0]] for result in results]
             alone = [replace(result, rounds=result.rounds[:1], prompts=result.prompts[:1]) for result in results]
             found["single"] = scored(asked, first) | costs(model, alone, share=rsa.N)
-    return {name: found[name] for name in ("single", "majority", "full_rsa", "delethink", "markovian_rsa")}
-
-
-def scored(asked: list[Problem], texts: list[list[str]]) -> dict:
-    """Mean accuracy of the texts about each problem, and its standard error over problems."""
-    return summary([mean([tasks.get(problem.task).verify(problem, text) for text in own])
-                    for problem, own in zip(asked, texts)])
+    surest = markovian_rsa_many(sampler(model, tokenizer, seed, {}, temperature=0.0), questions,
+                                replace(rsa, N=1, C=1, T=0), aggregate, seed)
+    found["greedy"] = (scored(asked, [[tokenizer.decode(result.rounds[0][0])] for result in surest])
+                       | costs(model, surest))
+    return {name: found[name] for name in METHODS if name in found}
 
 
 def costs(model: Zaya, results: list[RSAResult], share: int = 1) -> dict:
@@ -91,12 +111,6 @@ def costs(model: Zaya, results: list[RSAResult], share: int = 1) -> dict:
     peak = mean([max(map(sum, rounds)) / share for rounds in contexts]) * kv_bytes_per_token(model.config, "float32")
     return {"tokens": round(mean(tokens), 1), "context": max(max(own) for rounds in contexts for own in rounds),
             "cache_bytes": round(peak)}
-
-
-def voted(texts: list[str]) -> str:
-    """The most frequent answer, written as one; "" if there is none. A trace that got to no answer does not vote."""
-    answer = majority([answer_of(text) for text in texts])
-    return tasks.CUE + answer + tasks.END if answer else ""
 
 
 def beside_the_mean(asked: list[Problem], last: list[list[str]]) -> dict:
@@ -111,18 +125,16 @@ def beside_the_mean(asked: list[Problem], last: list[list[str]]) -> dict:
 def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
     """For each round of Markovian RSA the mean accuracy of its population, as in `compare`, and the share of traces
     that got to an answer ("ended"); tokens are those of the round alone."""
-    task = tasks.get(setting.task)
-    asked = tasks.problems(setting.task, "held_out", setting.difficulty, problems, seed)
+    asked = setting.problems(problems, seed)
     layout = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
     results = markovian_rsa_many(sampler(model, tokenizer, seed, {}), questions, setting.rsa, layout, seed)
     found = []
     for t in range(setting.rsa.T + 1):
         texts = [[tokenizer.decode(trace) for trace in result.rounds[t]] for result in results]
-        right = [mean([task.verify(problem, text) for text in own]) for problem, own in zip(asked, texts)]
         ended = mean([mean([answer_of(text) is not None for text in own]) for own in texts])
         tokens = [sum(map(len, result.rounds[t])) for result in results]
-        found.append(summary(right) | {"tokens": round(mean(tokens), 1), "ended": round(ended, 4)})
+        found.append(scored(asked, texts) | {"tokens": round(mean(tokens), 1), "ended": round(ended, 4)})
     return found
 
 
@@ -135,8 +147,8 @@ def sweep(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, se
     return found
 
 
-def sampler(model: Zaya, tokenizer: Tokenizer, seed: int, known: dict) -> Generator:
-    """A generator for `markovian_rsa_many` at temperature 1; each of its calls has its own chances.
+def sampler(model: Zaya, tokenizer: Tokenizer, seed: int, known: dict, temperature: float = 1.0) -> Generator:
+    """A generator for `markovian_rsa_many`; each of its calls has its own chances.
 
     known: answers of first calls. Three of the methods begin with the same round 0, which is then decoded once.
     """
@@ -147,29 +159,13 @@ def sampler(model: Zaya, tokenizer: Tokenizer, seed: int, known: dict) -> Genera
         key = len(prompts), max_new_tokens
         if call == 0 and key in known:
             return known[key]
-        traces = generate(model, prompts, max_new_tokens, stop=stop, seed=seed * 1000 + call, rows=ROWS)
+        traces = generate(model, prompts, max_new_tokens, stop=stop, seed=seed * 1000 + call, rows=ROWS,
+                          temperature=temperature)
         if call == 0:
             known[key] = traces
         return traces
 
     return sample
-
-
-def answer_of(text: str) -> str | None:
-    """The answer that a trace ends with, or None if it did not get there."""
-    _, cue, answer = text.rpartition(tasks.CUE)
-    return answer.removesuffix(tasks.END) if cue and answer.endswith(tasks.END) else None
-
-
-def mean(values: list) -> float:
-    return sum(values) / len(values)
-
-
-def summary(shares: list[float]) -> dict:
-    """Mean and standard error over problems."""
-    average, n = mean(shares), len(shares)
-    spread = (sum((share - average) ** 2 for share in shares) / max(1, n - 1)) ** 0.5
-    return {"accuracy": round(average, 4), "stderr": round(spread / n**0.5, 4)}
 
 
 def table(setting: Setting, found: dict) -> str:
@@ -178,6 +174,8 @@ def table(setting: Setting, found: dict) -> str:
              f"{'':15}{'right, %':>14}{'tokens':>9}{'context':>9}{'cache, KB':>11}"]
     for name, cell in found.items():
         beside = f"   vote {100 * cell['vote']:.1f}, best {100 * cell['best']:.1f}" if "vote" in cell else ""
+        if "by_level" in cell:
+            beside += "   by difficulty " + ", ".join(f"{k}: {100 * v:.0f}" for k, v in cell["by_level"].items())
         lines.append(f"{name:15}{100 * cell['accuracy']:7.1f} +- {100 * cell['stderr']:4.1f}{cell['tokens']:8.0f}"
                      f"{cell['context']:9}{cell['cache_bytes'] / 1000:11.0f}{beside}")
     return "\n".join(lines)

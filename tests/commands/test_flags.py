@@ -23,13 +23,16 @@ ASK_HERE = ["--questions", "x", "--model", "nano-reasoner"]
 ASK_THERE = ["--questions", "x", "--endpoint", "u", "--model-name", "m"]
 IDLE = {  # command -> (flags, what is said): each flag beside others that leave it without effect
     "train": [(["--out", "x", *flags], says) for flags, says in TRAIN],
-    "stages": [*TABLE, (["--out", "x", "--problems", "9"], "problems has no effect without --publish"),
+    "stages": [*TABLE, (["--table", "--sheets"], "sheets has no effect with --table"),
+               (["--out", "x", "--problems", "9"], "problems has no effect without --publish"),
                (["--table", "--problems", "9"], "problems has no effect without --publish")],
     "cascade": [*TABLE, (["--table", "--problems", "9"], "problems has no effect with --table"),
                 (["--table", "--processes", "1"], "processes has no effect with --table"),
                 (["--table", "--model", "x"], "model has no effect with --table")],
     "demo": [(["--resume"], "--resume needs --out")],
     "solve": [([*REASONER, "--setting", "tight"], "setting has no effect without"),
+              ([*REASONER, "--exam"], "exam has no effect without"),
+              ([*REASONER, "--compare", "--exam", "--setting", "tight"], "give one of --exam and --setting"),
               ([*REASONER, "--compare", "--sweep"], "give one of --compare and --sweep"),
               ([*REASONER, "--compare", "--task", "copy"], "task has no effect with --compare"),
               ([*REASONER, "--sweep", "--task", "copy", "--difficulty", "3"], "task has no effect with --sweep"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.hub import zoo
 from minizaya.infer.rsa import RSAConfig
-from minizaya.studies import compare
+from minizaya.studies import compare, scoring
 from minizaya.train import checkpoint, evaluate
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import mixture, task_source
@@ -38,21 +39,23 @@ def tiny(tmp_path_factory):
 # ---- the zoo ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_shipped_reasoner_loads_and_is_small():
-    model, tokenizer = mz.zoo.load("nano-reasoner")
+@pytest.mark.parametrize("name", ["nano-reasoner", "nano-sheets"])
+def test_the_shipped_reasoners_load_and_are_small(name):
+    model, tokenizer = mz.zoo.load(name)
     assert not model.training and tokenizer.vocab_size == model.config.vocab_size
     assert 2e6 < sum(p.numel() for p in model.parameters()) < 5e6
-    assert (zoo.folder("nano-reasoner") / "model.safetensors").stat().st_size < 16e6
-    files = {path.name for path in zoo.folder("nano-reasoner").iterdir()}
+    assert (zoo.folder(name) / "model.safetensors").stat().st_size < 16e6
+    files = {path.name for path in zoo.folder(name).iterdir()}
     assert files == {"model.safetensors", "run.json", "card.json", "README.md"}
     prompt = tokenizer.encode("47+85?")
     answer, = mz.generate(model, [prompt], 40, temperature=0.0, stop=tokenizer.encode("$"))
     assert tokenizer.decode(answer) == "a0752b1483c1#132$"
 
 
-def test_the_card_says_what_the_checkpoint_is():
-    card, words = zoo.card("nano-reasoner"), (zoo.folder("nano-reasoner") / "README.md").read_text("utf-8")
-    assert set(card["accuracy"]) == set(tasks.names())
+@pytest.mark.parametrize("name, stages", [("nano-reasoner", 4), ("nano-sheets", 6)])
+def test_the_card_says_what_the_checkpoint_is(name, stages):
+    card, words = zoo.card(name), (zoo.folder(name) / "README.md").read_text("utf-8")
+    assert set(card["accuracy"]) == set(tasks.names()) - ({"rule", "sheet"} if stages == 4 else set())
     for task, by_difficulty in card["accuracy"].items():
         for cell in by_difficulty.values():
             p, n = cell["accuracy"], card["problems"]
@@ -63,8 +66,9 @@ def test_the_card_says_what_the_checkpoint_is():
     middling = [task for task, cells in card["accuracy"].items()
                 if any(0.3 <= c["accuracy"] <= 0.75 for c in cells.values())]
     assert len(middling) >= 2, "there must be room for what follows"
-    assert easiest and words == zoo.card_text("nano-reasoner", card)
-    assert [stage["stage"][2:] for stage in card["stages"]] == ["base-1", "base-2", "extension", "sft"]
+    assert easiest and words == zoo.card_text(name, card)
+    assert [stage["stage"][2:] for stage in card["stages"]] == [
+        "base-1", "base-2", "extension", "sft", "sheets", "parts"][:stages]
 
 
 def test_a_card_lists_its_tasks_in_one_order():
@@ -155,7 +159,7 @@ def test_compare_counts_and_shapes(tiny):
     model, tokenizer = zoo.open_model(str(tiny))
     setting = compare.Setting("copy", 2, RSAConfig(N=3, C=2, T=1, beta=6, tau=3))
     found = compare.compare(model, tokenizer, setting, problems=4, seed=0)
-    assert list(found) == ["single", "majority", "full_rsa", "delethink", "markovian_rsa"]
+    assert list(found) == ["single", "greedy", "majority", "full_rsa", "delethink", "markovian_rsa"]
     assert found == compare.compare(model, tokenizer, setting, problems=4, seed=0)
     assert found["single"]["tokens"] <= 6 and all(cell["tokens"] <= 2 * 3 * 6 for cell in found.values())
     assert "markovian_rsa" in compare.table(setting, found)
@@ -166,7 +170,7 @@ def test_compare_scores_by_the_mean(monkeypatch):
     problem, = tasks.problems("copy", "held_out", 2, 1, 0)
     right, wrong = TOKENIZER.encode(f"#{problem.answer}$"), TOKENIZER.encode("#000$")
 
-    def half(model, tokenizer, seed, known):
+    def half(model, tokenizer, seed, known, temperature=1.0):
         return lambda prompts, n: [right if i % 2 else wrong for i in range(len(prompts))]
 
     monkeypatch.setattr(compare, "sampler", half)
@@ -186,6 +190,61 @@ def test_compare_scores_by_the_mean(monkeypatch):
     assert found["delethink"]["context"] == question + 4 + 1 + 5
 
 
+def test_an_answer_in_parts_is_voted_on_part_by_part(monkeypatch):
+    """Every trace lacks one part, each another one: no whole answer is right, and every part is right twice."""
+    problem, = compare.Setting("sheet", (3, ), RSAConfig()).problems(1, 0)
+    parts = re.findall("[abc][0-9]{2}", problem.answer)
+    lists = [f"#{''.join(p if i != gone else p[0] + '?' for i, p in enumerate(parts))}$" for gone in range(3)]
+
+    def one_gone(model, tokenizer, seed, known, temperature=1.0):
+        return lambda prompts, n: [TOKENIZER.encode(lists[i % 3]) for i in range(len(prompts))]
+
+    monkeypatch.setattr(compare, "sampler", one_gone)
+    setting = compare.Setting("sheet", (3, ), RSAConfig(N=3, C=2, T=1, beta=10, tau=10))
+    found = compare.compare(SIZES, TOKENIZER, setting, problems=1, seed=0)
+    assert list(found) == list(compare.METHODS)
+    assert found["by_parts"]["accuracy"] == found["by_parts"]["parts"] == 1
+    assert found["majority"]["accuracy"] == found["single"]["accuracy"] == found["markovian_rsa"]["best"] == 0
+    for name in ("single", "greedy", "majority", "markovian_rsa"):
+        assert found[name]["parts"] == pytest.approx(2 / 3, abs=1e-4)
+    assert scoring.voted_by_parts([]) == scoring.voted_by_parts(["~", "", "#a12"]) == "#$"
+    assert scoring.voted_by_parts(["a12b34", "#a12b?$", "a07!#a56b34", "#a12c89b34$", "#b34$"]) == "#a12b34c89$"
+    assert scoring.right_parts(problem, "#?$") == 0 and scoring.right_parts(problem, problem.completion) == 1
+
+
+def test_a_shipped_model_is_asked_only_what_it_has_learned(capsys):
+    assert main(["solve", "--model", "nano-reasoner", "--compare", "--exam", "--problems", "1"]) == 2
+    assert "model must have learned sheet, as nano-sheets has, got 'nano-reasoner'" in capsys.readouterr().err
+
+
+def test_an_exam_has_its_difficulties_in_turn():
+    setting = compare.SETTINGS["exam"]
+    asked = setting.problems(13, seed=2)
+    assert [problem.difficulty for problem in asked] == [1, 24, 2, 24, 3, 24, 1, 24, 2, 24, 3, 24, 1]
+    assert len({problem.prompt for problem in asked}) == 13
+    assert all(tasks.split(problem) == "held_out" for problem in asked)
+    assert setting.problems(5, seed=2) == asked[:5] != setting.problems(5, seed=3)
+    tight = compare.SETTINGS["tight"]
+    assert tight.problems(3, 1) == tasks.problems("chain100", "held_out", 20, 3, 1)
+
+
+def test_levels_are_told_apart(monkeypatch):
+    """One part is right, three are not: the mean says a half, and each level its own."""
+    def first_part(model, tokenizer, seed, known, temperature=1.0):
+        return lambda prompts, n: [TOKENIZER.encode(answers[tuple(prompt[: prompt.index(stop) + 1])])
+                                   for prompt in prompts]
+
+    setting, (stop, ) = compare.Setting("sheet", (1, 3), RSAConfig(N=2, C=1, T=1, beta=9, tau=9)), TOKENIZER.encode("?")
+    asked = setting.problems(4, 0)
+    answers = {tuple(TOKENIZER.encode(p.prompt)): f"#{p.answer[:3]}$" for p in asked}
+    monkeypatch.setattr(compare, "sampler", first_part)
+    found = compare.compare(SIZES, TOKENIZER, setting, problems=4, seed=0)
+    for name in compare.METHODS:
+        assert found[name]["by_level"] == {"1": 1.0, "3": 0.0} and found[name]["accuracy"] == 0.5
+        assert found[name]["parts"] == pytest.approx((1 + 1 / 3) / 2, abs=1e-4)
+    assert "1: 100, 3: 0" in compare.table(setting, found)
+
+
 def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):
     monkeypatch.setattr(compare, "SWEEP", ((6, 3), (4, 4)))
     monkeypatch.setitem(compare.SETTINGS, "tight", compare.Setting("copy", 2, RSAConfig(N=3, C=2, T=2, beta=6, tau=3)))
@@ -203,7 +262,8 @@ def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):
 
 def test_stages_command(tmp_path, capsys):
     assert main(["stages", "--table", "--json"]) == 0
-    assert [row["stage"] for row in json.loads(capsys.readouterr().out)] == ["base-1", "base-2", "extension", "sft"]
+    assert [row["stage"] for row in json.loads(capsys.readouterr().out)] == [
+        "base-1", "base-2", "extension", "sft", "sheets", "parts"]
     assert main(["stages", "--table"]) == 0 and "8.00T" in capsys.readouterr().out
     assert main(["stages"]) == 2 and "out must name" in capsys.readouterr().err
     assert main(["stages", "--out", str(tmp_path), "--share", "2"]) == 2 and "share must" in capsys.readouterr().err

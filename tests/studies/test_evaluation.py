@@ -101,6 +101,8 @@ def test_any_task_is_a_file_of_questions():
         assert judge.right(asked[0], problems[0].completion) and not judge.right(asked[0], "")
     _, rsa, room = questions.read("tight", 2, 1, raw=False)
     assert room == rsa.beta
+    exam, rsa, room = questions.read("exam", 7, 1, raw=False)
+    assert [question.problem.difficulty for question in exam] == [1, 24, 2, 24, 3, 24, 1] and room == rsa.beta
     for wrong in ("task:copy", "task:copy:x", "task:none:3", "task:copy:99"):
         with pytest.raises(ValueError, match="must be"):
             questions.read(wrong, 2, 1, raw=False)

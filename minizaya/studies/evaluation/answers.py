@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ...data import tasks
-from .. import compare
+from .. import scoring
 from .questions import Question
 
 LONGEST = 500   # characters of an answer that math-verify gets to see
@@ -32,7 +32,7 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
 
 def answer_of(question: Question, text: str) -> str | None:
     """The answer that a text gives to this question; None where it gives none."""
-    marked = compare.answer_of(text)
+    marked = scoring.answer_of(text)
     if question.kind == "task":
         return marked
     text = said(text)

@@ -57,7 +57,7 @@ def read(source: str, number: int | None, seed: int, raw: bool) -> tuple[list[Qu
     if setting is not None or source.startswith("task:"):
         count = 100 if number is None else number
         if setting is not None:
-            problems = tasks.problems(setting.task, "held_out", setting.difficulty, count, seed)
+            problems = setting.problems(count, seed)
             return numbered(map(of_task, problems)), setting.rsa, setting.rsa.beta
         problems = of_name(source, count, seed)
         room = max(len(problem.completion) for problem in problems)  # a character is a token of our small reasoners
