@@ -35,7 +35,7 @@ FIGURES = {
     "07_reasoning_data": reasoning_data.three_budgets,
     "08_training": training.early_or_late,
     "09_decoding": decoding.two_filters,
-    "10_markovian_rsa": markovian_rsa.measured,
+    "10_markovian_rsa": markovian_rsa.by_length,
     "11_rl_spine": rl_spine.what_counts,
     "12_rl_cascade": rl_cascade.gain,
     "13_router_replay": router_replay.two_by_two,

@@ -75,7 +75,8 @@ def by_length(record: dict | None = None) -> Figure:
 
     The mean of the recorded seeds.
     """
-    runs = [run for run in (record or recorded("aggregation"))["runs"] if run.get("setting") == "exam"]
+    runs = [run for run in (record or recorded("aggregation"))["runs"]
+            if run["study"] == "compare" and run["setting"] == "exam"]
     figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
     levels = list(runs[0]["single"]["by_level"])
     for method, color in METHODS.items():
@@ -133,10 +134,11 @@ def misled(found: dict[str, list[float]], what: str = "answers") -> Figure:
 
 @styled
 def measured(record: dict | None = None) -> Figure:
-    """Accuracy by method in each setting, mean of the seeds with their standard error; the numbers are tokens a
-    problem. A diamond shows what a vote over a method's last round would give."""
+    """Accuracy by method in each setting but the exam, mean of the seeds with their standard error; the numbers are
+    tokens a problem. A diamond shows what a vote over a method's last round would give."""
     record = record or recorded("aggregation")
-    names = list(dict.fromkeys(run["setting"] for run in record["runs"] if run["study"] == "compare"))
+    names = list(dict.fromkeys(run["setting"] for run in record["runs"]
+                               if run["study"] == "compare" and run["setting"] != "exam"))
     figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
         runs = [run for run in record["runs"] if run["study"] == "compare" and run["setting"] == name]
@@ -152,7 +154,7 @@ def measured(record: dict | None = None) -> Figure:
                 axis.plot(i, sum(run[method]["vote"] for run in runs) / len(runs), "D", color=color, mec=BLACK, mew=0.7,
                           markersize=5)
             tokens = sum(run[method]["tokens"] for run in runs) / len(runs)
-            axis.text(i, average + 0.05, f"{tokens:.0f}", ha="center", fontsize=8)
+            axis.text(i + 0.08, 0.03, f"{tokens:.0f}", ha="center", va="bottom", rotation=90, fontsize=8)
         axis.set(title=name, xticks=range(len(shown)), ylim=(0, 1.12))
         axis.set_xticklabels([NAMES.get(method, method.replace("_", " ")) for method in shown], rotation=60, ha="right")
     axes[0, 0].set_ylabel("held-out problems solved")

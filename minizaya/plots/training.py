@@ -129,7 +129,7 @@ def early_or_late(record: dict | None = None) -> Figure:
 @styled
 def the_stages() -> Figure:
     """Ours and ZAYA1-8B's stages: tokens, context and RoPE base, on logarithmic axes."""
-    table = rows()
+    table = [row for row in rows() if row["real"]]
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.8))
     columns = (("tokens", "tokens"), ("context", "tokens in a row"), ("rope_theta", "RoPE base"))
     for axis, (key, label) in zip(axes, columns):

@@ -28,9 +28,10 @@ def voted(texts: list[str]) -> str:
 
 def voted_by_parts(texts: list[str]) -> str:
     """A list of which each part is the most frequent one under its letter, whatever traces it comes from. A trace that
-    got to no answer has no parts."""
-    sheets = [parts_of(tasks.CUE + (answer_of(text) or "")) for text in texts]
-    letters = sorted({letter for sheet in sheets for letter in sheet})
+    got to no answer has no parts; a letter that half of the others do not name, not even with `?`, is a slip."""
+    lists = [answer for text in texts if (answer := answer_of(text)) is not None]
+    sheets = [parts_of(tasks.CUE + answer) for answer in lists]
+    letters = [a for a in sorted(set().union(*sheets)) if 2 * sum(a in answer for answer in lists) > len(lists)]
     return tasks.CUE + "".join(f"{a}{majority([sheet.get(a) for sheet in sheets])}" for a in letters) + tasks.END
 
 
