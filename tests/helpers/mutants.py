@@ -116,7 +116,7 @@ MUTANTS = [
     (ATTENTION, "valid[:, past:], valid is None)", "valid[:, :steps], valid is None)",
      "the last of the flags are those of the new tokens", ["decoding.padded_chunks"]),
     # ---- the cache
-    (CACHE, "torch.cat([past, z], dim=1)[:, z.shape[1]:]", "torch.cat([past, z], dim=1)[:, :past.shape[1]]",
+    (CACHE, "torch.cat([past, end], dim=1)[:, end.shape[1]:]", "torch.cat([past, end], dim=1)[:, :past.shape[1]]",
      "the cache keeps the last columns, not the first", ["decoding.chunks"]),
     (CACHE, "self.delayed[layer] = then[:, -1]", "self.delayed[layer] = then[:, 0]",
      "the delayed value is the last token's", ["decoding.chunks"]),

@@ -17,7 +17,7 @@ from minizaya.infer import rsa as lib
 from minizaya.infer.generate import generate
 from minizaya.infer.rsa import RSAConfig, delimited, in_words, majority, markovian_rsa, markovian_rsa_many, mean_score
 from minizaya.laws.rsa import Script
-from minizaya.studies.compare import answer_of, summary
+from minizaya.studies.scoring import answer_of, summary
 from wrong_functions.rsa import BUGS, one_prompt_a_call, textbook
 
 NAMES = [law.name for law in laws.all() if law.name.startswith("rsa.") and law.name != "rsa.majority"]

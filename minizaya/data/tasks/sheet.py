@@ -29,7 +29,7 @@ class Sheet(Task):
     form = r"[a-z0-9][a-z0-9?]{0,79}"
 
     def make(self, rng: Random, difficulty: int) -> tuple[str, str, str]:
-        parts = {label(i): part(rng) for i in range(difficulty)}
+        parts = {label(i): drawn_part(rng) for i in range(difficulty)}
         return f"Q{''.join(digits + letter for letter, digits in parts.items())}?", *searched(parts, rng, PAIRS)
 
     def practice(self, problem: Problem, rng: Random) -> tuple[str, str]:
@@ -38,7 +38,7 @@ class Sheet(Task):
         return searched(parts, rng, tries_each(len(parts)))
 
 
-def part(rng: Random) -> str:
+def drawn_part(rng: Random) -> str:
     """Four digits, and the last digit of a sum that exactly one pair of them has."""
     digits = rng.sample(range(10), 4)
     ends = [(a + b) % 10 for a, b in combinations(digits, 2)]
