@@ -67,6 +67,8 @@ SETTINGS = {
 
 # (beta, tau) pairs of a sweep: over beta at one tau, over tau at one beta
 SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
+# (C, tau) pairs, for the exam
+EXAM_SWEEP = ((1, 74), (2, 74), (4, 74), (8, 74), (4, 48), (4, 24))
 
 
 def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> dict:
@@ -139,11 +141,14 @@ def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, proble
 
 
 def sweep(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
-    """One row a point of SWEEP: {"beta", "tau", "rounds": `after_each_round`}. The shape of the report's Table XII."""
+    """One row a point: {"beta", "tau", "rounds": `after_each_round`}, the shape of the report's Table XII; on the exam
+    {"C", "tau", "rounds"}."""
+    first, points = ("C", EXAM_SWEEP) if setting.task == "sheet" else ("beta", SWEEP)
     found = []
-    for beta, tau in tqdm(SWEEP, desc="sweep", unit="point"):
-        own = replace(setting, rsa=replace(setting.rsa, beta=beta, tau=tau))
-        found.append({"beta": beta, "tau": tau, "rounds": after_each_round(model, tokenizer, own, problems, seed)})
+    for value, tau in tqdm(points, desc="sweep", unit="point"):
+        changed = {first: value, "tau": tau}
+        own = replace(setting, rsa=replace(setting.rsa, **changed))
+        found.append(changed | {"rounds": after_each_round(model, tokenizer, own, problems, seed)})
     return found
 
 
@@ -183,8 +188,10 @@ def table(setting: Setting, found: dict) -> str:
 
 def sweep_table(setting: Setting, found: list[dict]) -> str:
     """A sweep as lines of text: accuracy in percent after each round."""
-    lines = [f"{setting.task}, difficulty {setting.difficulty}: beta, tau, right after each round"]
+    first, *_ = found[0]
+    lines = [f"{setting.task}, difficulty {setting.difficulty}: {first}, tau, right after each round"]
     for row in found:
         cells = "   ".join(f"{100 * cell['accuracy']:5.1f} +- {100 * cell['stderr']:3.1f}" for cell in row["rounds"])
-        lines.append(f"{row['beta']:5} {row['tau']:5}   {cells}")
+        value, tau, _ = row.values()
+        lines.append(f"{value:5} {tau:5}   {cells}")
     return "\n".join(lines)

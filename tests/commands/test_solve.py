@@ -15,7 +15,7 @@ from minizaya.data.tokenizer import CharTokenizer
 from minizaya.hub import zoo
 from minizaya.infer.rsa import RSAConfig
 from minizaya.studies import compare, scoring
-from minizaya.train import checkpoint, evaluate
+from minizaya.train import checkpoint, evaluate, stages
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import mixture, task_source
 
@@ -171,7 +171,7 @@ def test_compare_scores_by_the_mean(monkeypatch):
     right, wrong = TOKENIZER.encode(f"#{problem.answer}$"), TOKENIZER.encode("#000$")
 
     def half(model, tokenizer, seed, known, temperature=1.0):
-        return lambda prompts, n: [right if i % 2 else wrong for i in range(len(prompts))]
+        return lambda prompts, n: [right if i % 2 or temperature == 0 else wrong for i in range(len(prompts))]
 
     monkeypatch.setattr(compare, "sampler", half)
     setting = compare.Setting("copy", 2, RSAConfig(N=4, C=2, T=1, beta=9, tau=3))
@@ -182,6 +182,8 @@ def test_compare_scores_by_the_mean(monkeypatch):
     assert found["markovian_rsa"]["vote"] == 0 and found["markovian_rsa"]["best"] == 1
     # what it costs: traces of five tokens; a later prompt holds two tails of three tokens, two marks and the go
     question, a_token = len(problem.prompt), 2 * 2 * 32 * 4 * 4  # K and V, heads, numbers of four bytes, layers
+    assert found["greedy"] == {"accuracy": 1.0, "stderr": 0.0, "tokens": 5, "context": question + 5,
+                               "cache_bytes": (question + 5) * a_token}, "one rollout, at temperature 0"
     assert found["single"]["tokens"] == 5 and found["single"]["cache_bytes"] == (question + 5) * a_token
     assert found["majority"]["tokens"] == 40 and found["majority"]["cache_bytes"] == 8 * (question + 5) * a_token
     assert found["majority"]["context"] == question + 5
@@ -258,7 +260,39 @@ def test_a_sweep_has_a_row_a_point(tiny, monkeypatch, capsys):
     assert "beta, tau" in capsys.readouterr().out
 
 
+def test_a_sweep_of_the_exam_varies_c_and_tau(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "EXAM_SWEEP", ((1, 5), (2, 3)))
+    small = RSAConfig(N=3, C=3, T=1, beta=6, tau=3)
+    monkeypatch.setitem(compare.SETTINGS, "exam", compare.Setting("sheet", (1, 2), small))
+    asked = []
+    monkeypatch.setattr(compare, "after_each_round", lambda model, tokenizer, setting, problems, seed: asked.append(
+        setting.rsa) or [{"accuracy": 0.5, "stderr": 0.0}])
+    assert main(["solve", "--model", str(tiny), "--sweep", "--exam", "--problems", "2", "--json"]) == 0
+    assert [(row["C"], row["tau"]) for row in json.loads(capsys.readouterr().out)] == [(1, 5), (2, 3)]
+    assert [(rsa.C, rsa.tau, rsa.beta, rsa.N) for rsa in asked] == [(1, 5, 6, 3), (2, 3, 6, 3)]
+    assert main(["solve", "--model", str(tiny), "--sweep", "--exam", "--problems", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "C, tau" in told and "    2     3    50.0" in told
+
+
 # ---- stages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags, table", [([], stages.TOY), (["--sheets"], stages.ALL)])
+def test_two_stages_more_and_what_they_taught(tiny, tmp_path, monkeypatch, flags, table):
+    """The table that is run, the run that is published, and the tasks that its card measures: those it was taught."""
+    seen = {}
+    monkeypatch.setattr(stages, "train", lambda out, table, *rest, **more: seen.update(table=table) or True)
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr(zoo, "publish", lambda run, name, keep: seen.update(run=run))
+    monkeypatch.setattr(zoo, "load", lambda name: zoo.open_model(str(tiny)))
+    monkeypatch.setattr(zoo, "write_card", lambda name, card: seen.update(card=card))
+    monkeypatch.setattr(evaluate, "accuracies", lambda model, tokenizer, levels, n: seen.update(levels=levels))
+    assert main(["stages", "--out", str(tmp_path / "runs"), "--publish", "new", *flags]) == 0
+    assert seen["table"] == table and seen["run"] == tmp_path / "runs" / f"{len(table)}-{table[-1].name}"
+    assert ("sheet" in seen["levels"]) == bool(flags) and seen["levels"]["copy"] == evaluate.LEVELS["copy"]
+    assert seen["card"]["flags"] == "".join(f" {flag}" for flag in flags)
+
 
 
 def test_stages_command(tmp_path, capsys):

@@ -1,16 +1,15 @@
 """What Markovian RSA buys the shipped reasoners: `solve --compare` in every setting tried, and sweeps over its numbers.
 
 "compare" runs are those of `python -m minizaya solve --model nano-reasoner --compare --setting NAME`, on the exam with
-`--model nano-sheets --exam`, 200 problems each. "sweep" runs have fewer: those of `--sweep`, which varies beta and tau
-in the tight setting, and the same for C and tau on the exam.
+`--model nano-sheets --exam`, 200 problems each. "sweep" runs are those of `--sweep`, which varies beta and tau in the
+tight setting, C and tau on the exam, with fewer problems.
 """
 
 from dataclasses import replace
 
 from ...hub import zoo
-from ..compare import SETTINGS, SWEEP, after_each_round, compare
+from ..compare import EXAM_SWEEP, SETTINGS, SWEEP, after_each_round, compare
 
-EXAM_SWEEP = ((1, 74), (2, 74), (4, 74), (8, 74), (4, 48), (4, 24))   # C and tau
 SETTING = {"model": "nano-reasoner", "exam_model": "nano-sheets", "problems": 200,
            "seeds": {"exam": 1, "tight": 3, "open": 3, "countdown": 3},
            "sweep_problems": {"tight": 40, "exam": 60}, "sweep": [list(point) for point in SWEEP],
