@@ -21,6 +21,7 @@ from minizaya.data.aggregation import (
     steps,
     winning_try,
 )
+from minizaya.data.tasks.sheet import united
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.data.trim import cut
 from minizaya.rl.generator import draw_aggregation
@@ -123,6 +124,8 @@ def test_tails_of_a_sheet_may_hold_its_whole_answer():
                TOKENIZER.decode(aggregation_documents(records, TOKENIZER)(random.Random(seed)).tokens)
                .split(GO)[0].split(SEPARATOR)[1:]]
     assert 85 < max(lengths) <= 90 and min(lengths) <= 60
+    tails = ["#a?$", problem.completion[-30:]]
+    assert continuation(problem, tails) == united(problem, tails) != continuation(problem, tails[:1])
 
 
 @settings(max_examples=100, deadline=None)
