@@ -14,9 +14,8 @@ All methods get the same held-out problems, the same budget a trace, and tempera
 The last three also say what a vote over their last population would give, and how often it holds a right trace at all.
 An accuracy's standard error counts problems, not traces: the N traces of a problem share its luck.
 
-The *exam* mixes sheets of one to three parts with sheets of 24, as a real exam mixes what a model always solves with
-what it hardly ever does. No single trace finds all parts of a long sheet, so a vote over whole answers has nothing to
-count, while every part is found in some traces.
+The *exam* mixes sheets of one to three parts with sheets of 24. No single trace finds all parts of a long one, so a
+vote over whole answers has nothing to count, while every part is found in some traces.
 """
 
 from collections.abc import Sequence
@@ -67,8 +66,7 @@ SETTINGS = {
 
 # (beta, tau) pairs of a sweep: over beta at one tau, over tau at one beta
 SWEEP = ((40, 24), (48, 24), (56, 24), (120, 24), (56, 12), (56, 40), (56, 56))
-# (C, tau) pairs, for the exam
-EXAM_SWEEP = ((1, 74), (2, 74), (4, 74), (8, 74), (4, 48), (4, 24))
+EXAM_SWEEP = ((1, 74), (2, 74), (4, 74), (8, 74), (4, 48), (4, 24))  # (C, tau), for the exam
 
 
 def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> dict:
@@ -141,14 +139,12 @@ def after_each_round(model: Zaya, tokenizer: Tokenizer, setting: Setting, proble
 
 
 def sweep(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, seed: int) -> list[dict]:
-    """One row a point: {"beta", "tau", "rounds": `after_each_round`}, the shape of the report's Table XII; on the exam
-    {"C", "tau", "rounds"}."""
+    """One row a point: {"beta" (on the exam "C"), "tau", "rounds": `after_each_round`}, as the report's Table XII."""
     first, points = ("C", EXAM_SWEEP) if setting.task == "sheet" else ("beta", SWEEP)
     found = []
     for value, tau in tqdm(points, desc="sweep", unit="point"):
-        changed = {first: value, "tau": tau}
-        own = replace(setting, rsa=replace(setting.rsa, **changed))
-        found.append(changed | {"rounds": after_each_round(model, tokenizer, own, problems, seed)})
+        own = replace(setting, rsa=replace(setting.rsa, **{first: value, "tau": tau}))
+        found.append({first: value, "tau": tau, "rounds": after_each_round(model, tokenizer, own, problems, seed)})
     return found
 
 
@@ -188,10 +184,8 @@ def table(setting: Setting, found: dict) -> str:
 
 def sweep_table(setting: Setting, found: list[dict]) -> str:
     """A sweep as lines of text: accuracy in percent after each round."""
-    first, *_ = found[0]
-    lines = [f"{setting.task}, difficulty {setting.difficulty}: {first}, tau, right after each round"]
+    lines = [f"{setting.task}, difficulty {setting.difficulty}: {next(iter(found[0]))}, tau, right after each round"]
     for row in found:
         cells = "   ".join(f"{100 * cell['accuracy']:5.1f} +- {100 * cell['stderr']:3.1f}" for cell in row["rounds"])
-        value, tau, _ = row.values()
-        lines.append(f"{value:5} {tau:5}   {cells}")
+        lines.append(f"{next(iter(row.values())):5} {row['tau']:5}   {cells}")
     return "\n".join(lines)
