@@ -1,7 +1,6 @@
-"""`python -m minizaya solve --compare`: one rollout, a vote, and three kinds of recursive self-aggregation, side by
-side.
+"""`python -m minizaya solve --compare`: one rollout, votes, and three kinds of recursive self-aggregation, side by side.
 
-All methods get the same held-out problems, the same budget a trace, and temperature 1.
+All methods get the same held-out problems and the same budget a trace; temperature 1, but for the greedy one.
 
     single          one rollout: the mean over the N of round 0
     greedy          one rollout at temperature 0
@@ -73,9 +72,8 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
     """{method: {"accuracy", "stderr", "tokens", "context", "cache_bytes"}}, with "vote" and "best" after rounds.
 
     tokens: generated ones a problem. context: the longest prompt with its trace. cache_bytes: keys and values, float32,
-    of all traces of a round at once, in the round where that is most; the mean over problems. Where a setting has
-    several difficulties, "by_level" has the accuracy at each; where answers have parts, "parts" is the share of right
-    ones.
+    of all traces of a round at once, in the round where that is most; the mean over problems. "by_level": the accuracy at
+    each difficulty, where there are several; "parts": the share of right parts, where answers have them.
     """
     asked = setting.problems(problems, seed)
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
@@ -98,8 +96,8 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
             found["single"] = scored(asked, first) | costs(model, alone, share=rsa.N)
     surest = markovian_rsa_many(sampler(model, tokenizer, seed, {}, temperature=0.0), questions,
                                 replace(rsa, N=1, C=1, T=0), aggregate, seed)
-    found["greedy"] = (scored(asked, [[tokenizer.decode(result.rounds[0][0])] for result in surest])
-                       | costs(model, surest))
+    alone = [[tokenizer.decode(result.rounds[0][0])] for result in surest]
+    found["greedy"] = scored(asked, alone) | costs(model, surest)
     return {name: found[name] for name in METHODS if name in found}
 
 
