@@ -1,4 +1,4 @@
-"""`python -m minizaya solve --compare`: one rollout, votes, and three kinds of recursive self-aggregation, side by side.
+"""`python -m minizaya solve --compare`: one rollout, votes, and three kinds of recursive self-aggregation.
 
 All methods get the same held-out problems and the same budget a trace; temperature 1, but for the greedy one.
 
@@ -72,7 +72,7 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
     """{method: {"accuracy", "stderr", "tokens", "context", "cache_bytes"}}, with "vote" and "best" after rounds.
 
     tokens: generated ones a problem. context: the longest prompt with its trace. cache_bytes: keys and values, float32,
-    of all traces of a round at once, in the round where that is most; the mean over problems. "by_level": the accuracy at
+    of all traces of a round at once, in the round where that is most; the mean over problems. "by_level": accuracy at
     each difficulty, where there are several; "parts": the share of right parts, where answers have them.
     """
     asked = setting.problems(problems, seed)
