@@ -18,8 +18,15 @@ def addresses(draw):
     return dict(addresses=lanes * size, size=size)
 
 
+def rows_of_floats():
+    """All lanes at one float, neighbours from a piece's first and last float on, and a lane a piece."""
+    lanes = torch.arange(64)
+    return [dict(addresses=(lanes * stride + start) * 4, size=4)
+            for stride, start in ((0, 0), (1, 0), (1, 15), (16, 0))]
+
+
 @law("kernels.pieces", "a wave instruction moves each 64-byte piece that its lanes touch, once and whole",
-     cases=draw_a.cases(addresses), subjects={"pieces": trace.pieces}, guards=[trace.pieces])
+     cases=draw_a.cases(addresses), always=rows_of_floats, subjects={"pieces": trace.pieces}, guards=[trace.pieces])
 def pieces(fn, addresses, size):
     """fn(addresses, size): int64 (64,), the first byte that each lane touches, a multiple of size; size, the bytes of
     each lane: 2, 4, 8 or 16 -> how many 64-byte pieces travel, an int."""

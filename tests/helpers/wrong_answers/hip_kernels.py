@@ -39,6 +39,24 @@ extern "C" __global__ void rms_norm(const float* x, const float* weight, float* 
 """
 '''
 
+TREE = '''  sums[t] = squares;
+  __syncthreads();
+  for (int half = 128; half > 0; half /= 2) {
+    if (t < half) sums[t] += sums[t + half];
+    __syncthreads();
+  }
+'''
+# the same by shuffles, right for waves of 64 and 32
+ACROSS = '''  for (int mask = WAVE / 2; mask > 0; mask /= 2) squares += __shfl_xor(squares, mask);
+  if (t % WAVE == 0) sums[t / WAVE] = squares;
+  __syncthreads();
+  float all = 0.f;
+  for (int i = 0; i < 256 / WAVE; i++) all += sums[i];
+  __syncthreads();
+  if (t == 0) sums[0] = all;
+  __syncthreads();
+'''
+
 WRONG = {
     "pieces": {
         "pieces of 32 bytes": '''
@@ -51,6 +69,8 @@ def my_pieces(addresses, size):
 ''',
         "bytes asked over 64": PIECES.replace("len((addresses // 64).unique())", "64 * size // 64"),
         "pieces of 128": PIECES.replace("// 64", "// 128"),
+        "the byte after": PIECES.replace("addresses //", "(addresses + size) //"),
+        "neighbours only": PIECES.replace("unique()", "unique_consecutive()"),
         "one a lane": PIECES.replace("(addresses // 64).unique()", "addresses"),
         "from first to last": PIECES.replace("len((addresses // 64).unique())",
                                              "int(addresses.max() // 64 - addresses.min() // 64) + 1"),
@@ -122,6 +142,10 @@ def my_tile(acc):
             "    if (t < half) sums[t] += sums[t + half];\n    __syncthreads();",
             "    if (t < half) { sums[t] += sums[t + half]; __syncthreads(); }"),
         "not C++": KERNEL.replace("float squares = 0.f;", "squares = 0.f"),
+        "shuffles of 64": KERNEL.replace(TREE, ACROSS.replace("WAVE", "64")),
+        "one wave's sum": KERNEL.replace(TREE, ACROSS.replace("i < 256 / WAVE", "i < 1")),
+        "the first row only": KERNEL.replace("(size_t)blockIdx.x * width", "0"),
+        "over 256": KERNEL.replace("sums[0] / width", "sums[0] / 256"),
         "no weight": KERNEL.replace("weight[c] * ", ""),
     },
 }
