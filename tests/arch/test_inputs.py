@@ -192,6 +192,18 @@ def test_balancer_load(make, load, message):
     assert all(torch.equal(value, before[name]) for name, value in balancer.state_dict().items())
 
 
+def test_a_balancers_borders():
+    """One expert is allowed; loads may sum to a little more than one by rounding, not by more."""
+    assert SignBalancer(1).update(torch.tensor([1.0])).tolist() == [0.0]
+    for total, taken in ((1 + 9e-5, True), (1 + 1.1e-4, False)):
+        balancer, load = SignBalancer(2), torch.tensor([0.5, total - 0.5], dtype=torch.float64)
+        if taken:
+            balancer.update(load)
+        else:
+            with pytest.raises(ValueError, match="summing to at most 1"):
+                balancer.update(load)
+
+
 def test_balancer_sizes_and_states():
     with pytest.raises(ValueError, match="num_experts must be at least 1, got 0"):
         SignBalancer(0)

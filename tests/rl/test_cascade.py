@@ -120,3 +120,77 @@ def test_a_stage_begins_where_the_one_before_has_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(cascade, "last_levels", lambda folder: next(ends))
     assert cascade.train(None, TOKENIZER, tmp_path, table, bar=False)
     assert begun == [{"copy": 1}, {"copy": 4, "parity": 1}, {"copy": 2}]
+
+
+# ---- figures that the texts state ------------------------------------------------------------------------------------
+
+
+def test_the_table_is_this_one():
+    assert cascade.text_table().splitlines()[1:] == [
+        "warm-up           20  maxrl              0.0 |         232, mathematics and puzzles",
+        "curriculum        60  maxrl              0.0 |         400, RLVE-Gym, 400 environments",
+        "ttc               30  maxrl              0.4 |   384 + 464, mathematics, code, aggregation prompts",
+        "behaviour         10  grpo               0.0 |         384, chat and instructions"]
+    assert [(row["lr"], row["brevity"], row["follow"], row["style"], len(row["tasks"])) for row in cascade.rows()] == [
+        (1e-3, 0.0, False, False, 7), (1e-3, 0.0, True, False, 7), (1e-3, 0.2, True, False, 6), (3e-4, 0.0, True, True, 7)]
+    assert set(cascade.TOY[2].tasks) == set(cascade.BOUNDARY) - {"sorting"} and "sorting" in cascade.TOY[1].tasks
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_calibration_asks_eight_times_sixteen_problems_a_task(monkeypatch, seed):
+    """Other ones each time, of the training part, and each task believes what was right of its own."""
+    turns, told = [], []
+
+    def judged(model, tokenizer, problems, turn):
+        turns.append(turn)
+        assert [p.task for p in problems] == ["copy"] * 16 + ["parity"] * 16
+        assert all(tasks.split(p) == "train" for p in problems)
+        return [int(p.task == "copy") for p in problems]
+
+    monkeypatch.setattr(cascade, "judged", judged)
+    monkeypatch.setattr(cascade.Calibrator, "tell", lambda self, difficulty, right, asked: told.append((right, asked)))
+    found = cascade.calibrate(None, None, ["copy", "parity"], seed)
+    assert turns == [1000 * seed + turn for turn in range(8)] and told == [(16, 16), (0, 16)] * 8
+    assert [found[name].highest for name in ("copy", "parity")] == [25, 20]
+    other = cascade.Calibrator(25, seed)
+    assert found["copy"].particles == other.particles       # the seed is the belief's, too
+
+
+def test_an_examination_counts_each_task_alone(monkeypatch):
+    monkeypatch.setattr(cascade, "judged", lambda model, tokenizer, problems, seed: [
+        int((p.task, p.difficulty) == ("parity", 3)) if i % 4 else 0 for i, p in enumerate(problems)])
+    assert cascade.examine(None, None, {"parity": 3, "copy": 2}, 4, 0) == {"copy": 0.0, "parity": 0.75}
+
+
+def test_a_stage_as_a_job():
+    job = cascade.job_of(Stage("x", 9, tasks=("copy",), aggregation=0.25, brevity=0.5, lr=0.02), {"copy": 3}, 7, 0.5)
+    assert (job.updates, job.seed, job.aggregation, job.judge) == (4, 7, 0.25, cascade.verified)
+    assert (job.learner.lr, job.learner.brevity, job.learner.advantage) == (0.02, 0.5, "maxrl")
+    assert job.scheduler.levels == {"copy": 3} and job.scheduler.highest == {"copy": 25}
+    assert job.scheduler.update("copy", 3, [1.0]) == 4
+    job = cascade.job_of(Stage("x", 9, tasks=("copy",), follow=False, style=True, advantage="grpo"), {"copy": 3}, 7, 0.1)
+    assert (job.updates, job.judge, job.learner.advantage) == (2, cascade.styled, "grpo")
+    assert job.scheduler.update("copy", 3, [1.0]) == 3
+
+
+@pytest.mark.parametrize("share, problems", [(1.0, 160), (0.1, 16), (0.01, 8)])
+def test_a_stage_with_aggregation_gets_attempts_at_its_own_tasks(tmp_path, monkeypatch, share, problems):
+    """Of the difficulties that SFT had, and as many as its share; each stage with a chance of its own."""
+    asked, begun = [], []
+    monkeypatch.setattr(cascade, "calibrate", lambda *rest: {name: SimpleNamespace(best=lambda: 1)
+                                                             for name in ("addition", "copy")})
+    monkeypatch.setattr(cascade.stages, "rollouts", lambda *given: asked.append(given[3:]) or ["records"])
+    monkeypatch.setattr(cascade, "run", lambda job, *rest, **settings: begun.append((job.records, job.seed)) or True)
+    monkeypatch.setattr(cascade, "last_levels", lambda folder: {})
+    table = (Stage("one", 2, tasks=("copy",)), Stage("two", 2, tasks=("addition", "copy"), aggregation=0.5))
+    assert cascade.train(None, TOKENIZER, tmp_path, table, seed=4, share=share, bar=False)
+    assert begun == [(None, 401), (["records"], 402)]
+    assert asked == [({"addition": (6, 16)}, problems, cascade.seed_of("cascade", 4, 2))]
+
+
+def test_minutes_are_those_of_all_updates(tmp_path):
+    for number, seconds in enumerate(((30.0, 60.0), (90.0,))):
+        log = tmp_path / f"{number}-x" / "trainer" / "log.jsonl"
+        log.parent.mkdir(parents=True)
+        log.write_text("".join(json.dumps({"seconds": each}) + "\n" for each in seconds) + '{"stale": 3}\n')
+    assert cascade.minutes(tmp_path) == 3.0

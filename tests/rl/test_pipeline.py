@@ -1,6 +1,7 @@
 """Generator and trainer: what waits on the shelf, how old it may be, and that no kill loses or doubles anything."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 
 from kill_pipeline import TOKENIZER, fates, judge, kill_at_random, tiny_job, tiny_model
 from minizaya.data import tasks
-from minizaya.rl import processes
+from minizaya.rl import pipeline, processes
 from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import Scheduler
 from minizaya.rl.generator import Generator, draw_aggregation, draw_problem, room
@@ -354,3 +355,118 @@ def test_deaths_count_only_in_a_row(monkeypatch, capsys):
         for _ in range(4):
             side.watch()
     assert capsys.readouterr().err.count("starting it again") == 15
+
+
+# ---- what is shown and written down ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_bar_counts_updates_and_shows_the_reward(tmp_path, monkeypatch, stopped):
+    """From where the run was; an update that found no fresh batch is none. Ctrl-C ends the run after an update."""
+    shown, watched, waits = [], [], []
+
+    class Bar:
+        def __init__(self, **settings):
+            shown.append(settings)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def update(self, by=1):
+            shown.append(by)
+
+        def set_postfix(self, refresh=True, **figures):
+            shown.append((refresh, figures))
+
+    class Side:
+        def __init__(self, *rest):
+            self.updates, self.turns = 3, iter([0, 1, 1])
+
+        def ready(self):
+            waits.append("ready")
+            return len(waits) > 2
+
+        def step(self):
+            fresh = next(self.turns)
+            self.updates += fresh
+            if stopped:
+                pipeline.signal_stop.append(True)
+            return {"reward": 0.456} if fresh else None
+
+    monkeypatch.setattr(pipeline, "tqdm", Bar)
+    monkeypatch.setattr(pipeline, "TrainerSide", Side)
+    monkeypatch.setattr(pipeline, "GeneratorSide", lambda *rest: SimpleNamespace(work=lambda: waits.append("work")))
+    monkeypatch.setattr(pipeline, "signal_stop", [], raising=False)
+    monkeypatch.setattr(pipeline, "interrupts", lambda: nullcontext(pipeline.signal_stop))
+    done = run(tiny_job(5), tiny_model(), TOKENIZER, tmp_path, watch=watched.append)
+    assert shown[0] == dict(total=5, initial=3, desc="rl", unit="update", disable=False)
+    steps = [] if stopped else [1, (False, {"reward": "0.46"})] * 2
+    assert shown[1:] == steps and watched == [{"reward": 0.456}] * (len(steps) // 2) and done is not stopped
+    assert waits[:3] == ["ready", "work", "ready"] and waits.count("work") == 1
+
+
+def test_a_batch_says_what_it_was_made_of():
+    """Pass rates by problem, the difficulties after it, tokens and flags; it is number's next one's turn then."""
+    side, put = object.__new__(GeneratorSide), []
+    side.job, side.number, side.model = tiny_job(1), 6, tiny_model()
+    drawn = [replace(rollout(), reward=float(i < 3), flags=("rare",) * (i % 3 == 0)) for i in range(8)]
+    side.generator = SimpleNamespace(answer=lambda asked, *rest: drawn)
+    side.shelf = SimpleNamespace(put=lambda *given: put.append(given))
+    info = side.make()
+    assert put == [(6, drawn, side.model.config.num_experts, info)] and side.number == 7
+    assert (info["number"], info["flags"], info["tokens"]) == (6, 3, 16)
+    assert info["rates"] == [["copy", 1, "problem", 0.75], ["parity", 1, "problem", 0.0]]
+    assert info["levels"] == {"copy": 2, "parity": 1} and info["scheduler"] == side.job.scheduler.state()
+
+
+def test_new_weights_are_looked_for_at_every_sixteenth_step():
+    side, looked = object.__new__(GeneratorSide), []
+    side.job, side.number, side.refresh = tiny_job(1), 0, lambda: looked.append(True)
+
+    def answer(asked, seed, refresh):
+        for _ in range(33):
+            refresh and refresh()
+        return []
+
+    side.generator = SimpleNamespace(answer=answer)
+    for in_flight, times in ((False, 0), (True, 3)):
+        looked.clear()
+        with pytest.raises(ZeroDivisionError):      # no answers came
+            side.make(in_flight)
+        assert len(looked) == times
+
+
+def test_aggregation_prompts_are_of_one_to_four_tails_of_either_kind():
+    """Each number of tails as often as another, half of them an expert's; a record's own room and number."""
+    import random
+    problem = tasks.get("modchain").generate(3, 12)
+    records = [{"task": "modchain", "difficulty": 12, "number": 3, "rollouts": [problem.completion] * 5}]
+    drawn = [draw_aggregation(records, random.Random(seed)) for seed in range(200)]
+    counts = [sum(d["prompt"].count("|") == count for d in drawn) for count in (1, 2, 3, 4)]
+    assert sum(counts) == 200 and min(counts) >= 30 and max(counts) <= 70
+    assert 75 <= sum(d["kind"] == "own tails" for d in drawn) <= 125
+    assert {(d["task"], d["difficulty"], d["number"], d["room"]) for d in drawn} == {
+        ("modchain", 12, 3, room("modchain", 12))}
+
+
+def test_the_staleness_of_a_batch_is_that_of_its_tokens(tmp_path):
+    side, written = object.__new__(TrainerSide), []
+    side.job, side.updates, side.done, side.before = replace(tiny_job(9), group=1), 4, set(), 0.0
+    mixed = replace(rollout(), versions=[2, 3])
+    side.shelf = SimpleNamespace(take=lambda oldest: (7, [mixed, rollout(4)], [5]) if oldest == 2 else None)
+    side.learner = SimpleNamespace(update=lambda rollouts, group: {"reward": 0.5})
+    side.log = written.append
+    side.step()
+    assert written[0] == {"stale": 5} and side.done == {5, 7}
+    assert {key: value for key, value in written[1].items() if key != "seconds"} == {
+        "update": 5, "batch": 7, "staleness": 2, "mean_staleness": 0.75, "reward": 0.5}
+
+
+def test_a_pair_of_batches_or_the_one_that_completes_it():
+    side = object.__new__(TrainerSide)
+    for updates, waiting, ready in ((0, 1, False), (0, 2, True), (1, 0, False), (1, 1, True), (4, 1, False)):
+        side.updates, side.shelf = updates, SimpleNamespace(numbers=lambda kind, n=waiting: [0] * n)
+        assert side.ready() == ready

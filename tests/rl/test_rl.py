@@ -54,6 +54,13 @@ from rl_tools import CONFIG, PROMPTS, answered
     (lambda: canary([-1]), "must lie in 0"),
     (lambda: calibrated([]), "at least one token"),
     (lambda: rare_share([1], 10, top=0), "top must lie"),
+    (lambda: rare_share([1], 10, top=1.1), "top must lie"),
+    (lambda: canary([2**32]), "tokens must lie in 0..2.32-1, got 4294967296..4294967296"),
+    (lambda: canary([1], chunk=1.0), "chunk must be"),
+    (lambda: dppo_mask(torch.zeros(2), torch.zeros(2), torch.zeros(2), delta=-0.1), "delta must lie"),
+    (lambda: Calibrator(3).tell(1, -1, 2), "right must lie"),
+    (lambda: Scheduler({"a": 0}, {"a": 3}), "a must lie in 1..3, got 0"),
+    (lambda: Scheduler({"a": 1.0}, {"a": 3}), "a must lie in 1..3, got 1.0"),
     (lambda: Calibrator(0), "highest must be an integer of at least 1, got 0"),
     (lambda: Calibrator(3, particles=0), "particles must be"),
     (lambda: Calibrator(3, target=0.25), "must lie in 0 < rate < 1, got 0.25"),
@@ -181,6 +188,56 @@ def test_a_task_of_one_difficulty_is_calibrated_at_it():
 
 def test_rare_tokens():
     assert rare_share([1, 2, 99, 95], 100) == 0.5 and rare_share([], 100) == 0.0
+    assert rare_share([94], 100) == 0.0 and rare_share([0, 1], 100, top=1) == 1.0
+
+
+def test_borders_that_are_allowed():
+    """The least and the most that each may be."""
+    assert canary([3], chunk=1) and len(canary([1, 2, 3], chunk=1)) == 3
+    for delta, kept in ((0, False), (1, True)):
+        assert dppo_mask(torch.zeros(1), -torch.ones(1), torch.ones(1), delta=delta).tolist() == [kept]
+    assert mixed(torch.ones(1, 1)).tolist() == [False] and grpo_advantage(torch.ones(1, 2)).tolist() == [[0, 0]]
+    belief = Calibrator(1, particles=1)
+    belief.tell(1, 0, 4)
+    belief.tell(1, 4, 4)
+    assert belief.best() == 1
+    assert Scheduler({"a": 3, "b": 1}, {"a": 3, "b": 1}).levels == {"a": 3, "b": 1}
+
+
+def test_the_prior_of_a_calibration():
+    """The middle anywhere up to one beyond the hardest; the width from 0.2 to a third of the range, or to one half."""
+    for highest, widest in ((30, 10.0), (1, 0.5)):
+        drawn = [Calibrator(highest, seed).guess() for seed in range(400)]
+        for values, low, high in ((([mu for mu, _ in drawn]), 0, highest + 1), ([s for _, s in drawn], 0.2, widest)):
+            assert low <= min(values) < low + 0.02 * (high - low) and high - 0.02 * (high - low) < max(values) <= high
+
+
+def test_particles_are_moved_a_little_when_they_are_drawn_anew():
+    belief = Calibrator(9)
+    belief.particles, belief.weights = [(5.0, 2.0), (0.0, 0.01)] * 500, [0.001] * 1000
+    belief.resample()
+    assert belief.weights == [1 / 1000] * 1000
+    far = [(mu - 5, math.log(s / 2)) for mu, s in belief.particles if mu > 3]
+    assert 400 < len(far) < 600
+    for wanted, moves in ((0.2, [move for move, _ in far]), (0.1, [move for _, move in far])):
+        assert abs(sum(moves) / len(moves)) < wanted / 4
+        assert (sum(move**2 for move in moves) / len(moves)) ** 0.5 == pytest.approx(wanted, rel=0.15)
+    narrow = [s for mu, s in belief.particles if mu < 3]
+    assert set(narrow) == {0.1}       # never narrower
+
+
+@pytest.mark.parametrize("right, asked, drawn_anew", [(1, 2, False), (16, 16, True)])
+def test_particles_are_drawn_anew_when_half_of_them_hardly_count(monkeypatch, right, asked, drawn_anew):
+    called = []
+    monkeypatch.setattr(Calibrator, "resample", lambda self: called.append(True))
+    belief = Calibrator(9, particles=4)
+    belief.particles = [(5.0, 0.1)] * 1 + [(1.0, 0.1)] * 3
+    belief.tell(3, right, asked)
+    assert bool(called) == drawn_anew
+    called.clear()
+    belief.particles, belief.weights = [(5.0, 0.1)] * 2 + [(1.0, 0.1)] * 2, [0.25] * 4
+    belief.tell(3, 16, 16)
+    assert not called       # half of them still count: not fewer
 
 
 def test_style():
