@@ -10,8 +10,6 @@ import importlib
 import inspect
 import pkgutil
 
-import minizaya
-
 ROOMS = ("config", "arch", "data", "native", "infer", "train", "rl", "parallel", "hub", "plan", "serve")
 TABLE = """
 config.ZayaConfig: vocab_size=262272, hidden_size=2048, num_hidden_layers=40, rms_norm_eps=1e-05,

@@ -1,6 +1,7 @@
 """Tasks: every one is deterministic, right, and cannot be fooled; what its worked reasoning says is true."""
 
 import ast
+import hashlib
 import itertools
 import math
 import operator
@@ -68,9 +69,21 @@ def test_problems_are_deterministic_and_use_no_global_randomness(case, seed):
     assert "#" not in problem.prompt + problem.reasoning[:-1] + problem.answer and problem.reasoning[-1] == "#"
 
 
+DIGESTS = {  # hardest difficulty; SHA-256 of the texts of problems 0 to 3 at each difficulty, one a line
+    "addition": (20, "ac5d074ea6256097"), "base": (10, "82e33bb7678d734d"), "chain100": (25, "34bb63eca199a12d"),
+    "copy": (25, "927d6875eff1d64f"), "countdown": (6, "3f0c0fb8a772e90b"), "falsify": (6, "df5f9dca21f664ba"),
+    "invert": (8, "c3f9ac440c705143"), "modchain": (25, "211df3dbb791e7bd"), "parity": (20, "808f928c15f6d3a6"),
+    "program": (12, "dd47fdfd0566d363"), "reverse": (25, "555327676f20020f"), "rule": (3, "1174a84e84b5db01"),
+    "sheet": (24, "7babac298bfa3cb4"), "sorting": (15, "d9f937f7cea7e665")}
+
+
 @pytest.mark.parametrize("name", tasks.names())
 def test_problems_are_the_same_in_every_process_and_version(name):
-    assert tasks.get(name).generate(0, 3).text == PINNED[name]
+    task = tasks.get(name)
+    assert task.generate(0, 3).text == PINNED[name]
+    levels = range(1, task.max_difficulty + 1)
+    text = "\n".join(task.generate(seed, level).text for level in levels for seed in range(4))
+    assert (task.max_difficulty, hashlib.sha256(text.encode()).hexdigest()[:16]) == DIGESTS[name]
 
 
 @given(task_and_difficulty, seeds)
@@ -225,6 +238,7 @@ def test_an_empty_part_is_an_error_not_an_endless_loop(monkeypatch):
     [
         (lambda: tasks.get("nope"), "addition"),
         (lambda: tasks.ModChain(1), "modulus"),
+        (lambda: tasks.ModChain(101), "modulus must be in 2 to 100, got 101"),
         (lambda: tasks.get("addition").generate(0, 0), "difficulty"),
         (lambda: tasks.get("addition").generate(0, 21), "1 to 20"),
         (lambda: tasks.get("addition").generate(0, 1.5), "difficulty"),

@@ -205,3 +205,81 @@ def test_ablations_have_no_other_words(change):
             config_document(mz.ZayaConfig.preset("nano", **change), layout)
     with pytest.raises(ValueError, match="layout must be one of"):
         config_document(RELEASED, "zip")
+
+
+# ---- the tables, key by key ------------------------------------------------------------------------------------------
+
+CHANGE_NOTHING = """architectures auto_map _name_or_path transformers_version dtype torch_dtype zaya_high_prec
+    mamba_cache_dtype use_cache max_position_embeddings return_dict output_hidden_states output_attentions
+    output_router_logits chunk_size_feed_forward _attn_implementation router_aux_loss_coef router_jitter_noise
+    gradient_checkpointing is_encoder_decoder id2label label2id problem_type""".split()
+
+
+@pytest.mark.parametrize("layout", ("transformers", "original"))
+def test_keys_that_change_nothing_are_read_without_a_word(tmp_path, layout):
+    document = config_document(RELEASED, layout, torch.bfloat16) | dict.fromkeys(CHANGE_NOTHING, "x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reading(tmp_path, document) == RELEASED
+    for key in CHANGE_NOTHING:      # and no key that is nearly one of them
+        with pytest.warns(UserWarning, match=f"nothing here computes with '{key}s'"):
+            reading(tmp_path, document | {f"{key}s": "x"})
+
+
+@pytest.mark.parametrize("layout, name, only, other", [
+    ("transformers", "hidden_act", "silu", "gelu"), ("transformers", "num_experts_per_tok", 1, 2),
+    ("transformers", "attention_dropout", 0.0, 0.1),
+    ("original", "activation_func", "swiglu", "gelu"), ("original", "add_bias_linear", False, True),
+    ("original", "cca", True, False), ("original", "clamp_temp", False, True),
+    ("original", "gated_linear_unit", True, False), ("original", "moe_router_topk", 1, 2),
+    ("original", "normalization", "RMSNorm", "LayerNorm"), ("original", "residual_in_fp32", True, False),
+    ("original", "rope_scaling", False, True), ("original", "scale_residual_merge", True, False),
+    ("original", "zaya_use_eda", True, False), ("original", "zaya_use_mod", True, False)])
+def test_what_has_one_value_only(tmp_path, layout, name, only, other):
+    document = config_document(RELEASED, layout)
+    assert document[name] == only and reading(tmp_path, document | {name: only}) == RELEASED
+    with pytest.raises(ValueError, match=f"{name} must be {only!r}, got {other!r}"):
+        reading(tmp_path, document | {name: other})
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_theta", "partial_rotary_factor", "rope_pct", "rotary_base"])
+def test_what_other_models_say_of_rope_is_not_read_here(tmp_path, key):
+    with pytest.raises(ValueError, match=f"{key} must stand in rope_parameters"):
+        reading(tmp_path, config_document(RELEASED, "transformers") | {key: 0.5})
+
+
+@pytest.mark.parametrize("key", ["zaya_layers", "ffn_hidden_size_list", "num_query_groups_list"])
+def test_one_value_a_layer_is_not_understood(tmp_path, key):
+    with pytest.raises(ValueError, match=f"{key}: a config with one value a layer"):
+        reading(tmp_path, ORIGINAL | {key: [1] * 80})
+
+
+@pytest.mark.parametrize("ours, theirs", [
+    ("hidden_size", "hidden_size"), ("num_experts", "num_experts"), ("rms_norm_eps", "norm_epsilon"),
+    ("router_hidden_size", "zaya_mlp_expansion"), ("num_key_value_heads", "num_query_groups"),
+    ("num_key_value_heads", "num_key_value_heads"), ("head_dim", "head_dim"), ("head_dim", "kv_channels"),
+    ("num_attention_heads", "cca_num_q_heads"), ("num_attention_heads", "num_attention_heads"),
+    ("rope_theta", "rope_theta"), ("rope_theta", "rotary_base"), ("rope_theta_sliding", "swa_rotary_base"),
+    ("partial_rotary_factor", "partial_rotary_factor"), ("partial_rotary_factor", "rope_pct"),
+    ("vocab_size", "vocab_size"), ("cca_time0", "cca_time0"), ("cca_time1", "cca_time1"),
+    ("initializer_range", "initializer_range"), ("tie_word_embeddings", "tie_word_embeddings"),
+    ("lm_head_bias", "lm_head_bias"), ("attention_bias", "attention_bias"),
+    ("pad_token_id", "pad_token_id"), ("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")])
+def test_each_key_of_the_original_is_its_field(tmp_path, ours, theirs):
+    """Alone beside a key that tells the dialect: that field is the given one, all others are the release's."""
+    value = {bool: lambda x: not x, float: lambda x: x / 2, int: lambda x: 2 * x or 4}[type(getattr(RELEASED, ours))](
+        getattr(RELEASED, ours))
+    document = {"model_type": "zaya", "zaya_mlp_expansion": 256} | {theirs: value}
+    assert reading(tmp_path, document) == mz.ZayaConfig.preset("zaya1-8b", **{ours: value})
+
+
+def test_numbers_have_a_largest(tmp_path):
+    document = config_document(RELEASED, "transformers")
+    assert reading(tmp_path, document | {"eos_token_id": 2**24}).eos_token_id == 2**24
+    for name in ("eos_token_id", "vocab_size"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer up to 16777216"):
+            reading(tmp_path, document | {name: 2**24 + 1})
+    written = config_document(RELEASED, "original")
+    assert (written["max_position_embeddings"], document["max_position_embeddings"]) == (131072, 131072)
+    assert (written["zaya_high_prec"], written["mamba_cache_dtype"], document["use_cache"],
+            document["output_router_logits"]) == (True, "float32", True, False)

@@ -51,3 +51,28 @@ def test_the_window_counts_where_a_layer_slides(tmp_path):
     rewrite(folder, sliding_window=2)
     with pytest.raises(ValueError, match="sliding_window is 2, the golden values are of a model with 3"):
         golden.examine(folder, right, sums=False)
+
+
+def test_the_golden_values_are_those_of_the_port():
+    """As the tests of `transformers`' ZAYA have them; the text begins with <bos>, and ends with its turn."""
+    right = golden.RELEASED
+    assert right.tokens == [2, 9259, 236888, 2088, 740, 564, 6361, 611, 3124, 236881, 106]
+    assert right.argmax == [105, 9731, 107, 740, 564, 1601, 611, 236881, 236881, 107, 107]
+    assert right.logits == [[0.0223, 0.0228, 0.0234], [-1.4297] * 3, [-3.0469] * 3]
+    assert right.config == mz.ZayaConfig.preset("zaya1-8b") and golden.TOLERANCE == 1e-3
+
+
+@pytest.mark.parametrize("off, near", [(0.0, True), (0.9e-3, True), (1.1e-3, False), (float("nan"), False)])
+def test_how_far_a_logit_may_be_off(folder, monkeypatch, off, near):
+    """A thousandth, and a thousandth of itself; the report says which of the two it was."""
+    right = golden.Golden(CONFIG, [1, 5], [3, 4], [[1.0, 0.0], [0.0, 2.0]])
+    said = golden.Golden(CONFIG, [1, 5], [3, 4], [[1.0 + 2 * off, off], [-off, 2.0 - 3 * off]])
+    monkeypatch.setattr(golden, "record", lambda model, tokens, corner: said if corner == 2 else None)
+    facts = golden.examine(folder, right)
+    assert facts["ok"] == facts["logits_ok"] == near and facts["argmax_ok"] and facts["sums_checked"] == 2
+    assert ("rounding in another order" in golden.report(facts)) != near
+    assert golden.report(facts).splitlines()[0] == f"{folder}, layout transformers; 2 files have their SHA-256"
+    assert golden.report(facts).endswith("the released weights, read rightly") == near
+    wrong = golden.examine(folder, golden.Golden(CONFIG, [1, 5], [3, 9], right.logits), sums=False)
+    assert not wrong["ok"] and not wrong["argmax_ok"] and "wanted                [3, 9]" in golden.report(wrong)
+    assert "no sums beside the weights" in golden.report(wrong)

@@ -268,4 +268,21 @@ def test_a_tail_in_words_is_longer_and_loses_lines():
 
 def test_settings_by_name():
     assert lib.SETTINGS["report"] == RSAConfig(N=16, C=4, T=2, beta=16_384, tau=4_096)
-    assert lib.SETTINGS["zyphra"].final_n == 1
+    assert lib.SETTINGS["zyphra"] == RSAConfig(N=32, C=4, T=8, beta=32_768, tau=4_096, final_n=1)
+
+
+@pytest.mark.parametrize("wrong, names", [
+    (dict(N=3, C=4), "C must be at most N = 3"), (dict(beta=8, tau=9), "tau must be at most beta = 8"),
+    (dict(beta=0, tau=1), "beta must be an int of at least 1"), (dict(tau=0), "tau must be an int of at least 1")])
+def test_the_borders_of_a_setting(wrong, names):
+    with pytest.raises(ValueError, match=names):
+        RSAConfig(**wrong)
+    assert RSAConfig(N=1, C=1, T=0, beta=1, tau=1).traces(0) == 1
+
+
+def test_in_words_the_question_comes_first_and_what_to_do_last():
+    tokenizer = ByteTokenizer()
+    told = tokenizer.decode(in_words(tokenizer)(tokenizer.encode("1+1?"), [tokenizer.encode(x) for x in "ab"]))
+    assert told == ("1+1?\n\nBelow are the ends of several attempts at this problem. "
+                    "Any of them may be wrong or unfinished.\n\n--- end of attempt 1 ---\na\n--- end of attempt 2 ---\n"
+                    "b\nWeigh the attempts against each other, go on from what is right, and give one full answer.\n")

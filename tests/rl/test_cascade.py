@@ -132,7 +132,8 @@ def test_the_table_is_this_one():
         "ttc               30  maxrl              0.4 |   384 + 464, mathematics, code, aggregation prompts",
         "behaviour         10  grpo               0.0 |         384, chat and instructions"]
     assert [(row["lr"], row["brevity"], row["follow"], row["style"], len(row["tasks"])) for row in cascade.rows()] == [
-        (1e-3, 0.0, False, False, 7), (1e-3, 0.0, True, False, 7), (1e-3, 0.2, True, False, 6), (3e-4, 0.0, True, True, 7)]
+        (1e-3, 0.0, False, False, 7), (1e-3, 0.0, True, False, 7), (1e-3, 0.2, True, False, 6),
+        (3e-4, 0.0, True, True, 7)]
     assert set(cascade.TOY[2].tasks) == set(cascade.BOUNDARY) - {"sorting"} and "sorting" in cascade.TOY[1].tasks
 
 
@@ -168,7 +169,8 @@ def test_a_stage_as_a_job():
     assert (job.learner.lr, job.learner.brevity, job.learner.advantage) == (0.02, 0.5, "maxrl")
     assert job.scheduler.levels == {"copy": 3} and job.scheduler.highest == {"copy": 25}
     assert job.scheduler.update("copy", 3, [1.0]) == 4
-    job = cascade.job_of(Stage("x", 9, tasks=("copy",), follow=False, style=True, advantage="grpo"), {"copy": 3}, 7, 0.1)
+    stage = Stage("x", 9, tasks=("copy",), follow=False, style=True, advantage="grpo")
+    job = cascade.job_of(stage, {"copy": 3}, 7, 0.1)
     assert (job.updates, job.judge, job.learner.advantage) == (2, cascade.styled, "grpo")
     assert job.scheduler.update("copy", 3, [1.0]) == 3
 

@@ -104,14 +104,106 @@ def test_the_real_table_is_the_reports():
     assert json.loads(json.dumps(stages.rows()))
 
 
+def test_the_shipped_models_were_trained_by_the_tables():
+    """Their cards say how many steps each stage took, of 4,096 tokens each. The rest of a row stands here again."""
+    for name, table in (("nano-reasoner", stages.TOY), ("nano-sheets", stages.ALL)):
+        facts = mz.zoo.card(name)["stages"]
+        assert [fact["stage"] for fact in facts] == [f"{i}-{stage.name}" for i, stage in enumerate(table, start=1)]
+        assert [fact["steps"] for fact in facts] == [round(stage.tokens / 4096) for stage in table]
+        config = checkpoint.read_info(mz.zoo.folder(name))["config"]
+        assert (config["rope_theta"], config["num_experts"], config["moe_intermediate_size"]) == (5e4, 8, 256)
+    assert [(s.context, s.rope_theta, s.mixture, s.lr, s.final_share, s.rollouts, s.focus) for s in stages.ALL] == [
+        (128, 1e3, {"text": 0.1, "problems": 0.9}, 5e-3, 0.4, 0, None),
+        (128, 1e3, {"text": 0.05, "problems": 0.95}, 2e-3, 0.5, 0, None),
+        (256, 1e4, {"text": 0.05, "problems": 0.95}, 2e-3, 0.5, 0, None),
+        (512, 5e4, {"problems": 0.3, "aggregation": 0.7}, 3e-3, 0.0, 9000, None),
+        (512, 5e4, {"problems": 1.0}, 4e-3, 0.5, 0, "sheet"),
+        (640, 5e4, {"problems": 0.25, "aggregation": 0.75}, 3e-3, 0.0, 3000, "sheet")]
+    assert stages.EXPERTS == {"num_experts": 8, "moe_intermediate_size": 256}
+
+
+def test_what_each_stage_reads():
+    """Hardest short and long problems, and the difficulties whose rollouts become aggregation examples."""
+    wanted = {"addition": (8, 16), "base": (3, 5), "chain100": (8, 20), "copy": (12, 25), "countdown": (3, 4),
+              "falsify": (3, 5), "invert": (3, 5), "modchain": (12, 25), "parity": (10, 20), "program": (5, 8),
+              "reverse": (12, 25), "sorting": (8, 12)}
+    assert stages.SHORT == {name: (1, short) for name, (short, _) in wanted.items()}
+    assert stages.LONG == {name: (1, long) for name, (_, long) in wanted.items()}
+    assert [stage.levels for stage in stages.TOY] == [stages.SHORT, *[stages.LONG] * 3]
+    assert all(stage.levels == stages.LONG | {"rule": (1, 3), "sheet": (1, 24)} for stage in stages.SHEETS)
+    assert stages.AGGREGATED == {"addition": (6, 16), "chain100": (8, 25), "countdown": (1, 4), "falsify": (1, 4),
+                                 "modchain": (10, 25), "sheet": (1, 24)}
+
+
+def test_the_table_reads_so():
+    assert stages.text_table().splitlines() == [
+        "stage          tokens   context  RoPE base |  ZAYA1-8B: tokens   context  RoPE base",
+        "base-1          6.0M       128       1000 |             8.00T      4096      10000",
+        "base-2          3.0M       128       1000 |             4.00T      4096      10000",
+        "extension       2.5M       256      10000 |             1.20T     32768    1000000",
+        "sft            10.0M       512      50000 |             0.66T    131072    5000000",
+        "sheets          3.0M       512      50000 |  (our own: answers with parts)",
+        "parts           6.0M       640      50000 |  (our own: answers with parts)"]
+    assert [row["mixture"] for row in stages.REAL] == [None, None, *(
+        dict(zip(("long reasoning", "web, synthetic, multilingual", "native long context", "code", "math and STEM",
+                  "short instructions"), shares)) for shares in ((0.861, 0.057, 0.008, 0.030, 0.030, 0.014),
+                                                                  (0.750, 0.098, 0.064, 0.050, 0.026, 0.012)))]
+
+
+@pytest.mark.parametrize("share, steps, problems", [(1.0, 10, 90), (0.1, 1, 9), (0.01, 1, 2)])
+def test_how_a_stage_is_trained(tmp_path, monkeypatch, share, steps, problems):
+    """By Muon, with a warm-up of at most 50 steps; a checkpoint every 100; rollouts by its share, two at least."""
+    made, drawn = [], []
+
+    class Still:
+        def __init__(self, model, recipe, batches, folder, keep, resume):
+            made.append((recipe, folder.name, keep["stage"]["name"], resume))
+
+        def train(self, **settings):
+            assert settings == dict(save_every=100, bar=False)
+            return len(made) < 2
+
+    monkeypatch.setattr(stages, "Trainer", Still)
+    monkeypatch.setattr(stages, "rollouts", lambda path, model, tokenizer, levels, count, seed, focus: drawn.append(
+        (path.name, levels, count, seed, focus)) or [{"rollouts": [""] * 4}])
+    kinds = dict(levels=LEVELS, rollouts=90, tokens=10 * stages.TOKENS_A_STEP, context=48)
+    table = (replace(stages.TOY[0], **kinds), replace(stages.TOY[3], focus="addition", **kinds), stages.TOY[0])
+    assert not stages.train(tmp_path, table, share=share, seed=7, sizes=TINY, resume=True, bar=False)
+    first, second = (Recipe(steps, lr=lr, warmup=min(50, steps), seed=7, optimizer="muon", final_share=end)
+                     for lr, end in ((5e-3, 0.4), (3e-3, 0.0)))
+    assert made == [(first, "1-base-1", "base-1", True), (second, "2-sft", "sft", True)]    # and then it was stopped
+    wanted = {"addition": (6, 16), "modchain": (10, 25)}
+    assert drawn == [("2-sft.jsonl", wanted, problems, 7, "addition")]
+
+
+def test_rollouts_have_room_for_the_longest_solution_and_32_tokens(tmp_path, monkeypatch):
+    """In batches of 32 problems of like length, eight answers each, in the order of their prompts."""
+    asked = []
+    monkeypatch.setattr(stages, "generate", lambda model, prompts, room, stop, seed: asked.append((prompts, room)) or [
+        TOKENIZER.encode(str(i % 10)) for i in range(len(prompts))])
+    found = stages.rollouts(tmp_path / "a.jsonl", None, TOKENIZER, {"copy": (1, 9)}, 40, 0)
+    problems = [tasks.get("copy").generate(record["number"], record["difficulty"]) for record in found]
+    lengths = [len(problem.completion) for problem in problems]
+    assert lengths == sorted(lengths) and [len(prompts) for prompts, _ in asked] == [32 * 8, 8 * 8]
+    assert [room for _, room in asked] == [lengths[31] + 32, lengths[-1] + 32]
+    assert asked[1][0][:8] == [TOKENIZER.encode(problems[32].prompt)] * 8
+    assert [record["rollouts"][0] for record in found[:3]] == ["0", "8", "6"]
+    assert stages.rollouts(tmp_path / "a.jsonl", None, TOKENIZER, {}, 0, 0) == found      # read, not made again
+
+
 def test_bad_tables_are_refused():
     stage = stages.TOY[0]
     with pytest.raises(ValueError, match="mixture may hold"):
         replace(stage, mixture={"web": 1.0})
     with pytest.raises(ValueError, match="add up to 1"):
         replace(stage, mixture={"text": 0.5, "problems": 0.4})
-    with pytest.raises(ValueError, match="share"):
-        stages.train("nowhere", share=0)
+    with pytest.raises(ValueError, match="add up to 1"):
+        replace(stage, mixture={"text": 1.5, "problems": -0.5})
+    with pytest.raises(ValueError, match="positive shares"):
+        replace(stage, mixture={"text": 1.0, "problems": 0.0})
+    for share in (0, 1.01):
+        with pytest.raises(ValueError, match="share must lie in .0, 1"):
+            stages.train("nowhere", share=share)
 
 
 def small_table():

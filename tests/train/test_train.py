@@ -775,3 +775,34 @@ def test_defaults_are_those_that_the_texts_state():
     recipe = Recipe(steps=200)
     rates = [learning_rate(step, 200, recipe.lr, recipe.warmup, recipe.final_share) for step in (0, 49, 50, 51)]
     assert rates[:3] == [5e-3 / 50, 5e-3, 5e-3] and rates[3] < 5e-3
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_answers_are_written_in_batches_of_like_room(monkeypatch, shown):
+    """At most `rows` at a time, the shortest first; each has its own room, and comes back in its place."""
+    asked, bars = [], []
+
+    def written(model, prompts, room, temperature, stop, seed):
+        asked.append((len(prompts), room, temperature, seed))
+        return [TOKENIZER.encode("x" * room)] * len(prompts)
+
+    monkeypatch.setattr(evaluate, "generate", written)
+    monkeypatch.setattr(evaluate, "tqdm", lambda batches, **settings: bars.append(settings) or batches)
+    problems = tasks.problems("copy", "held_out", 2, 5, 0)
+    found = evaluate.answers(None, TOKENIZER, problems, [9, 3, 7, 5, 1], 0.5, 4, rows=2, bar=shown)
+    assert asked == [(2, 3, 0.5, 4), (2, 7, 0.5, 4), (1, 9, 0.5, 4)] and list(map(len, found)) == [9, 3, 7, 5, 1]
+    assert bars == [dict(desc="solve", unit="batch", disable=not shown)]
+
+
+def test_the_room_of_an_answer(monkeypatch):
+    """Four tokens more than the longest solution where it must be right at once, half as long again in rollouts."""
+    asked = []
+    monkeypatch.setattr(evaluate, "answers", lambda model, tokenizer, problems, rooms, temperature, seed, **rest: (
+        asked.append((set(rooms), temperature, seed, rest)) or [TOKENIZER.encode(p.completion) for p in problems]))
+    problems = tasks.problems("countdown", "held_out", 3, 6, 0)
+    right, texts = evaluate.solve(None, TOKENIZER, problems)
+    longest = max(len(problem.completion) for problem in problems)
+    assert asked == [({longest + 4}, 0.0, 0, {"rows": 128})] and right == [1] * 6 and len(set(texts)) == 6
+    found = evaluate.accuracies(None, TOKENIZER, {"countdown": (3,)}, 6, temperature=0.7, seed=0)
+    assert asked[1] == ({longest + longest // 2}, 0.7, 0, {}) and found["countdown"]["3"]["accuracy"] == 1.0
+    assert found["countdown"]["3"]["tokens"] == round(sum(len(problem.completion) for problem in problems) / 6, 1)
