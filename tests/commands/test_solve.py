@@ -215,6 +215,18 @@ def test_an_answer_in_parts_is_voted_on_part_by_part(monkeypatch):
     assert scoring.right_parts(problem, "#?$") == 0 and scoring.right_parts(problem, problem.completion) == 1
 
 
+def test_scores_by_hand():
+    """Four digits of an accuracy; parts only where all have some; a letter that half of the lists name is a slip."""
+    copies = tasks.problems("copy", "held_out", 2, 3, 0)
+    right = [[problem.completion] for problem in copies]
+    assert scoring.scored(copies, [*right[:1], [""], [""]]) == {"accuracy": 0.3333, "stderr": 0.3333}
+    sheets = tasks.problems("sheet", "held_out", 2, 1, 0)
+    assert "parts" not in scoring.scored([copies[0], *sheets], [right[0], [sheets[0].completion]])
+    assert scoring.scored([copies[0], *sheets], [right[0], ["#?$"]])["accuracy"] == 0.5
+    assert scoring.voted_by_parts(["#a12c34$", "#a12$"]) == "#a12$"
+    assert scoring.voted(["#1$", "#2$", "#2$", "#1"]) == "#2$" and scoring.voted(["1$", ""]) == ""
+
+
 def test_a_shipped_model_is_asked_only_what_it_has_learned(capsys):
     assert main(["solve", "--model", "nano-reasoner", "--compare", "--exam", "--problems", "1"]) == 2
     assert "model must have learned sheet, as nano-sheets has, got 'nano-reasoner'" in capsys.readouterr().err

@@ -680,6 +680,13 @@ def test_rule_accepts_exactly_the_rules_that_fit(difficulty, seed):
     assert task.verify(p, f"#{p.answer}+1-1$") == 0, "it fits, but is longer than asked for"
 
 
+@pytest.mark.parametrize("answer, right", [("+1", 1), ("+2-1", 1), ("+3", 0), ("+1+0", 0), ("++1", 0), ("1+1", 0),
+                                           ("+1+", 0), ("+11", 0), ("+1 ", 1)])
+def test_a_rule_is_operations_of_a_sign_and_a_digit_from_1_to_9(answer, right):
+    problem = tasks.Problem("E1:2,2:3,3:4,2?", "a1+1b2#", "+1", "rule", 2)
+    assert tasks.get("rule").verify(problem, f"#{answer}$") == right
+
+
 @given(levels("rule"), seeds)
 def test_rule_tries_are_true(difficulty, seed):
     p = tasks.get("rule").generate(seed, difficulty)

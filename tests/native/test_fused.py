@@ -2,6 +2,7 @@
 
 import copy
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,6 +50,7 @@ def far(ours, plain, inputs, module, seed):
         draw = torch.Generator().manual_seed(seed)
         sent = [torch.randn(out.shape, generator=draw, dtype=torch.float64).to(dtype) for out in outs]
         torch.autograd.backward(outs, sent)
+        assert all(torch.equal(x.detach(), before.to(x.dtype)) for x, before in zip(taken, inputs)), "inputs stay"
         found.append([*outs, *(x.grad for x in taken if x.requires_grad),
                       *(p.grad for p in mine.parameters() if p.grad is not None)])
     assert len(found[0]) == len(found[1])
@@ -78,6 +80,72 @@ def test_merge_and_norm(tokens, size, scaling, seed):
     assert far(lambda parts, *x: merge.merge_norm(*parts, *x), plain, inputs, parts, seed) < NEAR
     norm = randomise(RMSNorm(size, 1e-5), seed).float()
     assert far(lambda norm, x: [merge.rms_norm(norm, x)], lambda norm, x: [norm(x)], inputs[:1], norm, seed) < NEAR
+
+
+def test_small_rows_and_none_at_all_through_the_norm():
+    """Below its eps of 1e-5 a row is not made long: with a mean square of 1e-6, or of zero, eps decides."""
+    x = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(0)) * 1e-3
+    x[0, 2] = 0
+    parts = randomise(torch.nn.ModuleList([PlainResidual(), RMSNorm(24, 1e-5)]), 1).float()
+
+    def plain(parts, output, stream):
+        stream = parts[0](output, stream)
+        return stream, parts[1](stream)
+
+    assert far(lambda parts, *x: merge.merge_norm(*parts, *x), plain, [x, torch.zeros_like(x)], parts, 0) < NEAR
+    assert far(lambda norm, x: [merge.rms_norm(norm, x)], lambda norm, x: [norm(x)], [x], parts[1], 0) < NEAR
+
+
+@pytest.mark.parametrize("scaling", [True, False])
+def test_one_of_two_outputs_may_go_unused(scaling):
+    parts = randomise(torch.nn.ModuleList([ResidualScaling(9) if scaling else PlainResidual(), RMSNorm(9, 1e-5)]), 1)
+    inputs = [torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
+    for which in (0, 1):
+        found = []
+        for run in (merge.merge_norm, lambda merge, norm, *x: (merge(*x), norm(merge(*x)))):
+            own = [x.clone().requires_grad_() for x in inputs]
+            run(*parts.float(), *own)[which].square().sum().backward()
+            found.append([x.grad for x in own])
+        assert max(map(off, *found)) < NEAR
+
+
+def test_no_long_chain_of_roundings():
+    """A gradient summed over 30,000 tokens, 64 of them at a time; one after the other it is off by 6e-5."""
+    norm, x = RMSNorm(2, 1e-5), torch.tensor([0.3, -1.1]).expand(1, 30_000, 2).contiguous()
+    merge.rms_norm(norm, x).sum().backward()
+    wanted = 30_000 * x[0, 0].double() / (x[0, 0].double().square().mean() + 1e-5).sqrt()
+    assert off(norm.weight.grad, wanted) < 2e-5
+    # the convolution's: each token is a document, so all send the same
+    config = mz.ZayaConfig.preset("nano", **SMALL)
+    layer, sums = randomise(CCA(config, 0), 0).float(), []
+    one = torch.randn(1, 1, config.hidden_size, generator=torch.Generator().manual_seed(0))
+    first = locate(config, 1, 1, 0, torch.float32, one.device, torch.zeros(1, 1, dtype=torch.int64))
+    for steps in (1, 30_000):
+        angles = {key: [x.repeat(1, steps, *[1] * (x.dim() - 2)) for x in own] for key, own in first.angles.items()}
+        place = replace(first, angles=angles, position=first.position.expand(1, steps))
+        layer.zero_grad()
+        sum(part.sum() for part in mix.mixed(layer, one.expand(1, steps, -1), place, None)).backward()
+        sums.append([layer.conv_depthwise.bias.grad, layer.conv_grouped.bias.grad, layer.temperature.grad])
+    assert max(off(many / 30_000, own) for own, many in zip(*sums)) < 2e-5
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-8])
+def test_queries_and_keys_of_nothing(size):
+    """A length below 1.2e-7 is taken for that; so says the plain way, in float32: float64 has another least length."""
+    config = mz.ZayaConfig.preset("nano", **SMALL)
+    layer, found = randomise(CCA(config, 0), 0).float(), []
+    with torch.no_grad():
+        for conv in (layer.conv_depthwise, layer.conv_grouped):
+            conv.bias.zero_()
+    for project in (mix.mixed, CCA.project):
+        x = torch.randn(1, 3, config.hidden_size, generator=torch.Generator().manual_seed(1)).mul_(size)
+        x.requires_grad_()
+        out = project(layer, x, locate(config, 1, 3, 0, x.dtype, x.device), None)
+        draw = torch.Generator().manual_seed(0)
+        torch.autograd.backward(out, [torch.randn(part.shape, generator=draw) for part in out])
+        found.append([*(part.detach() for part in out), x.grad])
+    assert found[0][0].norm(dim=-1).max() < (3 if size else 1e-30) and found[1][3].abs().max() > 1e5
+    assert all(off(*both) < 1e-4 for both in zip(*found))
 
 
 def mix_far(changes, batch, steps, documents, seed):
@@ -172,6 +240,30 @@ def test_cross_entropy(tokens, size, words, scored):
     assert far(ours, plain, [x], head, 0) < NEAR
     with torch.no_grad():
         assert off(ours(head, x)[0], plain(head, x)[0]) < NEAR
+
+
+def test_targets_outside_the_vocabulary_count_nothing():
+    x, weight = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_(), torch.eye(7)[:, :5]
+    targets = torch.tensor([7, 6, -1, 2**40])
+    found = loss.SummedLoss.apply(x, weight, targets)
+    wanted = F.cross_entropy(x[1:2] @ weight.T, targets[1:2], reduction="sum")
+    assert off(found.detach(), wanted.detach()) < NEAR
+    found.backward()
+    assert not x.grad[[0, 2, 3]].any() and x.grad[1].any()
+
+
+@pytest.mark.parametrize("words", [3, 16, 33])
+def test_whichever_logit_is_the_largest(words):
+    """By 300, and e^89 is infinite: in the vectors or behind them, the target's own or another's."""
+    x, weight = torch.eye(words) * 300, torch.eye(words)
+    for target in (0, words - 1):
+        targets = torch.full((words,), target)
+        mine, wanted = x.clone().requires_grad_(), x.clone().requires_grad_()
+        found = loss.SummedLoss.apply(mine, weight, targets)
+        assert off(found.detach(), F.cross_entropy(wanted, targets, reduction="sum").detach()) < NEAR
+        for total in (found, F.cross_entropy(wanted, targets, reduction="sum")):
+            total.backward()
+        assert off(mine.grad, wanted.grad) < NEAR
 
 
 def models(changes, seed=3):

@@ -14,9 +14,9 @@ class Rule(Task):
     """Give operations, at most `difficulty`, that turn every example's input into its output, modulo 10.
 
     `E3:7,8:2,5:3,2?` shows three inputs with their outputs, and asks for at most two operations, such as `*3-2`: 3
-    becomes 9, and 9 becomes 7. The reasoning tries rules that fit the first example, and runs each on the examples in
-    turn, every operation beside the value it starts from, up to a miss, "x", or past the last, "!":
-    `a3+4b7a8+4b2a5+4b9x...`. Any rule that fits is right; it is run, not compared.
+    becomes 9, and 9 becomes 7. An operation is a sign and a digit from 1 to 9. The reasoning tries rules that fit the
+    first example, and runs each on the examples in turn, every operation beside the value it starts from, up to a miss,
+    "x", or past the last, "!": `a3+4b7a8+4b2a5+4b9x...`. Any rule that fits is right; it is run, not compared.
     """
 
     name = "rule"
