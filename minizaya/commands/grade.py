@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ..config import check_settings
 from ..grading import report, similarity, submissions
 from ..grading.judge import Limits
 from .shared import flags
@@ -26,9 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints who has what. Returns 0, whatever it is. Raises ValueError and OSError for wrong arguments."""
-    for name in ("seconds", "whole", "memory", "workers"):
-        if not getattr(args, name) > 0:
-            raise ValueError(f"--{name} must be above 0, got {getattr(args, name)}")
+    check_settings(vars(args), seconds="(0, 1e9]", whole="(0, 1e9]", memory="(0, 1e9]", workers=1)
+    limits = Limits(args.seconds, args.whole, int(args.memory * 2**30), args.seed)
     if not args.submissions.is_dir():
         raise ValueError(f"{args.submissions} is no folder of submissions")
     if args.lesson is not None and args.lesson not in report.lessons():
@@ -38,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
     if args.lesson:
         everything = [one for one in everything if one.lesson == args.lesson]
     copies = [one for one in everything if one.of]
-    limits = Limits(args.seconds, args.whole, int(args.memory * 2**30), args.seed)
     done = list(submissions.graded(everything, limits, args.workers))
     if args.csv:
         report.write_csv(args.csv, done)

@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from ..config import check_settings
 from ..grading.book import book
 from ..grading.course import check, progress, reset, text
 from ..grading.handout import for_nbgrader, slides, without_answers
@@ -45,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise ValueError(f"{args.folder} is no folder; the lessons come with the repository, "
                          "--folder says where yours lie")
-    if not args.seconds > 0:
-        raise ValueError(f"--seconds must be above 0, got {args.seconds}")
+    check_settings(vars(args), seconds="(0, 1e9]")
     if args.only and not args.book:
         raise ValueError(f"--only needs --book, got {' '.join(args.only)}")
     copies = dict(check=False, slides=None, reset=None, book=None, seconds=Limits.seconds)

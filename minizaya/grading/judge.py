@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import laws
+from ..config import check_settings
 from ..hip import KernelError, ladder, launch, trace
 from ..hip.build import build
 from . import notebook, open_exercises
@@ -33,13 +34,20 @@ HELPERS = 2**20         # bytes of Python files beside a notebook that its cells
 class Limits:
     """Of one exercise. seconds: for one call of the student's function, and for all cells together; whole: for all of
     it, CPU time too; memory: bytes. seed: draws other inputs than the lessons' checks do;
-    examples: so many of each law, None: the law's own number."""
+    examples: so many of each law, None: the law's own number. Raises ValueError for anything else."""
 
     seconds: float = 20.0
     whole: float = 120.0
     memory: int = 3 * 2**30
     seed: str | None = None
     examples: int | None = None
+
+    def __post_init__(self):
+        check_settings(vars(self), seconds="(0, 1e9]", whole="(0, 1e9]", memory=1)
+        if self.examples is not None:
+            check_settings(vars(self), examples=1)
+        if self.seed is not None and not isinstance(self.seed, str):
+            raise ValueError(f"seed must be a text or None, got {self.seed!r}")
 
 
 def grade(path: Path, lesson: str, limits: Limits, part: str = "exercises") -> dict:

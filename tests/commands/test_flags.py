@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import minizaya.__main__ as cli
 from minizaya.commands.shared import flags
+from minizaya.grading.judge import Limits
 
 REASONER = ["--model", "nano-reasoner"]
 TRAIN = [(["--text-rows", "0", "--seq", "64"], "seq has no effect with --text-rows 0, got '64'"),
@@ -208,3 +210,23 @@ def test_a_demo_goes_on_with_the_steps_that_it_was_begun_with(tmp_path, monkeypa
         with pytest.raises(Begun):
             demo.demo(tmp_path, steps=steps, resume=True)
     assert asked == [7, 9]  # the trainer refuses what is not the run's
+
+
+@pytest.mark.parametrize("command, flag, values", [
+    ("grade", "seconds", ("0", "-1", "nan", "inf", "2e9")), ("grade", "whole", ("0", "nan", "inf")),
+    ("grade", "memory", ("0", "nan", "inf", "1e-12")), ("grade", "workers", ("0", "-1")),
+    ("lessons", "seconds", ("0", "nan", "inf"))])
+def test_limits_of_the_grader(command, flag, values, capsys, tmp_path):
+    """One line that names it, before any notebook is read; an infinite number of seconds has no whole part."""
+    for value in values:
+        assert cli.main([command, *[str(tmp_path)] * (command == "grade"), f"--{flag}", value]) == 2
+        err = capsys.readouterr().err
+        assert re.fullmatch(rf"minizaya {command}: {flag} must be an? .*\n", err), err
+
+
+@pytest.mark.parametrize("wrong", [dict(examples=0), dict(examples=True), dict(examples=2.0), dict(seed=3),
+                                   dict(memory=2.0**30), dict(memory=0), dict(seconds="1"), dict(whole=math.nan)])
+def test_limits_in_python(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        Limits(**wrong)
+    assert Limits(examples=1, seed="x", memory=1, seconds=1).seconds == 1

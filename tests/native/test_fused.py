@@ -16,6 +16,7 @@ from minizaya.arch.cca import CCA
 from minizaya.arch.experts import Experts
 from minizaya.arch.residual import PlainResidual, ResidualScaling, RMSNorm
 from minizaya.data.pack import IGNORE
+from minizaya.infer.slots import SlotCache
 from minizaya.laws.strategies import randomise
 from minizaya.native import compiler
 from minizaya.native.fused import attend, experts, library, loss, merge, mix
@@ -250,6 +251,12 @@ def test_targets_outside_the_vocabulary_count_nothing():
     assert off(found.detach(), wanted.detach()) < NEAR
     found.backward()
     assert not x.grad[[0, 2, 3]].any() and x.grad[1].any()
+    weight.requires_grad_()     # a head that learns while nothing before it does
+    for total in (loss.SummedLoss.apply(x.detach(), weight, targets),
+                  F.cross_entropy(x.detach()[1:2] @ weight.T, targets[1:2], reduction="sum")):
+        found, weight.grad = weight.grad, None
+        total.backward()
+    assert off(found, weight.grad) < NEAR
 
 
 @pytest.mark.parametrize("words", [3, 16, 33])
@@ -308,6 +315,16 @@ def test_prompts(case):
         assert caches[0].length == caches[1].length == 31 and off(nexts[1], nexts[0]) < NEAR
 
 
+def test_which_caches_a_prompt_is_read_into():
+    """An ordinary one in which nothing is yet; never one whose sequences have lengths of their own."""
+    _, model = models({})
+    cache = model.new_cache(1)
+    assert fused.takes(None) and fused.takes(cache)
+    assert not fused.takes(SlotCache(model.config, 1, 8, torch.float32))
+    fused.forward(model, torch.tensor([[5]]), cache=cache)
+    assert not fused.takes(cache)
+
+
 def test_routes_are_replayed():
     wide, model = models({})
     tokens = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -348,8 +365,10 @@ def test_what_cannot_be_goes_the_plain_way():
     for wrong in (-1, model.config.vocab_size):
         with pytest.raises(ValueError, match=f"targets must lie in 0..{model.config.vocab_size - 1} or be -100"):
             fused.summed_loss(model, tokens, tokens.clone().fill_(wrong))
-    with pytest.raises(TypeError, match="contiguous float32 or int64 on the CPU"):
-        library.argument(torch.ones(2, 3).T)
+    for odd in (torch.ones(2, 3).T, torch.ones(2).double(), torch.ones(2, dtype=torch.int32),
+                torch.ones(2, device="meta")):
+        with pytest.raises(TypeError, match="contiguous float32 or int64 on the CPU"):
+            library.argument(odd)
 
 
 def test_without_a_compiler_the_plain_way_is_gone(monkeypatch):

@@ -1,6 +1,7 @@
 """Several processes equal one, and a job that loses a rank says so once and goes on from its last checkpoint."""
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +22,11 @@ from minizaya.arch import balance
 from minizaya.commands import parallel as run_parallel
 from minizaya.commands import train as run_train
 from minizaya.hub import zoo
-from minizaya.parallel import sharded_checkpoint
+from minizaya.notebook import text_bar
+from minizaya.parallel import launch, sharded_checkpoint
 from minizaya.parallel.launch import LOST, RankFailed, run_job, verdict
 from minizaya.parallel.layout import Layout, rows_of
+from minizaya.parallel.trainer import ParallelTrainer
 from minizaya.plan import memory
 from minizaya.studies import equality
 from minizaya.train.checkpoint import latest
@@ -478,3 +483,58 @@ def test_what_cannot_be_is_said():
                                         "attention_bias", "No space left on device"), strict=True):
         assert words in message
     assert said[0][-1] == said[1][-1], "all ranks know why one of them could not write"
+
+
+# ---- bars ------------------------------------------------------------------------------------------------------------
+
+
+def bars(monkeypatch, module):
+    """Every bar that the module makes, shown nowhere; `off`: whether it asked not to be."""
+    made = []
+
+    class Bar(text_bar):
+        def __init__(self, *args, **settings):
+            self.off, self.said = settings.pop("disable", False), []
+            super().__init__(*args, **settings, file=io.StringIO())
+            made.append(self)
+
+        def set_postfix(self, **figures):
+            self.said.append(figures)
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    return made
+
+
+@pytest.mark.parametrize("rank, bar, shown", [(0, True, True), (0, False, False), (1, True, False)])
+def test_the_first_rank_has_a_bar_that_reaches_its_end(monkeypatch, rank, bar, shown):
+    """From the step that the run was at; checkpoints where they are due, and at the end."""
+    trainer, saved, watched = object.__new__(ParallelTrainer), [], []
+    trainer.grid, trainer.recipe = SimpleNamespace(rank=rank), Recipe(steps=5, warmup=1)
+    trainer.step, trainer.stop, trainer.run_folder, trainer.saved_step, trainer.lock = 1, False, None, -1, nullcontext()
+    trainer.save, trainer.log = (lambda: saved.append(trainer.step)), (lambda record: None)
+
+    def train_step(asked):
+        trainer.step += 1
+        return {"loss": 0.12345, "tok_per_s": 9.6}
+
+    trainer.train_step = train_step
+    found = bars(monkeypatch, sys.modules[ParallelTrainer.__module__])
+    assert trainer.train(save_every=2, bar=bar, watch=watched.append)
+    line, = found
+    assert (line.initial, line.n, line.total, line.desc, line.unit, not line.off) == (1, 5, 5, "train", "step", shown)
+    assert line.said == [dict(loss="0.123", tok_s="10", refresh=False)] * 4 == [dict(loss="0.123", tok_s="10",
+                                                                                    refresh=False)] * len(watched)
+    assert saved == [2, 4, 5]
+
+
+@pytest.mark.parametrize("foreground, notebook, shown", [
+    (False, True, True), (True, True, False), (False, False, False)])
+def test_in_a_notebook_a_bar_counts_the_processes_that_are_done(monkeypatch, tmp_path, foreground, notebook, shown):
+    found = bars(monkeypatch, launch)
+    monkeypatch.setattr(launch, "in_notebook", lambda: notebook)
+    monkeypatch.setattr(launch, "end_all", lambda processes: None)
+    ends = [iter([None, 0, 0, 0]), iter([None, None, 0, 0])]
+    processes = [SimpleNamespace(poll=lambda codes=codes: next(codes, 0)) for codes in ends]
+    launch.wait(processes, tmp_path, 60, foreground)
+    line, = found
+    assert (line.total, line.n, line.desc, not line.off) == (2, 2, "processes done", shown)

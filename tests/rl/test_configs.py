@@ -11,6 +11,7 @@ import pytest
 
 from minizaya.config import check_settings
 from minizaya.data.tokenizer import ByteTokenizer
+from minizaya.grading.judge import Limits
 from minizaya.infer.endpoint.client import Endpoint
 from minizaya.infer.rsa import RSAConfig
 from minizaya.rl.cascade import Stage
@@ -23,7 +24,7 @@ CONFIGS = {
     "Endpoint": partial(Endpoint, "http://x/v1", "m", ByteTokenizer()), "LearnerConfig": LearnerConfig,
     "Job": partial(Job, 1, Scheduler({"copy": 1}, {"copy": 3}), LearnerConfig()), "Recipe": partial(Recipe, 9),
     "Stage": partial(Stage, "name", 2), "RSAConfig": RSAConfig,
-    "Scheduler": partial(Scheduler, {"copy": 1}, {"copy": 3})}
+    "Scheduler": partial(Scheduler, {"copy": 1}, {"copy": 3}), "Limits": Limits}
 BAD = {int: (True, 1.0, 2.5, "1", None, math.nan, -2), float: (True, "1", None, math.nan, math.inf, -1.0, 1j),
        bool: (0, 1, "false", None)}
 FREE = {"seed": (-2,)}      # a seed may be negative
