@@ -11,8 +11,8 @@
 namespace {
 
 constexpr long SMALL = 1 << 18;  // weights below which waking a second thread costs more than it saves
-constexpr long SHORT = 512;      // numbers in a row up to which tokens stand in the lanes
-constexpr long CHAIN = 32;        // of them added one after the other: in one long chain roundings add up
+constexpr long SHORT = 512;      // numbers in a row up to which adding across lanes costs as much as multiplying
+constexpr long STRIP = 1 << 14;  // bytes of short rows that stay in the nearest cache while all tokens pass
 // R x T: rows and tokens whose sums are in registers together. Each sum waits four cycles for its last addition and two
 // can begin in a cycle, so eight or more keep the arithmetic busy; inputs need a register or two each.
 #ifdef __AVX512F__
@@ -20,20 +20,6 @@ constexpr int R = 6, T = 4;  // 24 of 32 registers
 #else
 constexpr int R = 6, T = 2;  // 12 of 16
 #endif
-
-// Weights as floats: themselves, or a copy.
-inline const float* floats(const float* w, long, std::vector<float>&) { return w; }
-template <class Weight>
-const float* floats(const Weight* w, long n, std::vector<float>& wide) {
-    wide.resize(n + N);
-    long i = 0;
-    for (; i + N <= n; i += N) {
-        const Floats v = load(w + i);
-        memcpy(&wide[i], &v, sizeof v);
-    }
-    for (; i < n; ++i) wide[i] = one(w[i]);
-    return wide.data();
-}
 
 // How they are multiplied: as floats, or, where the processor can and the tokens are bfloat16, too, as pairs of
 // bfloat16, two products added to a lane at once. WIDE: numbers in a vector.
@@ -109,79 +95,63 @@ void rows(const typename Way::Token* x, long n, long k, const Weight* w, const f
     rest(std::false_type());
 }
 
-// A strip of rows against tokens that stand in the lanes, xt (k, VECS * N): no sum crosses a lane. n: tokens that count.
-// With few tokens it asks for the rows that come next, as `block` does; with many their arithmetic takes longer.
-template <int ROWS, int VECS>
-void lanewise(const float* xt, long k, const float* w, const float* scale, long n, float* y, long stride) {
-    Floats sum[ROWS][VECS] = {};
-    for (long from = 0; from < k; from += CHAIN) {
-        Floats part[ROWS][VECS] = {};
-        for (long i = from; i < std::min(from + CHAIN, k); ++i) {
-            if (VECS == 1 && i % N == 0)
-                for (int r = 0; r < ROWS; ++r) __builtin_prefetch(w + ROWS * k + ROWS * i + r * N, 0, 2);
-            Floats xs[VECS];
-            for (int v = 0; v < VECS; ++v) xs[v] = load(xt + (i * VECS + v) * N);
-            for (int r = 0; r < ROWS; ++r)
-                for (int v = 0; v < VECS; ++v) part[r][v] += w[r * k + i] * xs[v];
+// Short rows, no more of them than all sums end in one vector; `apart` numbers from one to the next.
+template <class Way, int ROWS, int TOKENS, class Weight>
+void brief(const typename Way::Token* x, long k, const Weight* w, long apart, const float* scale, float* y,
+           long stride) {
+    Floats sum[N] = {};
+    long i = 0;
+    for (; i + Way::WIDE <= k; i += Way::WIDE) {
+        decltype(Way::part(w)) xs[TOKENS];
+        for (int t = 0; t < TOKENS; ++t) xs[t] = Way::part(x + t * k + i);
+        for (int r = 0; r < ROWS; ++r) {
+            const auto ws = Way::part(w + r * apart + i);
+            for (int t = 0; t < TOKENS; ++t) sum[t * ROWS + r] = Way::add(sum[t * ROWS + r], ws, xs[t]);
         }
-        for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < VECS; ++v) sum[r][v] += part[r][v];
     }
-    float out[ROWS][VECS * N];
-    for (int r = 0; r < ROWS; ++r)
-        for (int v = 0; v < VECS; ++v) {
-            if (scale) sum[r][v] *= scale[r];
-            memcpy(out[r] + v * N, &sum[r][v], sizeof(Floats));
-        }
-    for (long t = 0; t < n; ++t)
-        for (int r = 0; r < ROWS; ++r) y[t * stride + r] = out[r][t];
+    float total[N];
+    const Floats all = sums(sum);
+    memcpy(total, &all, sizeof all);
+    for (; i < k; ++i)
+        for (int t = 0; t < TOKENS; ++t)
+            for (int r = 0; r < ROWS; ++r) total[t * ROWS + r] += one(w[r * apart + i]) * one(x[t * k + i]);
+    if (scale)
+        for (int t = 0; t < TOKENS; ++t)
+            for (int r = 0; r < ROWS; ++r) total[t * ROWS + r] *= scale[r];
+    for (int t = 0; t < TOKENS; ++t) memcpy(y + t * stride, total + t * ROWS, ROWS * sizeof(float));
 }
 
-template <int VECS>
-void strip(const float* xt, long k, const float* w, const float* scale, long m, long n, float* y, long stride) {
-    constexpr int MOST = R * T / VECS;
-    long r = 0;
-    const auto at = [&](long row) { return scale ? scale + row : nullptr; };
-    for (; r + MOST <= m; r += MOST) lanewise<MOST, VECS>(xt, k, w + r * k, at(r), n, y + r, stride);
-    for (; r + 2 <= m; r += 2) lanewise<2, VECS>(xt, k, w + r * k, at(r), n, y + r, stride);
-    for (; r < m; ++r) lanewise<1, VECS>(xt, k, w + r * k, at(r), n, y + r, stride);
+// m rows, ROWS at a time; the last ones with some that were done before, or, where there are fewer, each by itself.
+template <int ROWS, class Work>
+inline void in_blocks(long m, Work work) {
+    if (m < ROWS)
+        for (long r = 0; r < m; ++r) work(std::integral_constant<int, 1>(), r);
+    else
+        for (long r = 0; r < m; r += ROWS) work(std::integral_constant<int, ROWS>(), std::min(r, m - ROWS));
 }
 
-// Many tokens and short rows. Four vectors of tokens at a time are turned on their side once; each strip of rows stays
-// in the nearest cache while all of them pass.
-template <class Weight>
-void many(const float* x, long n, long k, const Weight* w, const float* scale, long m, float* y, long stride,
-          int threads) {
-    constexpr long WIDE = 4 * N, STRIP = R * T;
-    static thread_local std::vector<float> turned;
-    const long vectors = (n + N - 1) / N;
-    turned.resize(vectors * N * k);
-    for (long first = 0; first < n; first += WIDE) {  // a panel: (k, lanes), the last one narrower
-        const long lanes = std::min(WIDE, vectors * N - first), here = std::min(lanes, n - first);
-        float* to = &turned[first * k];
-        for (long i = 0; i < k; ++i) {
-            for (long t = 0; t < here; ++t) to[i * lanes + t] = x[(first + t) * k + i];
-            for (long t = here; t < lanes; ++t) to[i * lanes + t] = 0;
-        }
+// n tokens, four at a time.
+template <class Work>
+inline void in_fours(long n, Work work) {
+    for (long t = 0; t < n; t += 4) {
+        if (n - t >= 4) work(std::integral_constant<int, 4>(), t);
+        if (n - t == 3) work(std::integral_constant<int, 3>(), t);
+        if (n - t == 2) work(std::integral_constant<int, 2>(), t);
+        if (n - t == 1) work(std::integral_constant<int, 1>(), t);
     }
-    const float* xt = turned.data();  // trap: inside the parallel region the name would mean that thread's own vector
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long start = 0; start < m; start += STRIP) {
-        const long rows = std::min(STRIP, m - start);
-        static thread_local std::vector<float> wide;
-        const float* own = floats(w + start * k, rows * k, wide);
-        const float* scales = scale ? scale + start : nullptr;
-        for (long first = 0; first < n; first += WIDE) {
-            const long vecs = std::min(WIDE, vectors * N - first) / N, here = std::min(vecs * N, n - first);
-            const auto run = [&](auto width) {
-                strip<width>(xt + first * k, k, own, scales, rows, here, y + first * stride + start, stride);
-            };
-            if (vecs == 1) run(std::integral_constant<int, 1>());
-            if (vecs == 2) run(std::integral_constant<int, 2>());
-            if (vecs == 3) run(std::integral_constant<int, 3>());
-            if (vecs == 4) run(std::integral_constant<int, 4>());
-        }
-    }
+}
+
+// Short rows, a strip of m, against some tokens. On the way it asks for its share, `part` of `parts`, of the next strip.
+template <class Way, int TOKENS, class Weight>
+void strip(const typename Way::Token* x, long k, const Weight* w, long m, const float* scale, float* y, long stride,
+           long part, long parts) {
+    constexpr int ROWS = N / TOKENS;
+    const long bytes = ROWS * k * sizeof(Weight);
+    in_blocks<ROWS>(m, [&](auto rows, long r) {
+        for (long byte = bytes * part / parts; byte < bytes * (part + 1) / parts; byte += 64)
+            __builtin_prefetch((const char*)(w + (m + r) * k) + byte, 0, 2);
+        brief<Way, rows, TOKENS>(x, k, w + r * k, k, scale ? scale + r : nullptr, y + r, stride);
+    });
 }
 
 template <class Way = AsFloats, class Weight>
@@ -193,8 +163,16 @@ void multiply(const typename Way::Token* x, long n, long k, const Weight* w, con
         for (long r = 0; r < m; ++r) single<Way>(x, k, w + r * k, scale ? scale + r : nullptr, y + r);
         return;
     }
-    if constexpr (std::is_same<Way, AsFloats>::value)
-        if (n > N / 2 && k <= SHORT) return many(x, n, k, w, scale, m, y, stride, threads);
+    if (k <= SHORT) {
+        const long most = std::max<long>(N, STRIP / (k * sizeof(Weight)) / N * N), parts = (n + 3) / 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+        for (long r = 0; r < m; r += most)
+            in_fours(n, [&](auto tokens, long t) {
+                strip<Way, tokens>(x + t * k, k, w + r * k, std::min(most, m - r), scale ? scale + r : nullptr,
+                                   y + t * stride + r, stride, t / 4, parts);
+            });
+        return;
+    }
     const long blocks = m / R;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long b = 0; b < blocks; ++b)

@@ -60,6 +60,8 @@ struct Model {
 
 namespace {
 
+constexpr long ASKED = 128;  // tokens of a sequence that attention asks for before it comes to them
+
 // Memory for one call after the other, a thread's own; `take` hands out the next n floats.
 struct Room {
     std::vector<float> all;
@@ -111,15 +113,13 @@ void softmax(float* x, long n) {
     Floats top = fill(x[0]), sums = {};
     long i = 0;
     for (; i + N <= n; i += N) { const Floats v = load(x + i); top = v > top ? v : top; }
-    float largest = x[0];
-    for (; i < n; ++i) largest = std::max(largest, x[i]);
-    for (int lane = 0; lane < N; ++lane) largest = std::max(largest, top[lane]);
-    each(x, n, [&](Floats v) { return exponential(v - largest); });
+    float most = largest(top);
+    for (; i < n; ++i) most = std::max(most, x[i]);
+    each(x, n, [&](Floats v) { return exponential(v - most); });
     for (i = 0; i + N <= n; i += N) sums += load(x + i);
     float sum = lanes(sums);
     for (; i < n; ++i) sum += x[i];
-    const float share = 1 / sum;
-    for (i = 0; i < n; ++i) x[i] *= share;
+    each(x, n, [share = 1 / sum](Floats v) { return v * share; });
 }
 
 // ---- parts of a layer, for one sequence -----------------------------------------------------------------------------
@@ -151,18 +151,22 @@ void place(float* x, long d, float temperature, long rotary, const float* cos, c
 }
 
 // The depthwise convolution of packed queries and keys z (c) at the last `reach` tokens; the columns kept move on.
-// u: head by head, (h + j, d, reach), `apart` numbers from one head to the next.
-template <class Number>
+// u: head by head, (h + j, d, reach), `apart` numbers from one head to the next. TAPS, REACH: numbers that the compiler
+// knows, or 0.
+template <int TAPS, int REACH, class Number>
 void depthwise(const Layer& l, Number* columns, const float* z, float* u, long apart) {
-    const long c = (l.heads + l.kv_heads) * l.head, lag = l.taps + l.reach - 2, d = l.head;
-    for (long i = 0; i < c; ++i)
-        for (long r = 0; r < l.reach; ++r) {
-            const auto at = [&](long tap) { return r + tap < lag ? one(columns[(r + tap) * c + i]) : z[i]; };
-            float sum = l.depthwise ? l.depthwise_bias[i] : at(0);
-            if (l.depthwise)
-                for (long tap = 0; tap < l.taps; ++tap) sum += l.depthwise[i * l.taps + tap] * at(tap);
-            u[i / d * apart + i % d * l.reach + r] = sum;
-        }
+    const long taps = TAPS ? TAPS : l.taps, reach = REACH ? REACH : l.reach, d = l.head;
+    const long heads = l.heads + l.kv_heads, c = heads * d, lag = taps + reach - 2;
+    for (long h = 0; h < heads; ++h)
+        for (long channel = 0; channel < d; ++channel)
+            for (long r = 0; r < reach; ++r) {
+                const long i = h * d + channel;
+                const auto at = [&](long tap) { return r + tap < lag ? one(columns[(r + tap) * c + i]) : z[i]; };
+                float sum = l.depthwise ? l.depthwise_bias[i] : at(0);
+                if (l.depthwise)
+                    for (long tap = 0; tap < taps; ++tap) sum += l.depthwise[i * taps + tap] * at(tap);
+                u[h * apart + channel * reach + r] = sum;
+            }
     if (lag == 0) return;
     std::copy(columns + c, columns + lag * c, columns);
     for (long i = 0; i < c; ++i) put(columns + (lag - 1) * c + i, z[i]);
@@ -191,24 +195,44 @@ void look(const float* q, long heads, const Number* keys, const Number* values, 
     const long count = last + 1 - first;
     room.begin(heads * count);
     float* scores = room.take(heads * count);
-    const float scale = 1 / std::sqrt((float)d);
-    for (long s = first; s <= last; ++s)
-        for (long h = 0; h < heads; ++h)
-            scores[h * count + s - first] = seen && !seen[s] && s < last ? -INFINITY : dot(q + h * d, keys + s * row, d) * scale;
-    for (long h = 0; h < heads; ++h) softmax(scores + h * count, count);
+    in_fours(heads, [&](auto some, long h) {
+        in_blocks<N / some>(count, [&](auto rows, long s) {
+            brief<AsFloats, rows, some>(q + h * d, d, keys + (first + s) * row, row, nullptr, scores + h * count + s,
+                                        count);
+        });
+    });
+    each(scores, heads * count, [scale = 1 / std::sqrt((float)d)](Floats v) { return v * scale; });
     for (long h = 0; h < heads; ++h) {
-        const float* share = scores + h * count - first;
-        long i = 0;
-        for (; i + 2 * N <= d; i += 2 * N) {
-            Floats sum[2] = {};
-            for (long s = first; s <= last; ++s)
-                for (int v = 0; v < 2; ++v) sum[v] += share[s] * load(values + s * row + i + v * N);
-            memcpy(y + h * d + i, sum, sizeof sum);
-        }
-        std::fill(y + h * d + i, y + (h + 1) * d, 0.f);
-        for (long s = first; i < d && s <= last; ++s)
-            for (long rest = i; rest < d; ++rest) y[h * d + rest] += share[s] * one(values[s * row + rest]);
+        for (long s = first; seen && s < last; ++s)
+            if (!seen[s]) scores[h * count + s - first] = -INFINITY;
+        softmax(scores + h * count, count);
     }
+    in_fours(heads, [&](auto some, long from) {
+        const float* share = scores + from * count - first;
+        float* to = y + from * d;
+        long i = 0;
+        for (; i + N <= d; i += N) {
+            Floats even[some] = {}, odd[some] = {};  // two sums each: a sum waits for its last addition
+            long s = first;
+            for (; s < last; s += 2)
+                for (int h = 0; h < some; ++h) {
+                    even[h] += share[h * count + s] * load(values + s * row + i);
+                    odd[h] += share[h * count + s + 1] * load(values + (s + 1) * row + i);
+                }
+            for (int h = 0; h < some; ++h) {
+                if (s == last) even[h] += share[h * count + s] * load(values + s * row + i);
+                even[h] += odd[h];
+                memcpy(to + h * d + i, &even[h], sizeof(Floats));
+            }
+        }
+        for (int h = 0; h < some; ++h) {
+            std::fill(to + h * d + i, to + (h + 1) * d, 0.f);
+            for (long s = first; i < d && s <= last; ++s) {
+                const float own = share[h * count + s];
+                for (long rest = i; rest < d; ++rest) to[h * d + rest] += own * one(values[s * row + rest]);
+            }
+        }
+    });
 }
 
 // One KV head of one sequence's token `t` and its queries, convolved already: means, norm, rotation, cache, attention.
@@ -259,21 +283,35 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
     }
     product(l.down, x, b, z, threads);
     Number* columns = (Number*)past.columns + from * (l.taps + l.reach - 2) * c;
+    const auto convolve = l.taps == 2 && l.reach == 2 ? depthwise<2, 2, Number> : depthwise<0, 0, Number>;
     for (long n = 0; n < b; ++n)
-        depthwise(l, columns + n / steps * (l.taps + l.reach - 2) * c, z + n * (c + kv), u + n * side, b * side);
+        convolve(l, columns + n / steps * (l.taps + l.reach - 2) * c, z + n * (c + kv), u + n * side, b * side);
     for (long h = 0; h < packed; ++h) {  // u: (heads, b, d * reach)
         if (l.grouped) multiply(u + h * b * side, b, side, l.grouped + h * d * side, nullptr, d, mixed + h * d, c, threads);
-        for (long n = 0; n < b; ++n)
-            for (long i = h * d; i < (h + 1) * d; ++i)
-                mixed[n * c + i] = l.grouped ? mixed[n * c + i] + l.grouped_bias[i] : u[(h * b + n) * side + i - h * d];
+        for (long n = 0; n < b; ++n) {
+            float* to = mixed + n * c + h * d;
+            if (l.grouped)
+                for (long i = 0; i < d; ++i) to[i] += l.grouped_bias[h * d + i];
+            else
+                std::copy(u + (h * b + n) * side, u + (h * b + n) * side + d, to);
+        }
     }
 #pragma omp parallel for num_threads(many)
-    for (long i = 0; i < sequences * l.kv_heads; ++i)
+    for (long i = 0; i < sequences * l.kv_heads; ++i) {
+        if (steps == 1 && i + 1 < sequences * l.kv_heads) {  // ask for the next one's keys and values, or for the first
+            const long next = from + (i + 1) / l.kv_heads, at = next * past.stride + (i + 1) % l.kv_heads * d;
+            for (long s = 0; s < std::min(past.stored[next], ASKED); ++s)
+                for (long k = 0; k < d; k += 64 / sizeof(Number)) {
+                    __builtin_prefetch((Number*)past.keys + at + s * kv + k, 0, 2);
+                    __builtin_prefetch((Number*)past.values + at + s * kv + k, 0, 2);
+                }
+        }
         for (long t = 0; t < steps; ++t) {
             const long sequence = i / l.kv_heads, n = sequence * steps + t;
             attend<Number>(l, past, from + sequence, t, i % l.kv_heads, z + n * (c + kv), mixed + n * c,
                            y + n * l.heads * d);
         }
+    }
     product(l.up, y, b, out, threads);
     for (long n = 0; n < b; ++n) {
         merge(l.attention_merge, out + n * E, E, stream + n * E);

@@ -71,7 +71,7 @@ def off(one, two) -> float:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, len(ALL) - 1), st.integers(1, 20), st.integers(1, 9), st.integers(0, 99), st.integers(1, 3))
 @example(0, 1, 1, 3, 1)
-@example(1, 64, 5, 4, 3)       # more than one panel of tokens where vectors hold eight numbers
+@example(1, 64, 5, 4, 3)
 @example(2, 17, 3, 3, 1)
 @example(3, 5, 2, 3, 2)
 @example(4, 9, 6, 3, 1)

@@ -199,8 +199,9 @@ BUGS = {
     "a tanh instead of erf": ("0.5f * v * (1.f + erf(v * 0.70710678f))",
                               "v - v / (1.f + exponential(1.5957691f * (v + 0.044715f * v * v * v)))"),
     "every row gets the first row's bias": ("y[n * a.rows + i] += a.bias[i]", "y[n * a.rows + i] += a.bias[0]"),
-    "the last numbers of a row are left out": ("for (long rest = i; rest < k; ++rest) total +=",
-                                               "for (long rest = k; rest < k; ++rest) total +="),
+    "the last numbers of a row are left out": ("total[t * ROWS + r] += one(w[r * apart + i]) * one(x[t * k + i]);", ";"),
+    "the last rows are left out": ("r < m; r += ROWS) work", "r + ROWS <= m; r += ROWS) work"),
+    "every other value is left out": ("if (s == last) even[h] +=", "if (s == last) odd[h] = 0 *"),
 }
 
 
@@ -238,6 +239,7 @@ def test_planted_bugs_in_pairs_are_seen(tmp_path, monkeypatch, bug):
 def test_planted_bugs_are_seen(tmp_path, monkeypatch, bug):
     wrong = planted(tmp_path, *BUGS[bug])
     monkeypatch.setattr(paged_step, "library", lambda: wrong)
+    # heads longer than a vector, and not a multiple of one
     folder = folder_of(tmp_path, dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=4,
-                                      attention_bias=True))
+                                      attention_bias=True, head_dim=20, partial_rotary_factor=0.5))
     assert difference(PagedZaya(folder), shards.load(folder, torch.float64)) > 1e-4
