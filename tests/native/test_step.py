@@ -199,7 +199,8 @@ BUGS = {
     "a tanh instead of erf": ("0.5f * v * (1.f + erf(v * 0.70710678f))",
                               "v - v / (1.f + exponential(1.5957691f * (v + 0.044715f * v * v * v)))"),
     "every row gets the first row's bias": ("y[n * a.rows + i] += a.bias[i]", "y[n * a.rows + i] += a.bias[0]"),
-    "the last numbers of a row are left out": ("total[t * ROWS + r] += one(w[r * apart + i]) * one(x[t * k + i]);", ";"),
+    "the last numbers of a row are left out": ("total[t * ROWS + r] += one(w[r * apart + i]) * one(x[t * k + i]);",
+                                               ";"),
     "the last rows are left out": ("r < m; r += ROWS) work", "r + ROWS <= m; r += ROWS) work"),
     "every other value is left out": ("if (s == last) even[h] +=", "if (s == last) odd[h] = 0 *"),
 }
