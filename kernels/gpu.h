@@ -66,6 +66,14 @@ DEVICE void stay_in_order() { __builtin_amdgcn_sched_barrier(0); }
 DEVICE void stay_in_order() {}
 #endif
 
+// A number that all lanes of a wave share, such as threadIdx.x / WAVE. Told so, the compiler keeps it, and what follows from it, in
+// scalar registers: a branch on it needs no mask, an address no vector instruction.
+#if defined(MZ_AMD)
+DEVICE int same_in_wave(int x) { return __builtin_amdgcn_readfirstlane(x); }
+#else
+DEVICE int same_in_wave(int x) { return x; }
+#endif
+
 #include "numbers.h"
 #include "mfma.h"
 

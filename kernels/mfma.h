@@ -15,6 +15,10 @@ typedef vec<bf16, 4> bf16x4;
 typedef float f32x16 __attribute__((ext_vector_type(16)));
 #else
 typedef vec<float, 16> f32x16;
+DEVICE f32x16 operator+(f32x16 acc, float x) {
+  for (int r = 0; r < 16; r++) acc[r] += x;
+  return acc;
+}
 #endif
 
 // What one lane brings to one step: `Mfma<T>::K` long inner axis, `PER` values a lane.

@@ -32,6 +32,26 @@ template <> DEVICE bf16 from_float<bf16>(float x) {
   return rounded;
 }
 
+// The same in two steps, for numbers made from T's by sums and products: a float whose upper half is T's number, then two of them
+// side by side. NaN among them has an empty lower half, so what is added leaves it NaN and nobody looks for it; not on NVIDIA,
+// whose own NaN is all ones.
+template <class T> DEVICE float nearest(float x);
+template <> DEVICE float nearest<float>(float x) { return x; }
+template <> DEVICE float nearest<bf16>(float x) {
+  unsigned u = bits_as<unsigned>(x), near = u + 0x7fffu + ((u >> 16) & 1u);
+#if defined(MZ_CUDA)
+  if (x != x) near = u;
+#endif
+  return bits_as<float>(near);
+}
+template <class T> DEVICE T upper(float x);
+template <> DEVICE float upper<float>(float x) { return x; }
+template <> DEVICE bf16 upper<bf16>(float x) {
+  bf16 half;
+  half.bits = (unsigned short)(bits_as<unsigned>(x) >> 16);
+  return half;
+}
+
 // 2 to the power x: one instruction on MI300, where exp takes a dozen. Results below 2^-126 may come out as 0.
 #if defined(MZ_AMD)
 DEVICE float power_of_2(float x) { return __builtin_amdgcn_exp2f(x); }
@@ -47,6 +67,59 @@ template <class T, int N> struct alignas(sizeof(T) * N <= 16 ? sizeof(T) * N : 1
   DEVICE T& operator[](int i) { return at[i]; }
   DEVICE const T& operator[](int i) const { return at[i]; }
 };
+
+template <class T> DEVICE vec<T, 2> side_by_side(float a, float b) { return {{upper<T>(a), upper<T>(b)}}; }
+#if defined(MZ_AMD)
+// four bytes chosen from eight by one instruction
+template <> DEVICE vec<bf16, 2> side_by_side<bf16>(float a, float b) {
+  return bits_as<vec<bf16, 2>>(__builtin_amdgcn_perm(bits_as<unsigned>(b), bits_as<unsigned>(a), 0x07060302u));
+}
+#endif
+
+// N floats to reckon with at once: MI300 adds and multiplies them by two.
+#if defined(MZ_AMD)
+template <int N> using floats = float __attribute__((ext_vector_type(N)));
+template <class F> DEVICE F fma_of(F a, F b, F c) { return __builtin_elementwise_fma(a, b, c); }
+#else
+template <int N> struct floats {
+  float at[N];
+  DEVICE float& operator[](int i) { return at[i]; }
+  DEVICE const float& operator[](int i) const { return at[i]; }
+};
+template <int N, class F> DEVICE floats<N> mz_each(F f) {
+  floats<N> y;
+  for (int j = 0; j < N; j++) y[j] = f(j);
+  return y;
+}
+template <int N> DEVICE floats<N> operator*(floats<N> a, floats<N> b) { return mz_each<N>([&](int j) { return a[j] * b[j]; }); }
+template <int N> DEVICE floats<N> operator*(floats<N> a, float b) { return mz_each<N>([&](int j) { return a[j] * b; }); }
+template <int N> DEVICE floats<N> operator-(floats<N> a, floats<N> b) { return mz_each<N>([&](int j) { return a[j] - b[j]; }); }
+template <int N> DEVICE floats<N> fma_of(floats<N> a, floats<N> b, floats<N> c) {
+  return mz_each<N>([&](int j) { return fmaf(a[j], b[j], c[j]); });
+}
+#endif
+template <int N> DEVICE floats<N> spread(float x) {
+  floats<N> y;
+#pragma unroll
+  for (int j = 0; j < N; j++) y[j] = x;
+  return y;
+}
+template <int N, class T> DEVICE floats<N> widened(vec<T, N> x) {
+  floats<N> y;
+#pragma unroll
+  for (int j = 0; j < N; j++) y[j] = to_float(x[j]);
+  return y;
+}
+template <class T, int N> DEVICE vec<T, N> narrowed(floats<N> x) {
+  vec<T, N> y;
+#pragma unroll
+  for (int j = 0; j < N; j += 2) {
+    vec<T, 2> two = side_by_side<T>(nearest<T>(x[j]), nearest<T>(x[j + 1 < N ? j + 1 : j]));
+    y[j] = two[0];
+    if (j + 1 < N) y[j + 1] = two[1];
+  }
+  return y;
+}
 
 // 16 bytes to carry over a barrier. trap: a struct carried over a barrier ends up in scratch memory on MI300; a vector
 // type stays in registers.

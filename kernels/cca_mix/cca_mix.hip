@@ -6,20 +6,26 @@
 //   q, k to length sqrt(d), k times its temperature, then RoPE; v = [now_t ; then_{t-1}]
 //
 // A block takes 32 tokens and one KV head with its g query heads: the mean path stays inside, and every activation is read
-// once, but for a halo of two tokens. The key head goes first, and its values wait in registers until the queries' are
-// summed. Inside a head, thread (team, lane) owns column 32 * team + lane % 32 and the 16 rows of mfma_row.
+// once, but for a halo of two tokens. The key head goes first and waits in registers until the queries' are summed.
+//
+// Three ways to share out a head's 32 x 128 numbers: a thread has 2 columns of 8 rows where tokens are walked (depthwise,
+// values), column 32 * team + lane % 32 and the 16 rows of mfma_row in products, and 16 columns of one row at the end, so that a
+// row is 8 neighbours' and its sum three shuffles. FULL: heads of 128 channels, 64 of them turned, whose numbers move by whole
+// words; any other head goes number by number.
 #include "gpu.h"
+#include "gemm.h"
 
-constexpr int THREADS = 256, ROWS = 32, HALO = 2, WIDEST = 128;
+constexpr int THREADS = 256, ROWS = 32, HALO = 2, WIDEST = 128, EACH = 8;   // EACH: rows that a thread walks
+constexpr float TINY = 1.4210855e-14f;                                      // the square of the least length
 
-// LDS rows are 8 bytes longer than they need to be: then the 32 rows that a matrix instruction reads lie in different banks.
-template <class T> struct Tile { static constexpr int STRIDE = WIDEST + 8 / sizeof(T); };
-constexpr int TURNED = WIDEST + 1;     // stride of the float tile in which rows are summed and channels are turned
+DEVICE int team() { return same_in_wave(threadIdx.x / 64); }
 
 struct Shape {
   int steps, heads, kv_heads, dim, rotary;      // t, h, j, d, and how many channels of a head RoPE turns
   int angle_rows;                               // rows of angles between two sequences; 0: all share them
   int batches;                                  // b; only where the backward pass needs it
+  DEVICE int channels() const { return (heads + kv_heads) * dim; }            // c
+  DEVICE int width() const { return (heads + 2 * kv_heads) * dim; }           // of a packed row
 };
 
 template <class T> struct Inputs {
@@ -31,418 +37,264 @@ template <class T> struct Inputs {
   const T *past, *before;                       // (b, 2, c), (b, kv / 2): what came before; null: nothing
 };
 
-// One head of one tile in LDS. Row i of z is token first - 2 + i; row i of u is token first - 1 + i.
+// Forward: q, k, v. Backward: the gradient dy (b, t, c) of what stands before the norm, and a block's share of temperature's.
+template <class T> struct Results { T *q, *k, *v; const T *d_q, *d_k; T* dy; float* d_temperature; };
+
+// One head of one tile in LDS. Row i of z is token first - 2 + i, row i of mixed and turned is token first + i. Rows are four
+// numbers longer than they need to be: then the 32 rows that a matrix instruction reads lie in different banks.
 template <class T> struct Head {
-  T z[ROWS + HALO][Tile<T>::STRIDE];
   union {
-    T u[ROWS + 2][Tile<T>::STRIDE];             // row ROWS + 1 is b0: what u is before a document begins
-    float turned[ROWS][TURNED];
+    T mixed[ROWS][2 * WIDEST + 4];              // u_{t-1} and u_t by turns: as the two taps of a weight lie in memory
+    float turned[ROWS][WIDEST + 4];
   };
-  float part[4][ROWS];
-  int alone[ROWS + 1];                          // 1: token first - 1 + i is the first of its document
+  T z[ROWS + HALO][WIDEST + 4];
 };
 
-template <class T> DEVICE int packed_width(const Shape& s) { return (s.heads + 2 * s.kv_heads) * s.dim; }
-
-// Brings channel columns [channel, channel + d) of the tile into LDS, past tokens included, zeros outside. WHOLE: d is a
-// multiple of 8, so that 16 bytes move at a time.
-template <bool WHOLE, class T> DEVICE void load_head(Head<T>& lds, const Inputs<T>& in, const Shape& s, int batch, int first, int channel) {
-  int channels = (s.heads + s.kv_heads) * s.dim, width = packed_width<T>(s);
-  constexpr int N = WHOLE ? 16 / sizeof(T) : 1, PER_ROW = WIDEST / N;
-  int column = threadIdx.x % PER_ROW * N;
-  if (column >= s.dim) return;
-  for (int row = threadIdx.x / PER_ROW; row < ROWS + HALO; row += THREADS / PER_ROW) {
-    int token = first - HALO + row;
+// z of one head into LDS, zeros where no token or channel is. N: how many numbers move at a time.
+template <int N, class T> DEVICE void load(Head<T>& lds, const Inputs<T>& in, const Shape& s, int batch, int first, int channel) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < (ROWS + HALO) * WIDEST / N; i += THREADS) {
+    int row = i / (WIDEST / N), c = i % (WIDEST / N) * N, token = first - HALO + row;
     const T* from = nullptr;
-    if (token >= 0 && token < s.steps) from = in.packed + ((size_t)batch * s.steps + token) * width + channel + column;
-    if (token < 0 && in.past) from = in.past + ((size_t)batch * HALO + HALO + token) * channels + channel + column;
+    if (c < s.dim && token >= 0 && token < s.steps) from = in.packed + ((size_t)batch * s.steps + token) * s.width() + channel + c;
+    if (c < s.dim && token < 0 && in.past) from = in.past + ((size_t)batch * HALO + HALO + token) * s.channels() + channel + c;
     vec<T, N> piece;
 #pragma unroll
     for (int j = 0; j < N; j++) piece[j] = from_float<T>(0.f);
     if (from) piece = *(const vec<T, N>*)from;
-#pragma unroll
-    for (int j = 0; j < N; j++) lds.z[row][column + j] = piece[j];
+    *(vec<T, N>*)&lds.z[row][c] = piece;
   }
 }
 
-// Which tokens of the tile, and the one before it, are the first of their document.
-template <class T> DEVICE void mark_starts(Head<T>& lds, const Inputs<T>& in, const Shape& s, int batch, int first) {
-  if (threadIdx.x > ROWS) return;
-  int token = first - 1 + threadIdx.x;
-  lds.alone[threadIdx.x] = in.position && token >= 0 && token < s.steps && in.position[(size_t)batch * s.steps + token] == 0;
+// The same in two halves where all 34 tokens are there and d is 128: nobody asks, and the loads travel while a thread works.
+template <class T> struct Coming {
+  static constexpr int A_ROW = WIDEST / 4, AT_ONCE = THREADS / A_ROW, TURNS = (ROWS + HALO + AT_ONCE - 1) / AT_ONCE;
+  floats<sizeof(T)> z[TURNS];                   // the bits of four each. trap: a struct carried over a barrier goes to scratch
+
+  DEVICE void fetch(const T* from, int width) {   // from: of the first token
+    int row = threadIdx.x / A_ROW, column = threadIdx.x % A_ROW * 4;
+#pragma unroll
+    for (int i = 0; i < TURNS; i++)
+      z[i] = bits_as<floats<sizeof(T)>>(*(const vec<T, 4>*)(from + (unsigned)(at_most(row + i * AT_ONCE, ROWS + HALO - 1) * width + column)));
+  }
+  DEVICE void put(Head<T>& lds) const {
+    int row = threadIdx.x / A_ROW, column = threadIdx.x % A_ROW * 4;
+#pragma unroll
+    for (int i = 0; i < TURNS; i++)
+      if (row + i * AT_ONCE < ROWS + HALO) *(vec<T, 4>*)&lds.z[row + i * AT_ONCE][column] = bits_as<vec<T, 4>>(z[i]);
+  }
+};
+
+// Bit i: token first + (this thread's rows) - 1 + i is the first of its document. A document that begins is rare, so whoever
+// walks tokens asks first whether any does.
+template <class T> DEVICE int borders_of(const Inputs<T>& in, const Shape& s, int batch, int first) {
+  int borders = 0;
+  for (int i = 0; in.position && i <= EACH; i++) {
+    int token = first + team() * EACH - 1 + i;
+    if (token >= 0 && token < s.steps && in.position[(size_t)batch * s.steps + token] == 0) borders |= 1 << i;
+  }
+  return borders;
 }
 
-// From z to u, both in LDS: 33 rows, and b0 as one row more. Columns from d to the next multiple of 8 are zero.
-template <class T> DEVICE void depthwise(Head<T>& lds, const Inputs<T>& in, const Shape& s, int channel) {
-  int column = threadIdx.x % WIDEST;
-  if (column >= (s.dim + 7) / 8 * 8) return;
-  bool exists = column < s.dim;
-  int from = channel + (exists ? column : 0);
-  float bias = to_float(in.depthwise_bias[from]), tap0 = to_float(in.depthwise[from * 2]), tap1 = to_float(in.depthwise[from * 2 + 1]);
-  for (int row = threadIdx.x / WIDEST; row < ROWS + 2; row += THREADS / WIDEST) {
-    float u = 0.f;
-    if (exists) {
-      u = bias;
-      if (row <= ROWS) {
-        u += tap1 * to_float(lds.z[row + 1][column]);
-        u += tap0 * (lds.alone[row] ? 0.f : to_float(lds.z[row][column]));
-      }
+// From z to mixed, u_{t-1} beside u_t: before a document begins, u is b0. For columns c, .. c + M - 1.
+template <bool BORDERS, int M, class T>
+DEVICE void depthwise(Head<T>& lds, const vec<T, M>& filter_bias, const vec<T, 2 * M>& taps, int c, int borders) {
+  int top = team() * EACH;
+  floats<M> bias = widened(filter_bias), tap0, tap1, z_before = widened(*(const vec<T, M>*)&lds.z[top][c]);
+#pragma unroll
+  for (int j = 0; j < M; j++) tap0[j] = to_float(taps[2 * j]), tap1[j] = to_float(taps[2 * j + 1]);
+  floats<M> late = bias;
+#pragma unroll M == 1 ? 3 : EACH + 1            // any head: whole, the nine questions about borders would fill scalar registers
+  for (int i = 0; i <= EACH; i++) {
+    floats<M> z = widened(*(const vec<T, M>*)&lds.z[top + i + 1][c]), u = fma_of(tap1, z, bias);
+    bool begins = BORDERS && borders >> i & 1;
+    if (!begins) u = fma_of(tap0, z_before, u);
+    vec<T, 2 * M> both;
+#pragma unroll
+    for (int j = 0; j < M; j++) {
+      u[j] = nearest<T>(u[j]);
+      vec<T, 2> two = side_by_side<T>(begins ? bias[j] : late[j], u[j]);
+      both[2 * j] = two[0], both[2 * j + 1] = two[1];
     }
-    lds.u[row][column] = from_float<T>(u);
+    if (i > 0) *(vec<T, 2 * M>*)&lds.mixed[top + i - 1][2 * c] = both;
+    late = u, z_before = z;
   }
 }
 
-// y = b1 + W1 u_t + W0 u_{t-1} for this thread's column and 16 rows. The two taps of a weight lie side by side, so one
-// load feeds two matrix instructions.
-template <bool WHOLE, class T> DEVICE f32x16 grouped(Head<T>& lds, const Inputs<T>& in, const Shape& s, int channel) {
-  constexpr int K = Mfma<T>::K, PER = Mfma<T>::PER;
-  int lane = threadIdx.x % 64, row = lane % 32, half = lane / 32, column = threadIdx.x / 64 * 32 + lane % 32;
-  bool exists = column < s.dim;
-  const T* now = lds.u[row + 1];
-  const T* late = lds.u[lds.alone[row + 1] ? ROWS + 1 : row];
-  const T* weight = in.grouped + (size_t)(channel + (exists ? column : 0)) * s.dim * 2;   // a thread without a column adds to nothing
-  f32x16 acc = mfma_zero();
-  for (int k = 0; k < s.dim; k += K) {
-    int i = k + PER * half;
-    vec<T, 2 * PER> taps;
-    if (WHOLE) {
-      taps = *(const vec<T, 2 * PER>*)(weight + i * 2);
-    } else {
+// The weights of this thread's column, 16 pieces of 16 bytes from place k on. A piece feeds two matrix instructions or four.
+template <class T> DEVICE void fetch_weights(bytes16 (&weights)[16], const T* row, int k) {
 #pragma unroll
-      for (int j = 0; j < 2 * PER; j++) taps[j] = weight[i * 2 + j < s.dim * 2 ? i * 2 + j : 0];   // beyond d, u is zero
-    }
-    typename Mfma<T>::fragment at_t, at_before, w1, w0;
-#pragma unroll
-    for (int j = 0; j < PER; j++) {
-      w0[j] = taps[2 * j];
-      w1[j] = taps[2 * j + 1];
-      at_t[j] = now[i + j];
-      at_before[j] = late[i + j];
-    }
-    acc = mfma(at_t, w1, acc);
-    acc = mfma(at_before, w0, acc);
-  }
-  float bias = exists ? to_float(in.grouped_bias[channel + column]) : 0.f;
-#pragma unroll
-  for (int r = 0; r < 16; r++) acc[r] += bias;
-  return acc;
+  for (int c = 0; c < 16; c++) weights[c] = *(const bytes16*)(row + k + (2 * c + threadIdx.x % 64 / 32) * Gemm<T>::PIECE);
 }
 
-// To length sqrt(d) * `scale`, RoPE, and out. The barrier at the end frees the tile for the next head.
-template <class T>
-DEVICE void finish(Head<T>& lds, const Inputs<T>& in, const Shape& s, f32x16 x, float scale, T* to, int to_heads, int head,
-                   int batch, int first) {
-  int lane = threadIdx.x % 64, team = threadIdx.x / 64, column = team * 32 + lane % 32;
-  __syncthreads();                              // everyone has read u, whose place `turned` takes
+// acc += W1 u_t + W0 u_{t-1} for this thread's column and 16 rows: the two taps are one inner axis, of 2 d.
+template <bool FULL, class T>
+DEVICE void grouped(f32x16& acc, const Head<T>& lds, bytes16 (&weights)[16], const T* row, const Shape& s) {
+  constexpr int PIECE = Gemm<T>::PIECE, STEP = 2 * PIECE;
+  int lane = threadIdx.x % 64;
+  auto piece = [&](bytes16 weight, int k) {
+    vec<vec<T, 4>, PIECE / 4> b;
+    fours(weight, b);
 #pragma unroll
-  for (int r = 0; r < 16; r++) {
-    float square = column < s.dim ? x[r] * x[r] : 0.f;
+    for (int j = 0; j < PIECE / 4; j++)
+      acc = mfma8(*(const vec<T, 4>*)&lds.mixed[lane % 32][k + lane / 32 * PIECE + 4 * j], b[j], acc);
+  };
+#pragma unroll 1
+  for (int k = 0; !FULL && k < 2 * s.dim; k += STEP) {
+    vec<vec<T, 2>, PIECE / 2> some;             // past the last channel, that one's: u is zero there
 #pragma unroll
-    for (int far = 16; far > 0; far /= 2) square += __shfl_xor(square, far);      // over the 32 lanes of a row
-    if (lane % 32 == 0) lds.part[team][mfma_row(r, lane)] = square;
-    if (column < s.dim) lds.turned[mfma_row(r, lane)][column] = x[r];
+    for (int j = 0; j < PIECE / 2; j++) some[j] = *(const vec<T, 2>*)(row + at_most(k + lane / 32 * PIECE + 2 * j, 2 * s.dim - 2));
+    piece(bits_as<bytes16>(some), k);
   }
-  __syncthreads();
-  int c = threadIdx.x % WIDEST, half = s.rotary / 2, heads_row = to_heads * s.dim, pair = c < half ? c : c - half;
-  for (int row = threadIdx.x / WIDEST; row < ROWS; row += THREADS / WIDEST) {
-    int token = first + row;
-    if (token >= s.steps || c >= s.dim) break;
-    float norm = sqrtf(lds.part[0][row] + lds.part[1][row] + lds.part[2][row] + lds.part[3][row]);
-    float unit = sqrtf((float)s.dim) / fmaxf(norm, 1.1920929e-7f) * scale;
-    float y = lds.turned[row][c] * unit;
-    if (c < s.rotary) {
-      size_t angle = ((size_t)batch * s.angle_rows + token) * half + pair;
-      float other = lds.turned[row][c < half ? c + half : c - half] * unit;
-      y = y * to_float(in.cosine[angle]) + (c < half ? -other : other) * to_float(in.sine[angle]);
-    }
-    to[((size_t)batch * s.steps + token) * heads_row + head * s.dim + c] = from_float<T>(y);
+#pragma unroll 1
+  for (int k = 0; FULL && k < 2 * WIDEST; k += 16 * STEP) {
+    if (k > 0) fetch_weights(weights, row, k);
+#pragma unroll
+    for (int c = 0; c < 16; c++) piece(weights[c], k + c * STEP);
   }
-  __syncthreads();
 }
+
+// acc += z / 2 of this thread's column: a product with half the identity, which costs no vector instruction.
+template <class T> DEVICE void add_half(f32x16& acc, const Head<T>& lds, const vec<T, 4> (&half)[4]) {
+  int lane = threadIdx.x % 64;
+#pragma unroll
+  for (int step = 0; step < 4; step++)
+    acc = mfma8(*(const vec<T, 4>*)&lds.z[HALO + lane % 32][team() * 32 + step * 8 + lane / 32 * 4], half[step], acc);
+}
+
+#include "cca_mix/turn.h"
 
 // Channels [head * d, head * d + d) of v: the first half of all of them is from now, the second one token late.
-template <class T> DEVICE void shift_values(const Inputs<T>& in, const Shape& s, T* v, int batch, int first, int head) {
-  int width = packed_width<T>(s), half = s.kv_heads * s.dim / 2, values = (s.heads + s.kv_heads) * s.dim;
-  int c = head * s.dim + threadIdx.x % WIDEST;
-  if (threadIdx.x % WIDEST >= s.dim) return;
-  for (int row = threadIdx.x / WIDEST; row < ROWS && first + row < s.steps; row += THREADS / WIDEST) {
-    int token = first + row;
-    size_t at = (size_t)batch * s.steps + token;
-    bool starts = token == 0 || (in.position && in.position[at] == 0);
-    T value = from_float<T>(0.f);
-    if (c < half) value = in.packed[at * width + values + c];
-    else if (!starts) value = in.packed[(at - 1) * width + values + c];
-    else if (in.before) value = in.before[(size_t)batch * half + c - half];
-    v[at * 2 * half + c] = value;
+template <bool FULL, class T> DEVICE void shift_values(const Inputs<T>& in, const Shape& s, T* v, int batch, int first, int head, int borders) {
+  constexpr int M = FULL ? 2 : 1, AT_ONCE = FULL ? EACH : 1;
+  int half = s.kv_heads * s.dim / 2, top = team() * EACH;
+#pragma unroll 1
+  for (int turn = 0; turn < (FULL ? 1 : s.dim > 64 ? 2 * EACH : EACH); turn++) {
+    int own = threadIdx.x % 64 * M + turn / EACH * 64, c = head * s.dim + at_most(own, s.dim - M), back = c < half ? 0 : s.width();
+    vec<T, M> value[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {         // all loads, then all stores
+      int row = turn % EACH + i, token = at_most(first + top + row, s.steps - 1);
+      bool starts = token == 0 || borders >> (row + 1) & 1;
+      const T* from = in.packed + ((size_t)batch * s.steps + token) * s.width() + s.channels() + c - (starts ? 0 : back);
+      if (starts && back && in.before) from = in.before + (size_t)batch * half + c - half;
+      value[i] = *(const vec<T, M>*)from;
+#pragma unroll
+      for (int j = 0; j < M; j++)
+        if (starts && back && !in.before) value[i][j] = from_float<T>(0.f);
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE && own < s.dim && first + top + turn % EACH + i < s.steps; i++)
+      *(vec<T, M>*)(v + ((size_t)batch * s.steps + first + top + turn % EACH + i) * 2 * half + c) = value[i];
   }
 }
 
-template <bool WHOLE, class T> DEVICE void mix(Head<T>& lds, const Inputs<T>& in, const Shape& s, T* q, T* k, T* v) {
+// One block's work, forwards, or the same again and back through RoPE and norm, as far as dy.
+template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* scratch, const Inputs<T>& in, Shape s, const Results<T>& out) {
+  if (FULL) s.dim = WIDEST, s.rotary = WIDEST / 2;     // numbers that the compiler knows
   int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
-  mark_starts(lds, in, s, batch, first);
-  shift_values(in, s, v, batch, first, kv_head);
+  int lane = threadIdx.x % 64, column = team() * 32 + lane % 32, mine = at_most(column, s.dim - 1);
+  int borders = borders_of(in, s, batch, first), token = first + threadIdx.x / 8;
+  if (!BACK) shift_values<FULL>(in, s, out.v, batch, first, kv_head, borders);
+  bool inner = FULL && first >= HALO && first + ROWS <= s.steps, works = FULL || team() * 32 < s.dim;
+  size_t row = (size_t)batch * s.steps + first;
+  int count = at_most(ROWS, s.steps - first), q_row = s.heads * s.dim, k_row = s.kv_heads * s.dim;
+  Angles<FULL, T> angles(in, s, (size_t)batch * s.angle_rows + at_most(token, s.steps - 1));
 
-  f32x16 keys = mfma_zero(), own_keys = mfma_zero(), queries = mfma_zero();    // y of k, k0, and the sum of all q0
+  constexpr int M = FULL ? 2 : 1;
+  int own = threadIdx.x % 64 * M;               // the first of the columns that it walks
+  vec<T, 4> half[4];
+#pragma unroll
+  for (int i = 0; i < 16; i++) half[i / 4][i % 4] = from_float<T>(i / 4 * 8 + lane / 32 * 4 + i % 4 == lane % 32 ? 0.5f : 0.f);
+  f32x16 keys = mfma_zero(), half_key = mfma_zero(), queries = mfma_zero();    // y of k, k0 / 2, and the sum of all q0 / 2
+  Coming<T> coming;
+  const T* tile = in.packed + ((size_t)batch * s.steps + first - HALO) * s.width();
+  if (inner) coming.fetch(tile + (s.heads + kv_head) * s.dim, s.width());
   for (int member = -1; member < group; member++) {                            // -1 is the key head
     int head = member < 0 ? s.heads + kv_head : kv_head * group + member, channel = head * s.dim;
-    load_head<WHOLE>(lds, in, s, batch, first, channel);
+    const T* weight_row = in.grouped + (size_t)(channel + mine) * s.dim * 2;
+    bytes16 weights[16];
+    vec<T, M> filter_bias;
+    vec<T, 2 * M> taps;
+    auto fetch_filters = [&](int c) {
+      filter_bias = *(const vec<T, M>*)(in.depthwise_bias + channel + at_most(c, s.dim - M));
+      taps = *(const vec<T, 2 * M>*)(in.depthwise + (channel + at_most(c, s.dim - M)) * 2);
+      if (c >= s.dim) filter_bias[0] = taps[0] = taps[1] = from_float<T>(0.f);      // so u is zero past the last channel
+    };
+    fetch_filters(own);
+    if (FULL) fetch_weights(weights, weight_row, 0);
+    float bias = to_float(in.grouped_bias[channel + mine]);
+    if (inner) coming.put(lds);
+    else load<FULL ? 4 : 1>(lds, in, s, batch, first, channel);
+    __syncthreads();                            // z is there, and everyone has done with turned
+    if (inner && member + 1 < group) coming.fetch(tile + (kv_head * group + member + 1) * s.dim, s.width());
+#pragma unroll 1
+    for (int c = own; c < WIDEST; c += 64 * M) {
+      if (c != own) fetch_filters(c);
+      if (FULL && !borders) depthwise<false, M>(lds, filter_bias, taps, c, 0);
+      else depthwise<true, M>(lds, filter_bias, taps, c, borders);
+    }
     __syncthreads();
-    depthwise(lds, in, s, channel);
-    __syncthreads();
-    f32x16 x = grouped<WHOLE>(lds, in, s, channel);
     if (member < 0) {
-      keys = x;
-#pragma unroll
-      for (int r = 0; r < 16; r++) own_keys[r] = column < s.dim ? to_float(lds.z[mfma_row(r, lane) + HALO][column]) : 0.f;
-      __syncthreads();
-    } else {
-#pragma unroll
-      for (int r = 0; r < 16; r++) {
-        float own = column < s.dim ? to_float(lds.z[mfma_row(r, lane) + HALO][column]) : 0.f;
-        queries[r] += own;
-        x[r] += (own + own_keys[r]) / 2.f;
-      }
-      finish(lds, in, s, x, 1.f, q, s.heads, head, batch, first);
+      if (works) grouped<FULL>(keys, lds, weights, weight_row, s);
+      if (works) add_half(half_key, lds, half);
+      keys = keys + bias;
+      __syncthreads();                          // everyone has read z, whose place the next one takes
+      continue;
     }
+    f32x16 x = half_key;
+    if (works) grouped<FULL>(x, lds, weights, weight_row, s);
+    if (works) add_half(x, lds, half);
+    if (works) add_half(queries, lds, half);
+    x = x + bias;
+    finish<FULL, BACK, T>(lds, angles, s, x, 1.f, {BACK ? out.d_q + row * q_row + channel : nullptr,
+                                                   BACK ? out.dy + row * s.channels() + channel : out.q + row * q_row + channel,
+                                                   q_row, BACK ? s.channels() : q_row, count});
   }
 #pragma unroll
-  for (int r = 0; r < 16; r++) keys[r] += (queries[r] / group + own_keys[r]) / 2.f;
-  finish(lds, in, s, keys, to_float(in.temperature[kv_head]), k, s.kv_heads, kv_head, batch, first);
+  for (int r = 0; r < 16; r++) keys[r] += queries[r] * (1.f / group) + half_key[r];
+  float d_scale = finish<FULL, BACK, T>(lds, angles, s, keys, to_float(in.temperature[kv_head]),
+                                        {BACK ? out.d_k + row * k_row + kv_head * s.dim : nullptr,
+                                         BACK ? out.dy + row * s.channels() + q_row + kv_head * s.dim : out.k + row * k_row + kv_head * s.dim,
+                                         k_row, BACK ? s.channels() : k_row, count});
+  if (!BACK) return;
+  d_scale = block_sum<THREADS>(d_scale, scratch);
+  if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * s.batches + batch] = d_scale;
 }
 
-// ---- backward ----------------------------------------------------------------------------------------------------------
-// Two stages. `backward_heads` makes the forward pass again, tile by tile, and goes back through RoPE and norm: it writes dy,
-// the gradient of y and of the mean beside it. `backward_taps` goes back through the mean path, the convolutions and the
-// value shift. The gradients of their weights are products over all tokens; torch forms them from dy and du.
+#include "cca_mix/taps.h"
 
-template <class T> struct Gradients {
-  const T *d_q, *d_k;
-  T* dy;                                        // (b, t, c)
-  float* d_temperature;                         // (blocks along x, j, b)
-};
-
-// The gradient of channel c of a head before RoPE: the rotation, backwards.
-template <class T> DEVICE float unturned(const Inputs<T>& in, const Shape& s, const T* row, size_t angle_row, int c) {
-  float d = to_float(row[c]);
-  int half = s.rotary / 2;
-  if (c >= s.rotary) return d;
-  size_t angle = angle_row * half + (c < half ? c : c - half);
-  float other = to_float(row[c < half ? c + half : c - half]);
-  return d * to_float(in.cosine[angle]) + (c < half ? other : -other) * to_float(in.sine[angle]);
-}
-
-// From the gradient of a finished head to that of x, before norm and rotation. Adds to `along`, the gradient of `scale`.
-// A wave takes whole rows, so both sums over a row stay inside it.
-template <class T>
-DEVICE f32x16 unfinish(Head<T>& lds, const Inputs<T>& in, const Shape& s, f32x16 x, float scale, const T* gradient, int of_heads,
-                       int head, int batch, int first, float* along) {
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
-  __syncthreads();                              // everyone has read u, whose place `turned` takes
-#pragma unroll
-  for (int r = 0; r < 16; r++) lds.turned[mfma_row(r, lane)][column] = x[r];
-  __syncthreads();
-#pragma unroll 1
-  for (int row = threadIdx.x / WAVE; row < ROWS; row += THREADS / WAVE) {
-    int token = first + row;
-    bool here = token < s.steps;
-    const T* from = gradient + (((size_t)batch * s.steps + (here ? token : 0)) * of_heads + head) * s.dim;
-    size_t angle_row = (size_t)batch * s.angle_rows + (here ? token : 0);
-    float square = 0.f, dot = 0.f;
-#pragma unroll 1
-    for (int c = threadIdx.x % WAVE; c < s.dim; c += WAVE) {
-      square += lds.turned[row][c] * lds.turned[row][c];
-      dot += lds.turned[row][c] * unturned(in, s, from, angle_row, c);
-    }
-    float norm = sqrtf(wave_sum(square)), safe = fmaxf(norm, 1.1920929e-7f), unit = sqrtf((float)s.dim) / safe;
-    dot = wave_sum(dot);
-    if (here && threadIdx.x % WAVE == 0) *along += dot * unit;
-    float inward = norm == safe ? dot / (norm * norm) : 0.f;    // the part along x, which the norm takes away
-#pragma unroll 1
-    for (int c = threadIdx.x % WAVE; c < s.dim; c += WAVE)
-      lds.turned[row][c] = here ? unit * scale * (unturned(in, s, from, angle_row, c) - lds.turned[row][c] * inward) : 0.f;
-  }
-  __syncthreads();
-  f32x16 d;
-#pragma unroll
-  for (int r = 0; r < 16; r++) d[r] = lds.turned[mfma_row(r, lane)][column];
-  __syncthreads();
-  return d;
-}
-
-// Writes the 16 values of every thread into (b, t, c), at the channels of one head, by way of LDS.
-template <class T> DEVICE void store_head(Head<T>& lds, T* to, f32x16 x, const Shape& s, int batch, int first, int head) {
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32, c = threadIdx.x % WIDEST;
-#pragma unroll
-  for (int r = 0; r < 16; r++) lds.turned[mfma_row(r, lane)][column] = x[r];
-  __syncthreads();
-  for (int row = threadIdx.x / WIDEST; row < ROWS && c < s.dim && first + row < s.steps; row += THREADS / WIDEST)
-    to[((size_t)batch * s.steps + first + row) * (s.heads + s.kv_heads) * s.dim + head * s.dim + c] = from_float<T>(lds.turned[row][c]);
-  __syncthreads();
-}
-
-// z of one head as it comes in, this thread's 16 values.
-template <bool WHOLE, class T>
-DEVICE f32x16 own_values(Head<T>& lds, const Inputs<T>& in, const Shape& s, int batch, int first, int channel) {
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
-  load_head<WHOLE>(lds, in, s, batch, first, channel);
-  __syncthreads();
-  f32x16 own;
-#pragma unroll
-  for (int r = 0; r < 16; r++) own[r] = column < s.dim ? to_float(lds.z[mfma_row(r, lane) + HALO][column]) : 0.f;
-  __syncthreads();
-  return own;
-}
-
-template <bool WHOLE, class T>
-DEVICE void backward_heads(Head<T>& lds, float* scratch, const Inputs<T>& in, const Shape& s, const Gradients<T>& out) {
-  int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
-  int lane = threadIdx.x % 64, column = threadIdx.x / 64 * 32 + lane % 32;
-  mark_starts(lds, in, s, batch, first);
-  f32x16 own_keys = mfma_zero(), queries = mfma_zero();
-#pragma unroll 1
-  for (int member = -1; member < group; member++) {
-    int head = member < 0 ? s.heads + kv_head : kv_head * group + member;
-    f32x16 own = own_values<WHOLE>(lds, in, s, batch, first, head * s.dim);
-#pragma unroll
-    for (int r = 0; r < 16; r++) {
-      own_keys[r] += member < 0 ? own[r] : 0.f;
-      queries[r] += member < 0 ? 0.f : own[r];
-    }
-  }
-  float d_temperature = 0.f;
-#pragma unroll 1
-  for (int member = -1; member < group; member++) {
-    bool key = member < 0;
-    int head = key ? s.heads + kv_head : kv_head * group + member, channel = head * s.dim;
-    load_head<WHOLE>(lds, in, s, batch, first, channel);
-    __syncthreads();
-    depthwise(lds, in, s, channel);
-    __syncthreads();
-    f32x16 x = grouped<WHOLE>(lds, in, s, channel);
-#pragma unroll
-    for (int r = 0; r < 16; r++) {
-      float own = column < s.dim ? to_float(lds.z[mfma_row(r, lane) + HALO][column]) : 0.f;
-      x[r] += ((key ? queries[r] / group : own) + own_keys[r]) / 2.f;
-    }
-    float scale = key ? to_float(in.temperature[kv_head]) : 1.f, d_scale = 0.f;
-    f32x16 d = unfinish(lds, in, s, x, scale, key ? out.d_k : out.d_q, key ? s.kv_heads : s.heads, key ? kv_head : head, batch, first,
-                        &d_scale);
-    d_temperature += key ? d_scale : 0.f;
-    store_head(lds, out.dy, d, s, batch, first, head);
-  }
-  d_temperature = block_sum<THREADS>(d_temperature, scratch);
-  if (threadIdx.x == 0) out.d_temperature[(blockIdx.x * s.kv_heads + kv_head) * s.batches + batch] = d_temperature;
-}
-
-// du_t = W1^T dy_t + W0^T dy_{t+1}, then dz_t = w1 du_t + w0 du_{t+1} + what came by the mean path; terms of token t + 1 only
-// where it exists and is of the same document. 32 rows of du give 31 of dz, so a block advances by 31 tokens.
-constexpr int ADVANCE = ROWS - 1;
-
-// What reaches channel c of z at this head by the mean path, from a token's row of dy.
-template <class T> DEVICE float through_mean(const T* row, const Shape& s, int head, int c) {
-  int group = s.heads / s.kv_heads, kv_head = head < s.heads ? head / group : head - s.heads;
-  float of_key = to_float(row[(s.heads + kv_head) * s.dim + c]) / 2.f;
-  if (head < s.heads) return to_float(row[head * s.dim + c]) / 2.f + of_key / group;
-  float of_queries = 0.f;
-  for (int member = 0; member < group; member++) of_queries += to_float(row[(kv_head * group + member) * s.dim + c]);
-  return of_queries / 2.f + of_key;
-}
-
-template <class T> struct Taps {
-  T dy[ROWS + 1][Tile<T>::STRIDE];
-  float du[ROWS][TURNED];
-  int joined[ROWS];                             // 1: the next token exists and belongs to the same document
-};
-
-template <class T>
-DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position,
-                          T* d_packed, float* du, const Shape& s) {
-  constexpr int K = Mfma<T>::K, PER = Mfma<T>::PER;
-  int head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ADVANCE, channels = (s.heads + s.kv_heads) * s.dim;
-  int c = threadIdx.x % WIDEST, channel = head * s.dim;
-  for (int row = threadIdx.x / WIDEST; row <= ROWS; row += THREADS / WIDEST) {
-    bool here = c < s.dim && first + row < s.steps;
-    lds.dy[row][c] = here ? dy[((size_t)batch * s.steps + first + row) * channels + channel + c] : from_float<T>(0.f);
-  }
-  if (threadIdx.x < ROWS) {
-    int next = first + threadIdx.x + 1;
-    lds.joined[threadIdx.x] = next < s.steps && !(position && position[(size_t)batch * s.steps + next] == 0);
-  }
-  __syncthreads();
-  int lane = threadIdx.x % 64, row = lane % 32, column = threadIdx.x / 64 * 32 + lane % 32;
-  bool exists = column < s.dim, together = lds.joined[row];
-  const T* weight = grouped + ((size_t)channel * s.dim + (exists ? column : 0)) * 2;
-  f32x16 acc = mfma_zero();
-  for (int k = 0; k < s.dim; k += K) {
-    int o = k + PER * (lane / 32);
-    typename Mfma<T>::fragment now, next, w1, w0;
-#pragma unroll
-    for (int j = 0; j < PER; j++) {
-      bool here = o + j < s.dim;
-      const T* taps = weight + (size_t)(here ? o + j : 0) * s.dim * 2;
-      w0[j] = here ? taps[0] : from_float<T>(0.f);
-      w1[j] = here ? taps[1] : from_float<T>(0.f);
-      now[j] = lds.dy[row][o + j];
-      next[j] = together ? lds.dy[row + 1][o + j] : from_float<T>(0.f);
-    }
-    acc = mfma(now, w1, acc);
-    acc = mfma(next, w0, acc);
-  }
-#pragma unroll
-  for (int r = 0; r < 16; r++) lds.du[mfma_row(r, lane)][column] = acc[r];
-  __syncthreads();
-  if (c >= s.dim) return;
-  int half = s.kv_heads * s.dim / 2, width = channels + 2 * half, value = channel + c;    // which of the 2 * half values
-  for (int i = threadIdx.x / WIDEST; head < s.kv_heads && i < ADVANCE && first + i < s.steps; i += THREADS / WIDEST) {
-    size_t token = (size_t)batch * s.steps + first + i;
-    T d = from_float<T>(0.f);                   // the first half of the values went to this token, the second to the next
-    if (value < half) d = d_v[token * 2 * half + value];
-    else if (lds.joined[i]) d = d_v[(token + 1) * 2 * half + value];
-    d_packed[token * width + channels + value] = d;
-  }
-  float tap0 = to_float(depthwise[(channel + c) * 2]), tap1 = to_float(depthwise[(channel + c) * 2 + 1]);
-  for (int i = threadIdx.x / WIDEST; i < ADVANCE && first + i < s.steps; i += THREADS / WIDEST) {
-    size_t token = (size_t)batch * s.steps + first + i, at = token * channels + channel + c;
-    float mine = lds.du[i][c];
-    du[at] = mine;
-    float dz = tap1 * mine + (lds.joined[i] ? tap0 * lds.du[i + 1][c] : 0.f) + through_mean(dy + token * channels, s, head, c);
-    d_packed[token * width + channel + c] = from_float<T>(dz);
-  }
-}
-
-#define CCA_MIX(T, suffix)                                                                                                      \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) cca_mix_##suffix(                                                       \
+// Heads of 128 channels, and any other ones: kernels of their own, since one that can do both has too few scalar registers.
+// Waves on a SIMD: float32 fills more than half of LDS with one block, so one wave may have all registers.
+#define CCA_MIX(T, suffix, FULL)                                                                                                \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, sizeof(T) == 2 ? 2 : 1) cca_mix_##suffix(                                  \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* past, const T* before, T* q, T* k,    \
       T* v, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows) {                                          \
-    Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before}; \
-    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows, 0};                                                             \
-    __shared__ Head<T> lds;                                                                                                     \
-    if (dim % 8 == 0) mix<true>(lds, in, s, q, k, v);                                                                           \
-    else mix<false>(lds, in, s, q, k, v);                                                                                       \
+    __shared__ __align__(16) Head<T> lds;                                                                                       \
+    mix<FULL, false, T>(lds, nullptr, {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before}, \
+                        {steps, heads, kv_heads, dim, rotary, angle_rows}, {q, k, v, nullptr, nullptr, nullptr, nullptr});      \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_##suffix)                                                                                                  \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) cca_mix_backward_heads_##suffix(                                        \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, sizeof(T) == 2 ? 2 : 1) cca_mix_backward_heads_##suffix(                   \
       const T* packed, const T* depthwise, const T* depthwise_bias, const T* grouped, const T* grouped_bias,                    \
       const T* temperature, const T* cosine, const T* sine, const int* position, const T* d_q, const T* d_k, T* dy,             \
-      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows,     \
-      int batches) {                                                                                                            \
-    Inputs<T> in = {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, nullptr, nullptr}; \
-    Gradients<T> out = {d_q, d_k, dy, d_temperature};                                                                           \
-    Shape s = {steps, heads, kv_heads, dim, rotary, angle_rows, batches};                                                       \
-    __shared__ Head<T> lds;                                                                                                     \
+      float* d_temperature, int steps, int heads, int kv_heads, int dim, int rotary, int angle_rows, int batches) {             \
+    __shared__ __align__(16) Head<T> lds;                                                                                       \
     __shared__ float scratch[THREADS / 32];                                                                                     \
-    backward_heads<false>(lds, scratch, in, s, out);                                                                            \
+    mix<FULL, true, T>(lds, scratch, {packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, nullptr, nullptr}, \
+                       {steps, heads, kv_heads, dim, rotary, angle_rows, batches}, {nullptr, nullptr, nullptr, d_q, d_k, dy, d_temperature}); \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_heads_##suffix)                                                                                   \
-  extern "C" __global__ void MATRIX_BOUNDS(THREADS, 2) cca_mix_backward_taps_##suffix(                                         \
-      const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position, T* d_packed,   \
+  extern "C" __global__ void MATRIX_BOUNDS(THREADS, sizeof(T) == 2 ? 2 : 1) cca_mix_backward_taps_##suffix(                    \
+      const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position, T* d_packed,                        \
       float* du, int steps, int heads, int kv_heads, int dim) {                                                                 \
-    __shared__ Taps<T> lds;                                                                                                     \
-    backward_taps<T>(lds, dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0, 0});              \
+    __shared__ __align__(16) Taps<T> lds;                                                                                       \
+    backward_taps<FULL>(lds, dy, d_v, depthwise, grouped, position, d_packed, du, {steps, heads, kv_heads, dim, 0, 0, 0});      \
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_taps_##suffix)
 
-CCA_MIX(float, f32)
-CCA_MIX(bf16, bf16)
+CCA_MIX(float, f32, true)
+CCA_MIX(bf16, bf16, true)
+CCA_MIX(float, any_f32, false)
+CCA_MIX(bf16, any_bf16, false)

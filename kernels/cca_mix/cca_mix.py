@@ -23,6 +23,8 @@ def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped
               dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """q (b, t, h, d), k and v (b, t, j, d), in float32 and not rounded to T (values of v are exact in T).
 
+    Given float64, in float64.
+
     Args:
         packed: (b, t, c + kv) of T: queries, keys, v_now, v_then. depthwise: (c, 1, 2). grouped: (c, d, 2).
         depthwise_bias, grouped_bias: (c,). temperature: (j,). cosine, sine: (1 or b, t, rotary / 2).
@@ -31,14 +33,15 @@ def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped
             nothing came before. dtype: T, where the inputs are given in float32.
     """
     dtype, (channels, dim, _), kv_heads = dtype or packed.dtype, grouped.shape, len(temperature)
-    wide = [x.float() for x in (packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine)]
+    exact = torch.float64 if packed.dtype == torch.float64 else torch.float32
+    wide = [x.to(exact) for x in (packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine)]
     packed, w, b0, matrix, b1, temperature, cosine, sine = wide
     batch, steps, _ = packed.shape
     z, now, then = packed.split((channels, kv_heads * dim // 2, kv_heads * dim // 2), dim=-1)
     own = torch.full((batch, steps), 2) if position is None else position.long().cpu()
     joined = (own >= 1).to(packed.device)[..., None]                 # is the token before of the same document?
 
-    held = z.new_zeros(batch, 2, channels) if past is None else past.float()
+    held = z.new_zeros(batch, 2, channels) if past is None else past.to(exact)
     columns = torch.cat([held, z], dim=1)
     inside = torch.cat([torch.ones_like(joined[:, :1]), joined], dim=1)            # for tokens -1 .. t - 1
     u = b0 + w[:, 0, 1] * columns[:, 1:] + w[:, 0, 0] * (columns[:, :-1] * inside)
@@ -57,7 +60,7 @@ def reference(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped
     q, k = (RoundedGradient.apply(x, dtype) for x in (q + mean_q, k + mean_k))
     q, k = qk_norm(q, k, temperature)
     angles = cosine[:, :, None], sine[:, :, None]
-    v = value_shift(now, then, None if before is None else before.float(), None if position is None else position)
+    v = value_shift(now, then, None if before is None else before.to(exact), None if position is None else position)
     return rope(q, angles), rope(k, angles), v.unflatten(-1, (kv_heads, dim))
 
 
@@ -95,6 +98,11 @@ def supports(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped:
     return f"heads of {grouped.shape[1]} channels, over {WIDEST}" if grouped.shape[1] > WIDEST else None
 
 
+def suffix_of(packed: Tensor, dim: int, rotary: int) -> str:
+    """Which kernels take heads of `dim` channels, `rotary` of them turned: those of ZAYA1's heads, or any."""
+    return f"{'' if (dim, rotary) == (WIDEST, WIDEST // 2) else 'any_'}{DTYPES[packed.dtype]}"
+
+
 def launch(run: Callable, packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped: Tensor,
            grouped_bias: Tensor, temperature: Tensor, cosine: Tensor, sine: Tensor, position: Tensor | None = None,
            past: Tensor | None = None, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +110,8 @@ def launch(run: Callable, packed: Tensor, depthwise: Tensor, depthwise_bias: Ten
     (batch, steps, _), (channels, dim, _), kv_heads = packed.shape, grouped.shape, len(temperature)
     heads = channels // dim - kv_heads
     q, k, v = (packed.new_empty(batch, steps, n, dim) for n in (heads, kv_heads, kv_heads))
-    run("cca_mix", f"cca_mix_{DTYPES[packed.dtype]}", (-(-steps // ROWS), kv_heads, batch), BLOCK,
+    suffix = suffix_of(packed, dim, 2 * cosine.shape[-1])
+    run("cca_mix", f"cca_mix_{suffix}", (-(-steps // ROWS), kv_heads, batch), BLOCK,
         [packed, depthwise, depthwise_bias, grouped, grouped_bias, temperature, cosine, sine, position, past, before, q,
          k, v, steps, heads, kv_heads, dim, 2 * cosine.shape[-1], steps if len(cosine) > 1 else 0])
     return q, k, v
@@ -116,7 +125,7 @@ def launch_backward(run: Callable, d_q: Tensor, d_k: Tensor, d_v: Tensor, packed
     Two kernels go back to `packed`; the weights' gradients are products over all tokens, which torch forms.
     """
     (batch, steps, _), (channels, dim, _), kv_heads = packed.shape, grouped.shape, len(temperature)
-    heads, suffix = channels // dim - kv_heads, DTYPES[packed.dtype]
+    heads, suffix = channels // dim - kv_heads, suffix_of(packed, dim, 2 * cosine.shape[-1])
     tiles = -(-steps // ROWS)
     dy, d_packed = packed.new_empty(batch, steps, channels), torch.empty_like(packed)
     du = torch.empty(batch, steps, channels, dtype=torch.float32, device=packed.device)
@@ -165,8 +174,10 @@ def example(dtype: torch.dtype = torch.bfloat16, device: str = "cpu", batch: int
             angles.cos().to(device, dtype), angles.sin().to(device, dtype))
 
 
-def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, dim: int = 128) -> None:
-    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers."""
+def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2) -> None:
+    """The launch of `kernel` at ZAYA1-8B's size, of tensors without numbers; "any": with heads of half the width."""
+    dim = 64 if "any" in kernel else 128
+
     def meta(*shape):
         return torch.empty(*shape, dtype=torch.bfloat16 if kernel.endswith("bf16") else torch.float32, device="meta")
     channels, angles = (heads + kv_heads) * dim, meta(1, tokens, dim // 4)
@@ -178,8 +189,9 @@ def full(run: Callable, kernel: str, tokens: int = 16384, heads: int = 8, kv_hea
         launch(run, *inputs)
 
 
-def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2, dim: int = 128) -> tuple[int, int]:
-    """(fewest bytes, floating-point operations) of one launch of `kernel` at ZAYA1-8B's size. Weights count once."""
+def work(kernel: str, tokens: int = 16384, heads: int = 8, kv_heads: int = 2) -> tuple[int, int]:
+    """(fewest bytes, floating-point operations) of one launch of `kernel`, as in `full`. Weights count once."""
+    dim = 64 if "any" in kernel else 128
     size, channels, values = 2 if kernel.endswith("bf16") else 4, (heads + kv_heads) * dim, kv_heads * dim
     weights = channels * dim * 2 * size
     products = 2 * 2 * tokens * channels * dim

@@ -20,6 +20,7 @@ COMPARE = {"lt": np.less, "gt": np.greater, "le": np.less_equal, "ge": np.greate
 # op -> (what the operands are, function); the last type is that of the result
 VECTOR: dict[str, tuple[str, Callable]] = {
     "mov_b32": ("uu", lambda a: a), "accvgpr_write_b32": ("uu", lambda a: a), "accvgpr_read_b32": ("uu", lambda a: a),
+    "accvgpr_mov_b32": ("uu", lambda a: a),
     "add_u32": ("uuu", lambda a, b: a + b), "sub_u32": ("uuu", lambda a, b: a - b),
     "subrev_u32": ("uuu", lambda a, b: b - a), "add3_u32": ("uuuu", lambda a, b, c: a + b + c),
     "and_b32": ("uuu", lambda a, b: a & b), "or_b32": ("uuu", lambda a, b: a | b), "not_b32": ("uu", lambda a: ~a),
@@ -37,6 +38,7 @@ VECTOR: dict[str, tuple[str, Callable]] = {
     "perm_b32": ("uuuu", lambda a, b, c: a), "mul_lo_u32": ("uuu", lambda a, b: a * b),
     "mul_hi_u32": ("wwu", lambda a, b: a * b >> W(32)), "mul_u32_u24": ("uuu", lambda a, b: a * b),
     "mul_i32_i24": ("uuu", lambda a, b: a * b), "mad_u32_u24": ("uuuu", lambda a, b, c: a * b + c),
+    "mad_i32_i24": ("uuuu", lambda a, b, c: a * b + c),
     "min_i32": ("iii", np.minimum), "max_i32": ("iii", np.maximum), "min_u32": ("uuu", np.minimum),
     "max_u32": ("uuu", np.maximum), "lshl_add_u64": ("WWWW", lambda a, b, c: (a << b) + c),
     "lshlrev_b64": ("WWW", lambda a, b: b << (a & W(63))), "lshrrev_b64": ("WWW", lambda a, b: b >> (a & W(63))),

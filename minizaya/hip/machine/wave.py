@@ -150,8 +150,13 @@ class Wave(Memory):
             self.scc = int(COMPARE[name[-2:]](a, b))
         elif op.startswith("bitcmp"):
             self.scc = int((take(0) >> (take(1) & 31) & 1) == int(name[-1]))
+        elif op.startswith("bitset"):
+            bit = 1 << (take(1) & 31)
+            self.keep(o[0], take(0) | bit if op[6] == "1" else take(0) & ~bit)
         elif op.startswith(("mov_", "movk")):
             self.keep(o[0], signed(literal(o[1]) & 65535, 16) & M32 if op[3] == "k" else take(1), bits)
+        elif op.startswith("brev"):
+            self.keep(o[0], int(f"{take(1) & (1 << bits) - 1:0{bits}b}"[::-1], 2), bits)
         elif op.startswith("cselect"):
             self.keep(o[0], take(1) if self.scc else take(2), bits)
         elif name.endswith("saveexec"):
