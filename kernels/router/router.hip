@@ -17,6 +17,7 @@ template <class T> struct Tile {
   static constexpr int COUNT = sizeof(T) == 2 ? 2 : 1;     // tiles of 32 tokens
   static constexpr int TOKENS = 32 * COUNT;
   static constexpr int GROUP = THREADS / TOKENS;           // neighbouring lanes that share a token where rows are walked
+  static constexpr int SPAN = GROUP * PIECE;               // what these have of a row at a time
   static constexpr int STEP = 8 * PIECE;                   // inner axis of one step: 128 bytes of each row
   static constexpr int STEP_ROW = STEP + PIECE, WIDE_ROW = WIDEST + PIECE;   // 16 bytes more: rows start in other banks
 };
@@ -26,18 +27,21 @@ template <class T> DEVICE float rounded(float x) { return to_float(from_float<T>
 // ---- pieces of 16 bytes -----------------------------------------------------------------------------------------------
 template <class T> using piece = vec<T, 16 / sizeof(T)>;
 
-template <class T> struct Matrix {
+// May a matrix be read by whole steps of either kind? Null: there is none.
+template <class T> DEVICE bool in_steps(const T* at, int width) { return width % Tile<T>::SPAN == 0 && (size_t)at % 16 == 0; }
+
+template <bool WHOLE, class T> struct Matrix {
   const T* at;
   int rows, width;
-  bool whole;   // every piece lies at a multiple of 16 bytes
-  DEVICE Matrix(const T* at, int rows, int width)
-      : at(at), rows(rows), width(width), whole(width % Tile<T>::PIECE == 0 && (size_t)at % 16 == 0) {}
+  DEVICE Matrix(const T* at, int rows, int width) : at(at), rows(rows), width(width) {}
 
-  DEVICE bytes16 get(int row, int k) const {   // zeros outside the matrix
+  // WHOLE: k lies inside, and for a row outside comes the last one, for nobody: a load that some lanes must not make would be
+  // waited for at once. Otherwise zeros outside.
+  DEVICE bytes16 get(int row, int k) const {
+    if (WHOLE) return bits_as<bytes16>(*(const piece<T>*)(at + (size_t)(row < rows ? row : rows - 1) * width + k));
     bytes16 none = {0u, 0u, 0u, 0u};
     if (row >= rows || k >= width) return none;
     const T* from = at + (size_t)row * width + k;
-    if (whole) return bits_as<bytes16>(*(const piece<T>*)from);
     piece<T> some;
 #pragma unroll
     for (int j = 0; j < Tile<T>::PIECE; j++) some[j] = k + j < width ? from[j] : from_float<T>(0.f);
@@ -66,22 +70,25 @@ DEVICE void multiply(f32x16 (&acc)[COUNT], const T* tokens, int stride, const by
   }
 }
 
-template <class T> DEVICE void fetch(bytes16 (&weights)[4], const Matrix<T>& m, int column, int k, int lane) {
+template <bool WHOLE, class T> DEVICE void fetch(bytes16 (&weights)[4], const Matrix<WHOLE, T>& m, int column, int k, int lane) {
 #pragma unroll
   for (int c = 0; c < 4; c++) weights[c] = m.get(column + lane % 32, k + (2 * c + lane / 32) * Tile<T>::PIECE);
 }
 
-// Tokens whose whole rows lie in LDS, zeros beyond the width, with 32 rows of weights from `column` on.
-template <class T, int COUNT>
-DEVICE void dense(f32x16 (&acc)[COUNT], const T* tokens, const Matrix<T>& weights, int column, int lane) {
-  bytes16 now[4], next[4];
-  fetch(now, weights, column, 0, lane);
-  for (int k = 0; k < weights.width; k += Tile<T>::STEP) {
-    fetch(next, weights, column, k + Tile<T>::STEP, lane);      // on its way while the matrix cores work
+// Tokens whose whole rows lie in LDS, zeros beyond the width, with 32 rows of weights from `column` on. now: those of the
+// first step, asked for before the tokens were ready.
+template <int COUNT, bool WHOLE, class T>
+DEVICE void dense(f32x16 (&acc)[COUNT], const T* tokens, const Matrix<WHOLE, T>& weights, bytes16 (&now)[4], int column, int lane) {
+  bytes16 next[4];
+  int k = 0;
+  for (; k + Tile<T>::STEP < weights.width; k += Tile<T>::STEP) {
+    fetch(next, weights, column, k + Tile<T>::STEP, lane);
+    stay_in_order();   // on its way while the matrix cores work; the compiler would ask later, or wait now
     multiply<T, COUNT>(acc, tokens + k, Tile<T>::WIDE_ROW, now, lane);
 #pragma unroll
     for (int c = 0; c < 4; c++) now[c] = next[c];
   }
+  multiply<T, COUNT>(acc, tokens + k, Tile<T>::WIDE_ROW, now, lane);   // the last step: nothing comes after it
 }
 
 // Results and bias into rows in LDS. Columns beyond the bias come out as zeros: their weights were.
@@ -104,7 +111,7 @@ template <class T> DEVICE void clear(f32x16 (&acc)[Tile<T>::COUNT]) {
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------------
-template <class T>
+template <bool WHOLE, class T>
 DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down, const T* down_bias, const T* gain, const T* fc1,
                        const T* bias1, const T* fc2, const T* bias2, const T* out, const float* bias, const long long* pinned,
                        const unsigned char* counted, T* state, T* probs, long long* routes, T* gates, int* load, int tokens,
@@ -115,38 +122,62 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
   T* wide = steps + 2 * TOKENS * STEP_ROW;           // the tokens between two layers
   int *visits = (int*)(wide + TOKENS * WIDE_ROW), *chosen = visits + MOST_ROUTES;   // tokens of each route, route of each
   float* scores = (float*)lds;                       // logits, then probabilities, where x was
-  int wave = threadIdx.x / 64, lane = threadIdx.x % 64, column = 32 * wave, first = blockIdx.x * TOKENS;
+  int wave = same_in_wave(threadIdx.x / 64), lane = threadIdx.x % 64, column = 32 * wave, first = blockIdx.x * TOKENS;
   if (threadIdx.x < MOST_ROUTES) visits[threadIdx.x] = 0;
+
+  // what the norm will want, so early that nobody waits for it; and the first weights of each layer, a layer ahead
+  constexpr int TURNS = WIDEST / (GROUP * PIECE);
+  int token = threadIdx.x / GROUP, part = threadIdx.x % GROUP;
+  Matrix<WHOLE, T> under(below, tokens, size), factor(scale, 1, size), weight(gain, 1, size), hidden1(fc1, size, size), hidden2(fc2, size, size),
+      last(out, choices, size);
+  bytes16 early[3][TURNS], first_weights[4];
+#pragma unroll
+  for (int turn = 0; WHOLE && turn < TURNS; turn++) {
+    int k = (turn * GROUP + part) * PIECE;
+    if (turn * Tile<T>::SPAN >= size) break;
+    if (below) early[0][turn] = under.get(first + token, k), early[1][turn] = factor.get(0, k);
+    early[2][turn] = weight.get(0, k);
+  }
 
   // down: x comes in by 128 bytes a row, while the step before is multiplied
   f32x16 acc[COUNT];
   clear<T>(acc);
   {
-    Matrix<T> in(x, tokens, width), weights(down, size, width);
-    int row = threadIdx.x / 8, k = threadIdx.x % 8 * PIECE, turn = 0;
-    bytes16 now[4], next[4], coming = {0u, 0u, 0u, 0u};
-    if (row < TOKENS) coming = in.get(first + row, k);
-    fetch(now, weights, column, 0, lane);
-    if (row < TOKENS) *(piece<T>*)(steps + row * STEP_ROW + k) = bits_as<piece<T>>(coming);
+    Matrix<WHOLE, T> in(x, tokens, width), weights(down, size, width);
+    int row = threadIdx.x / 8, k = threadIdx.x % 8 * PIECE, mine = WHOLE ? column % size : column;   // no column: another wave's
+    bool brings = 8 * TOKENS == THREADS || row < TOKENS;
+    bytes16 now[4], next[4], coming = {0u, 0u, 0u, 0u}, after = coming;
+    if (brings) coming = in.get(first + row, k);
+    fetch(now, weights, mine, 0, lane);
+    if (brings) *(piece<T>*)(steps + row * STEP_ROW + k) = bits_as<piece<T>>(coming);
+    if (brings && STEP < width) coming = in.get(first + row, STEP + k);
     __syncthreads();
-    for (int from = 0; from < width; from += STEP, turn ^= 1) {
-      if (row < TOKENS) coming = in.get(first + row, from + STEP + k);
-      fetch(next, weights, column, from + STEP, lane);
+    auto step = [&](int from, int turn, bytes16& coming, bytes16& after, bool inside) {
+      if (brings && (inside || from + 2 * STEP < width)) after = in.get(first + row, from + 2 * STEP + k);   // memory: two steps ahead
+      if (inside || from + STEP < width) fetch(next, weights, mine, from + STEP, lane);                      // cache: one
+      stay_in_order();   // on their way while the matrix cores work
       if (column < size) multiply<T, COUNT>(acc, steps + turn * TOKENS * STEP_ROW, STEP_ROW, now, lane);
-      if (row < TOKENS) *(piece<T>*)(steps + ((turn ^ 1) * TOKENS + row) * STEP_ROW + k) = bits_as<piece<T>>(coming);
+      if (brings) *(piece<T>*)(steps + ((turn ^ 1) * TOKENS + row) * STEP_ROW + k) = bits_as<piece<T>>(coming);
 #pragma unroll
       for (int c = 0; c < 4; c++) now[c] = next[c];
       __syncthreads();   // the step is read, the next one is there
+    };
+    int from = 0;
+    for (; from + 3 * STEP < width; from += 2 * STEP) {   // by twos: what is on its way must not move between registers
+      step(from, 0, coming, after, true);
+      step(from + STEP, 1, after, coming, true);
     }
+    // the last ones ask no further than the row goes: with these questions in the loop, each step would wait for all its loads
+    step(from, 0, coming, after, false);
+    if (from + STEP < width) step(from + STEP, 1, after, coming, false);
+    if (from + 2 * STEP < width) step(from + 2 * STEP, 0, coming, after, false);
   }
+  if (column < size) fetch(first_weights, hidden1, column, 0, lane);
   put<T, COUNT, false>(wide, acc, down_bias, size, column, lane);
   __syncthreads();
 
   // depth average and norm: GROUP lanes walk along each token's row
-  int token = threadIdx.x / GROUP, part = threadIdx.x % GROUP;
   {
-    constexpr int TURNS = WIDEST / (GROUP * PIECE);
-    Matrix<T> under(below, tokens, size), factor(scale, 1, size), to(state, tokens, size), weight(gain, 1, size);
     T* row = wide + token * WIDE_ROW;
     float squares = 0.f;
 #pragma unroll
@@ -155,7 +186,8 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
       if (k >= size) continue;
       piece<T> value = *(piece<T>*)(row + k);
       if (below) {
-        piece<T> b = bits_as<piece<T>>(under.get(first + token, k)), s = bits_as<piece<T>>(factor.get(0, k));
+        piece<T> b = bits_as<piece<T>>(WHOLE ? early[0][turn] : under.get(first + token, k));
+        piece<T> s = bits_as<piece<T>>(WHOLE ? early[1][turn] : factor.get(0, k));
 #pragma unroll
         for (int j = 0; j < PIECE; j++)
           value[j] = from_float<T>(to_float(value[j]) + rounded<T>(to_float(s[j]) * to_float(b[j])));
@@ -165,7 +197,7 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
       for (int j = 0; j < PIECE; j++) squares += to_float(value[j]) * to_float(value[j]);
       if (first + token >= tokens) continue;
       T* at = state + (size_t)(first + token) * size + k;
-      if (to.whole) {
+      if (WHOLE) {
         *(piece<T>*)at = value;
       } else {
 #pragma unroll
@@ -180,7 +212,7 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
     for (int turn = 0; turn < TURNS; turn++) {
       int k = (turn * GROUP + part) * PIECE;
       if (k >= size) continue;
-      piece<T> value = *(piece<T>*)(row + k), g = bits_as<piece<T>>(weight.get(0, k));
+      piece<T> value = *(piece<T>*)(row + k), g = bits_as<piece<T>>(WHOLE ? early[2][turn] : weight.get(0, k));
 #pragma unroll
       for (int j = 0; j < PIECE; j++) value[j] = from_float<T>(to_float(g[j]) * rounded<T>(to_float(value[j]) * inverse));
       *(piece<T>*)(row + k) = value;
@@ -190,21 +222,24 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
 
   // the two hidden layers, in place: all have read before any writes
   clear<T>(acc);
-  if (column < size) dense<T, COUNT>(acc, wide, Matrix<T>(fc1, size, size), column, lane);
+  if (column < size) dense<COUNT>(acc, wide, hidden1, first_weights, column, lane);
   __syncthreads();
+  if (column < size) fetch(first_weights, hidden2, column, 0, lane);
   put<T, COUNT, true>(wide, acc, bias1, size, column, lane);
   __syncthreads();
   clear<T>(acc);
-  if (column < size) dense<T, COUNT>(acc, wide, Matrix<T>(fc2, size, size), column, lane);
+  if (column < size) dense<COUNT>(acc, wide, hidden2, first_weights, column, lane);
   __syncthreads();
+  int tile = wave / 2, choice = wave % 2 * 32;
+  bool choosing = tile < COUNT && choice < choices;
+  if (choosing) fetch(first_weights, last, choice, 0, lane);
   put<T, COUNT, true>(wide, acc, bias2, size, column, lane);
   __syncthreads();
 
   // logits: a wave makes 32 choices of 32 tokens
-  int tile = wave / 2, choice = wave % 2 * 32;
-  if (tile < COUNT && choice < choices) {
+  if (choosing) {
     f32x16 logits[1] = {mfma_zero()};
-    dense<T, 1>(logits, wide + 32 * tile * WIDE_ROW, Matrix<T>(out, choices, size), choice, lane);
+    dense<1>(logits, wide + 32 * tile * WIDE_ROW, last, first_weights, choice, lane);
 #pragma unroll
     for (int r = 0; r < 16; r++)
       if (choice + lane % 32 < choices)
@@ -274,8 +309,13 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
       const T* fc2, const T* bias2, const T* out, const float* bias, const long long* pinned, const unsigned char* counted,       \
       T* state, T* probs, long long* routes, T* gates, int* load, int tokens, int width, int size, int choices, float eps) {      \
     HIP_DYNAMIC_SHARED(bytes16, lds)                                                                                              \
-    route_tile<T>(x, below, scale, down, down_bias, gain, fc1, bias1, fc2, bias2, out, bias, pinned, counted, state, probs,       \
-                  routes, gates, load, tokens, width, size, choices, eps, lds);                                                   \
+    if (in_steps(x, width) && in_steps(down, width) && in_steps(below, size) && in_steps(scale, size) && in_steps(gain, size) &&  \
+        in_steps(fc1, size) && in_steps(fc2, size) && in_steps(out, size) && in_steps(state, size))                               \
+      route_tile<true>(x, below, scale, down, down_bias, gain, fc1, bias1, fc2, bias2, out, bias, pinned, counted, state, probs,  \
+                       routes, gates, load, tokens, width, size, choices, eps, lds);                                              \
+    else                                                                                                                          \
+      route_tile<false>(x, below, scale, down, down_bias, gain, fc1, bias1, fc2, bias2, out, bias, pinned, counted, state, probs, \
+                        routes, gates, load, tokens, width, size, choices, eps, lds);                                             \
   }                                                                                                                               \
   LAUNCHABLE(router_##suffix)
 

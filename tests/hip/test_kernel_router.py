@@ -17,7 +17,8 @@ pytestmark = needs_compiler
 router = hip.kernel("router")
 NAMES = "routes", "gates", "probs", "state", "load"
 # tokens, D, R, C: odd ones, one token, the nano model, every lane and choice in use
-SIZES = [(1, 8, 4, 2), (3, 30, 5, 3), (33, 100, 37, 6), (70, 128, 32, 5), (65, 72, 64, 17), (34, 40, 250, 64)]
+SIZES = [(1, 8, 4, 2), (3, 30, 5, 3), (33, 100, 37, 6), (70, 128, 32, 5), (65, 72, 64, 17), (66, 320, 64, 17),
+         (34, 40, 250, 64)]
 
 
 # ---- the truth, and how far a kernel may be from it ---------------------------------------------------------
@@ -196,18 +197,19 @@ def test_a_layer_of_the_model():
 
 @both_types
 def test_every_activation_moves_once(dtype):
-    """In 64-byte pieces. x, below, state, probs, routes and gates; weights come from the cache, once a block."""
+    """In 64-byte pieces. x, below, state, probs, routes and gates; weights come from the cache, once a block, and twice
+    where half of the eight waves have no columns and ask for another's, or both tiles' waves for the last layer's."""
     from minizaya.hip.trace import traced
 
-    args = router.example(dtype, "cpu", 128, 192, 64, 17)
+    args = router.example(dtype, "cpu", 192, 256, 128, 32)
     with traced() as trace:
         router.launch(trace.launcher, *args)
-    activations = [row for row in trace.table() if row["shape"][0] == 128]
+    activations = [row for row in trace.table() if row["shape"][0] == 192]
     assert len(activations) == 6
     assert all(row["asked"] == row["least"] for row in activations)
     assert sum(row["moved"] for row in activations) <= 1.1 * sum(row["least"] for row in activations)
-    weights = [row for row in trace.table() if len(row["shape"]) == 2 and row["shape"][0] in (17, 64)]
-    blocks = 128 // router.TOKENS[dtype]
+    weights = [row for row in trace.table() if len(row["shape"]) == 2 and row["shape"][0] in (32, 128)]
+    blocks = 192 // router.TOKENS[dtype]
     assert len(weights) == 4 and all(row["asked"] <= 2 * blocks * row["least"] for row in weights)
     assert trace.conflicts() < 1.5, trace.conflicts()
 
@@ -245,8 +247,15 @@ def test_erf_is_bounded():
 
 BUGS = [
     ("      __syncthreads();   // the step is read, the next one is there\n", "", "no barrier between two steps of x"),
-    ("  __syncthreads();\n  put<T, COUNT, true>(wide, acc, bias1", "  put<T, COUNT, true>(wide, acc, bias1",
-     "written while read"),
+    ("  __syncthreads();\n  if (column < size) fetch(first_weights, hidden2",
+     "  if (column < size) fetch(first_weights, hidden2", "written while read"),
+    ("row < rows ? row : rows - 1", "row", "whole pieces are read past the last row"),
+    ("step(from + STEP, 1, after, coming, true)", "step(from + STEP, 1, coming, after, true)", "a step of x twice"),
+    ("(inside || from + 2 * STEP < width)", "true", "x is read past the end of its row"),
+    ("    step(from, 0, coming, after, false);\n    if (from + STEP < width) step", "    if (from + STEP < width) step",
+     "the first of the last steps left out"),
+    ("  multiply<T, COUNT>(acc, tokens + k, Tile<T>::WIDE_ROW, now, lane);   // the last", "  // the last",
+     "a layer's last step left out"),
     ("+ (2 * c + lane / 32) * PIECE;", "+ (c + 4 * (lane / 32)) * PIECE;", "a product's two sides in different orders"),
     ("wide[(32 * tile + mfma_row(r, lane))", "wide[(32 * tile + 16 * (lane / 32) + r)", "wrong row of a result"),
     ("if (first + token >= tokens) continue;", "", "no guard for the tail of the tokens"),
@@ -269,10 +278,10 @@ BUGS = [
 def test_planted_bugs_are_caught(old, new, why):
     text = (hip.KERNELS / "router" / "router.hip").read_text()
     assert text.count(old) == 1
-    planted = text.replace(old, new)
+    planted = text.replace(old, new).replace("ROUTER(float, f32)\n", "")       # half to build; no bug lies with a type
     for target, wave, order in WAYS[3:] + WAYS[:3]:      # the tracer first: it stops a wild write before it happens
-        for dtype, size in ((torch.bfloat16, (70, 150, 37, 17)), (torch.float32, (70, 150, 37, 17))):
-            args = arguments(dtype, size)
+        for size in ((70, 150, 37, 17), (66, 320, 64, 17)):                         # piece by piece, and in whole steps
+            args = arguments(torch.bfloat16, size)
             args[10][1:16:2], args[11][:] = args[10][0:16:2], 0.5      # ties
             with hip.order(order):
                 try:
