@@ -140,6 +140,8 @@ def test_the_rendered_table_of_lessons_opens_first(settings):
     overrides = json.loads(Path(settings.LabApp.app_settings_dir, "overrides.json").read_text())
     assert overrides["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"] == {"markdown": "Markdown Preview"}
     assert "--config lessons/.jupyter/config.py" in (ROOT / "Makefile").read_text()
+    (custom,) = settings.ServerApp.static_custom_path       # JupyterLab itself breaks printed lines in mid-word
+    assert settings.LabApp.custom_css and "word-break: normal" in Path(custom, "custom.css").read_text()
 
 
 # ---- figures and dials -----------------------------------------------------------------------------------------------

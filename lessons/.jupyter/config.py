@@ -1,7 +1,7 @@
 """How `make lessons` opens JupyterLab: `python -m jupyterlab --config lessons/.jupyter/config.py lessons`.
 
 JupyterLab runs this file with its configuration in scope. `overrides.json` beside it holds settings of its page:
-Markdown opens rendered, and nothing is asked of the network.
+Markdown opens rendered, and nothing is asked of the network. `custom/custom.css` wraps printed lines at words.
 """
 
 import os
@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
 
@@ -36,6 +37,9 @@ c = get_config()  # noqa: F821
 c.ServerApp.contents_manager_class = Lessons
 c.LabApp.default_url = "/lab/tree/README.md"     # the table of lessons
 c.LabApp.app_settings_dir = str(Path(__file__).resolve().parent)
+c.LabApp.custom_css = True
+ServerApp.static_custom_path.tag(config=True)    # trap: else it can only be a folder of the user's own
+c.ServerApp.static_custom_path = [str(Path(__file__).resolve().parent / "custom")]
 
 # `minizaya` and `python` of this environment, in JupyterLab's own terminal. trap: a login shell would set PATH anew
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

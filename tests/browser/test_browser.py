@@ -112,6 +112,8 @@ def test_a_student_runs_a_lesson_and_solves_an_exercise(lab, chromium):
         page.wait_for_selector("text=Not attempted yet")
         idle(page)
         nothing_red(panel)
+        printed = panel.locator(".jp-OutputArea-output pre").first
+        assert printed.evaluate("e => getComputedStyle(e).wordBreak") == "normal"      # custom.css came
         stub = cell(panel, "def my_choose")
         write(page, stub, STUB + WRONG)
         page.keyboard.press("Shift+Enter")                          # its checks are the next cell

@@ -48,7 +48,7 @@ ROW_OF_TAKES = re.compile(r"^\| (\d\d) \| " + r"(\d+) \| " * 5 + r"(\d{4}-\d\d-\
 TAKES = {row[0]: row[1:] for row in ROW_OF_TAKES.findall((LESSONS / "README.md").read_text(encoding="utf-8"))}
 OTHER_TORCH = 400   # MiB: what lessons/README.md says is with torch's CPU build; one with CUDA is larger to begin with
 ALLOWED_IMPORTS = {"minizaya", "torch", "einops", "matplotlib", "tqdm", "math", "inspect", "importlib", "itertools",
-                   "random", "tempfile", "time", "warnings"}
+                   "random", "tempfile", "textwrap", "time", "warnings"}
 
 
 def kernel_env(**changes):

@@ -400,3 +400,5 @@ def my_rows(documents, bins, capacity, loss_masks):
 ''',
     },
 }
+WRONG["trim"]["what just fits is called cut"] = (
+    WRONG["trim"]["one token too many"].replace("- budget - 1", "- budget").replace("if excess <= 0", "if excess < 0"))
