@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..config import check_settings
+
 # The characters a nano model knows: newline, printable ASCII, and the typographic marks of the help texts.
 # trap: the help texts differ a little from one Python version to the next. An alphabet made from the text
 # would change the vocabulary with the Python version, and a checkpoint made on one would not fit another.
@@ -62,9 +64,7 @@ class Batches:
         tokens = torch.as_tensor(tokens, device="cpu")
         if tokens.ndim != 1 or tokens.is_floating_point():
             raise ValueError(f"tokens must be one-dimensional integers, got {tokens.dtype} {tuple(tokens.shape)}")
-        for name, value in (("seq", seq), ("batch", batch)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_settings(locals(), seq=1, batch=1)
         if len(tokens) < seq + 1:
             raise ValueError(f"tokens must hold at least seq + 1 = {seq + 1} tokens, got {len(tokens)}")
         self.tokens, self.batch, self.seq, self.seed = tokens.long(), batch, seq, seed

@@ -45,6 +45,8 @@ def document(path: Path) -> dict:
         if not text.strip():
             raise ValueError("it is empty")
         notebook = json.loads(text)
+        if not isinstance(notebook["cells"], list):
+            raise ValueError("its cells are no list")
         for cell in notebook["cells"]:
             if not isinstance(cell.get("metadata", {}), dict):
                 raise ValueError("the metadata of a cell are no object")

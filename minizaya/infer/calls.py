@@ -194,7 +194,8 @@ def write_call(call: ToolCall, tools: Sequence[dict] | None = None) -> str:
     """A call as the model writes it: `read_call`, with the same tools, gives it back.
 
     A string is written as it is, unless it would be read as something else or holds a tag; then as JSON. Where that
-    does not do either, or a name would break the form, the whole block is JSON.
+    does not do either, or a name would break the form, the whole block is JSON. Raises ValueError for a number that
+    JSON cannot write, NaN or infinity.
     """
     properties, written = properties_of(call.name, tools), f"{CALL}\n<function={call.name}>\n"
     for name, value in call.arguments.items():
@@ -215,5 +216,8 @@ def reads_as(form: str, value: object, name: str, properties: dict | None) -> bo
 
 
 def without_tags(value: object) -> str:
-    """JSON in which no tag can stand: "<" is written by its number."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    """JSON in which no tag can stand: "<" is written by its number. Raises ValueError for NaN and infinity."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    except ValueError as error:
+        raise ValueError(f"arguments must be JSON values, got {value!r:.200} ({error})") from None

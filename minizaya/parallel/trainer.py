@@ -59,6 +59,7 @@ class ParallelTrainer(Trainer):
             self.lock = RunLock(self.run_folder if grid.rank == 0 else None)
             self.open_run(resume)
 
+    @torch.enable_grad()
     def train_step(self, stop: bool = False) -> dict:
         """One step, the same on all ranks. Returns the log record; `self.stop` is then set if any rank asked for it."""
         began, recipe, model, grid = time.perf_counter(), self.recipe, self.model, self.grid

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import BaseFileLock
 from torch import Tensor
 
+from ..config import check_settings
 from ..train import checkpoint
 from ..train.run_lock import try_lock
 from .rollout import Rollout, load_batch, save_batch
@@ -33,8 +34,7 @@ class Shelf:
     """
 
     def __init__(self, folder: str | Path, capacity: int = 3):
-        if capacity < 2:
-            raise ValueError(f"capacity must be at least 2, the trainer waits for two whole batches, got {capacity}")
+        check_settings(locals(), capacity=2)
         self.folder, self.capacity = Path(folder), capacity
         self.folder.mkdir(parents=True, exist_ok=True)
         self.locks: dict[str, BaseFileLock] = {}

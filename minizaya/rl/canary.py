@@ -18,6 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..config import check_settings
+from ..infer.generate import token_ids
+
 FLUSH = 4  # bytes that a sync flush adds to a chunk
 
 
@@ -28,9 +31,8 @@ def canary(tokens: Sequence[int] | Tensor, chunk: int = 64) -> list[float]:
     compressor remembers the chunks before, so a loop shows from its second turn on. Raises ValueError for chunk < 1 or
     ids out of range.
     """
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}")
-    ids = [int(token) for token in tokens]
+    check_settings(locals(), chunk=1)
+    ids = token_ids("tokens", tokens)
     if ids and not 0 <= min(ids) <= max(ids) < 2**32:
         raise ValueError(f"tokens must lie in 0..2^32-1, got {min(ids)}..{max(ids)}")
     starts = list(range(0, len(ids), chunk))

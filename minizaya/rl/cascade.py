@@ -55,6 +55,8 @@ class Stage:
         check_settings(vars(self), updates=1, aggregation="[0, 1]", follow=bool, style=bool)
         for name in self.tasks:
             tasks.get(name)
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks must hold at least one task, and none twice, got {self.tasks!r}")
         if self.style and self.brevity:
             raise ValueError(f"brevity is for rewards of 0 and 1, not for style's graded ones, got {self.brevity}")
         LearnerConfig(lr=self.lr, advantage=self.advantage, brevity=self.brevity)  # what it refuses is refused now

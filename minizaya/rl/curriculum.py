@@ -113,6 +113,9 @@ class Scheduler:
     def __post_init__(self):
         self.levels = dict(self.levels)
         check_settings(vars(self), up="[0, 1]")
+        if not self.levels or self.levels.keys() - self.highest.keys():
+            raise ValueError(f"levels must hold at least one task, and only those of highest, {sorted(self.highest)}, "
+                             f"got {sorted(self.levels)}")
         for name, level in self.levels.items():
             if type(level) is not int or not 1 <= level <= self.highest[name]:
                 raise ValueError(f"levels: {name} must lie in 1..{self.highest[name]}, got {level}")

@@ -57,6 +57,7 @@ class Learner:
             group["lr"] = config.lr if group["muon"] else config.lr * config.adam_share
         self.best_rate: dict[str, float] = {}   # highest pass rate of each task so far, for the length bonus
 
+    @torch.enable_grad()
     def update(self, rollouts: list[Rollout], group: int) -> dict:
         """One step on a batch of groups of `group` answers. Returns the figures of the log.
 

@@ -100,6 +100,7 @@ class Trainer:
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
+    @torch.enable_grad()      # wherever it is called: a step without gradients is none
     def train_step(self) -> dict:
         """One optimizer step over all micro-batches. Returns the log record.
 
@@ -248,10 +249,9 @@ def check_targets(step: int, targets: float) -> None:
 
 
 def last_step(recipe: Recipe, until: int | None, **every: int) -> int:
-    """Where `train` stops: `until`, but not after the recipe's end. Raises ValueError for a negative number."""
-    for name, value in {"until": 0 if until is None else until, **every}.items():
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value!r}")
+    """Where `train` stops: `until`, but not after the recipe's end. ValueError for what is no number of steps."""
+    given = {"until": 0 if until is None else until, **every}
+    check_settings(given, **dict.fromkeys(given, 0))
     return recipe.steps if until is None else min(recipe.steps, until)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config import check_settings
 from ..data import tasks
 from ..data.aggregation import solution_chat
 from ..data.chat import Chat
@@ -70,8 +71,7 @@ def task_source(name: str, difficulty: int, tokenizer: Tokenizer, rows: int, see
     The prompt is not: its digits are drawn at random, so there is nothing to learn, and their noise would drown the
     signal of the few tokens that follow a rule. Raises ValueError for an unknown task, a bad difficulty or rows < 1.
     """
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+    check_settings(locals(), rows=1)
     tasks.get(name).generate(0, difficulty)  # a wrong difficulty is an error now, not at the first step
 
     def batch(step: int) -> Batch:
@@ -109,9 +109,7 @@ def packed_source(name: str, draw: Callable[[random.Random], Chat], rows: int, c
         capacity: tokens in a row, and the budget of the trimming.
     Raises ValueError at a step where 1,000 documents in a row have an answer that does not fit, or no token at all.
     """
-    for label, value in (("rows", rows), ("capacity", capacity)):
-        if value < 1:
-            raise ValueError(f"{label} must be at least 1, got {value}")
+    check_settings(locals(), rows=1, capacity=1)
 
     def batch(step: int) -> Batch:
         rng = random.Random(f"{name}/{seed}/{step}")

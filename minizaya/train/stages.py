@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from ..arch.model import Zaya
-from ..config import ZayaConfig
+from ..config import ZayaConfig, check_settings
 from ..data import tasks, text
 from ..data.aggregation import aggregation_documents
 from ..data.tokenizer import CharTokenizer, Tokenizer
@@ -62,10 +62,14 @@ class Stage:
     focus: str | None = None           # a task that every second problem is of
 
     def __post_init__(self):
+        check_settings(vars(self), tokens=1, context=1, rope_theta="(0, inf)", lr="(0, inf)", final_share="[0, inf)",
+                       rollouts=0)
+        if self.focus is not None and self.focus not in self.levels:
+            raise ValueError(f"focus must be None or one of levels, {sorted(self.levels)}, got {self.focus!r}")
         unknown = set(self.mixture) - {"text", "problems", "aggregation"}
         if unknown:
             raise ValueError(f"mixture may hold text, problems and aggregation, got {sorted(unknown)}")
-        if abs(sum(self.mixture.values()) - 1) > 1e-9 or min(self.mixture.values()) <= 0:
+        if not (abs(sum(self.mixture.values()) - 1) <= 1e-9 and min(self.mixture.values()) > 0):   # NaN is neither
             raise ValueError(f"mixture must hold positive shares that add up to 1, got {self.mixture}")
 
 

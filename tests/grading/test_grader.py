@@ -107,6 +107,7 @@ HONEST = {      # name -> (notebook, verdict of k3)
 FILES = {"empty": "", "spaces": "  \n", "cut off": '{"cells": [{"cell_ty', "text": "hello", "a list": "[]",
          "no cells": "{}", "odd cells": '{"cells": [3, null, {"source": 5}]}', "deep": "[" * 100_000,
          "bytes": b"\xff\xfe\x00",
+         "table of cells": '{"cells": {}}',
          "odd metadata": '{"cells": [{"cell_type": "code", "metadata": [], "source": []}]}',
          "brackets": json.dumps({"cells": [{"cell_type": "code", "metadata": {}, "source": "(" * 100_000}]})}
 

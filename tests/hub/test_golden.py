@@ -24,6 +24,12 @@ def rewrite(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def test_torchs_default_device_changes_nothing(folder):
+    right = golden.record(PagedZaya(folder, torch.bfloat16), [1, 5, 9, 30])
+    with torch.device("meta"):
+        assert golden.examine(folder, right)["ok"]
+
+
 def test_what_no_logit_depends_on_may_differ(folder):
     right = golden.record(PagedZaya(folder, torch.bfloat16), [1, 5, 9, 30])
     rewrite(folder, eos_token_id=[7, 2], pad_token_id=None, bos_token_id=4, initializer_range=0.5, sliding_window=9)

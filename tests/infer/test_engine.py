@@ -277,6 +277,28 @@ def test_one_requests_trouble_ends_that_request(value, slots, record):
     assert all(bool(part.isfinite().all()) for part in [*engine.cache.kv, *engine.cache.all_columns])
 
 
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_a_choice_that_fails_for_several_is_made_for_each(monkeypatch, together):
+    """Two are several, too. One for whom it fails alone is in trouble, and no other."""
+    model, prompts, choose = tiny(5), [[1, 2], [3], [4, 5, 6]][:together], infer_engine.choose
+    wanted = [generate(model, [prompt], 3, seed=i)[0] for i, prompt in enumerate(prompts)]
+
+    def fail(logits, *settings):
+        if len(logits) > 1 or fail.alone:
+            raise RuntimeError("no room")
+        return choose(logits, *settings)
+
+    monkeypatch.setattr(infer_engine, "choose", fail)
+    for fail.alone in (False, True):
+        engine = Engine(model, slots=3, size=16)
+        numbers = [engine.submit(prompt, 3, seed=i) for i, prompt in enumerate(prompts)]
+        for _ in range(9):
+            engine.step()
+        done = [engine.take(number) for number in numbers]
+        assert [one.tokens for one in done] == ([[]] * together if fail.alone else wanted)
+        assert {one.error for one in done} == {"RuntimeError: no room" if fail.alone else None}
+
+
 WORK = [([1, 2, 3], {}), ([4], {"temperature": 0.0}), ([5, 6], {"top_p": 0.8}), ([7, 7, 7, 7], {}), ([8], {})]
 
 

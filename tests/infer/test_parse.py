@@ -313,3 +313,10 @@ def test_a_string_is_written_bare_where_the_schema_says_so():
     native = (f"{CALL}\n<function=f>\n<parameter=x>\n94110\n</parameter>\n"
               f"<parameter=y>\n3\n</parameter>\n</function>\n{UNCALL}")
     assert write_call(call, tool(x={"type": "string"}, y={"type": "integer"})) == native
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1, {"a": -float("inf")}]])
+def test_what_json_cannot_write_is_no_call(value):
+    """It would be written as NaN, which is not read back."""
+    with pytest.raises(ValueError, match="arguments must be JSON values, got"):
+        write_call(ToolCall("f", {"x": value}))

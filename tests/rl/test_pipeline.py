@@ -88,7 +88,7 @@ def test_the_oldest_batch_is_evicted(tmp_path):
     assert evicted == [[], [], [0], [1]] and shelf.numbers("batch") == [2, 3]
     assert [json.loads(line) for line in (tmp_path / "generator.jsonl").read_text().splitlines()] == [
         {"made": 0}, {"made": 1}, {"made": 2}, {"evicted": 0}, {"made": 3}, {"evicted": 1}]
-    with pytest.raises(ValueError, match="capacity must be at least 2"):
+    with pytest.raises(ValueError, match="capacity must be an integer of at least 2, got 1"):
         Shelf(tmp_path, capacity=1)
 
 

@@ -60,6 +60,12 @@ from rl_tools import CONFIG, PROMPTS, answered
     (lambda: dppo_mask(torch.zeros(2), torch.zeros(2), torch.zeros(2), delta=-0.1), "delta must lie"),
     (lambda: Calibrator(3).tell(1, -1, 2), "right must lie"),
     (lambda: Scheduler({"a": 0}, {"a": 3}), "a must lie in 1..3, got 0"),
+    (lambda: Scheduler({}, {"a": 3}), "levels must hold at least one task"),
+    (lambda: Scheduler({"a": 1, "b": 1}, {"a": 3}), r"only those of highest, \['a'\], got \['a', 'b'\]"),
+    (lambda: canary([1.7]), "tokens must be a list of token ids"),
+    (lambda: canary([1], chunk=True), "chunk must be an integer of at least 1, got True"),
+    (lambda: cascade.Stage("x", 2, tasks=()), "tasks must hold at least one task"),
+    (lambda: cascade.Stage("x", 2, tasks=("copy", "copy")), "none twice, got"),
     (lambda: Scheduler({"a": 1.0}, {"a": 3}), "a must lie in 1..3, got 1.0"),
     (lambda: Calibrator(0), "highest must be an integer of at least 1, got 0"),
     (lambda: Calibrator(3, particles=0), "particles must be"),
@@ -82,6 +88,13 @@ from rl_tools import CONFIG, PROMPTS, answered
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_a_group_without_a_right_answer_has_a_gradient_of_zero():
+    """And none of NaN: dividing by its mean of zero happens nowhere, also where nobody looks."""
+    rewards = torch.tensor([[0.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    maxrl_advantage(rewards).square().sum().backward()
+    assert rewards.grad[0].tolist() == [0.0, 0.0] and bool(rewards.grad.isfinite().all())
 
 
 def test_ppo_bounds_the_ratio_and_dppo_the_probability():
@@ -308,6 +321,14 @@ def test_right_answers_become_more_likely(model):
         after = [learner.forward([r])[0].sum() for r in rollouts]
     gains = torch.stack(after) - torch.stack(before)
     assert float(gains[[0, 3, 4]].mean()) > float(gains[[1, 2, 5]].mean())
+
+
+def test_an_update_has_gradients_wherever_it_is_called(model):
+    learner, before = Learner(model, LearnerConfig(lr=1e-3)), model.layers[0].attention.up_proj.weight.detach().clone()
+    answers = batch(model, [1, 0, 0, 1, 1, 0])
+    with torch.no_grad():
+        assert learner.update(answers, 3)["grad_norm"] > 0
+    assert not torch.equal(before, model.layers[0].attention.up_proj.weight)
 
 
 def test_groups_without_a_difference_change_nothing(model):

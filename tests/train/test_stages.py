@@ -201,6 +201,11 @@ def test_bad_tables_are_refused():
         replace(stage, mixture={"text": 1.5, "problems": -0.5})
     with pytest.raises(ValueError, match="positive shares"):
         replace(stage, mixture={"text": 1.0, "problems": 0.0})
+    for wrong in (dict(tokens=0), dict(context=0), dict(context=1.5), dict(rope_theta=-1.0), dict(lr=0.0),
+                  dict(final_share=float("nan")), dict(rollouts=-1), dict(focus="chess"),
+                  dict(mixture={"text": float("nan")})):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
+            replace(stage, **wrong)
     for share in (0, 1.01):
         with pytest.raises(ValueError, match="share must lie in .0, 1"):
             stages.train("nowhere", share=share)

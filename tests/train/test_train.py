@@ -26,7 +26,15 @@ from minizaya.train import checkpoint, evaluate, loop
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
-from minizaya.train.sources import IGNORE, Batch, mixture, problem_batch, task_source, text_source
+from minizaya.train.sources import (
+    IGNORE,
+    Batch,
+    mixture,
+    packed_source,
+    problem_batch,
+    task_source,
+    text_source,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 TOKENIZER = CharTokenizer(text.ALPHABET, unknown="unk")
@@ -624,8 +632,35 @@ def test_until_is_where_training_stops(until, steps, tmp_path):
 
 @pytest.mark.parametrize("name", ["until", "eval_every", "save_every"])
 def test_negative_steps_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 0, got -1"):
         tiny_trainer().train(**{name: -1}, bar=False)
+
+
+@pytest.mark.parametrize("wrong", [2.5, True, "2", float("nan")])
+def test_a_number_of_steps_is_an_integer(wrong):
+    """Half a step is not rounded, and NaN does not train for ever."""
+    for name in ("until", "eval_every", "save_every"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 0, got {wrong!r}"):
+            tiny_trainer(steps=2).train(bar=False, **{name: wrong})
+    for make in (lambda rows: task_source("copy", 1, TOKENIZER, rows, 0),
+                 lambda rows: packed_source("p", None, rows, 9, 0, 0), lambda rows: text_source(range(9), rows, 2, 0)):
+        with pytest.raises(ValueError, match=f"(rows|batch) must be an integer of at least 1, got {wrong!r}"):
+            make(wrong)
+    with pytest.raises(ValueError, match=f"capacity must be an integer of at least 1, got {wrong!r}"):
+        packed_source("p", None, 1, wrong, 0, 0)
+    with pytest.raises(ValueError, match=f"seq must be an integer of at least 1, got {wrong!r}"):
+        text_source(range(9), 1, wrong, 0)
+
+
+def test_a_step_has_gradients_wherever_it_is_called():
+    found = []
+    for usual in (True, False):
+        trainer = tiny_trainer(steps=2)
+        with torch.set_grad_enabled(usual):
+            found.append(trainer.train_step()["loss"])
+            assert torch.is_grad_enabled() == usual
+        found.append([p.detach().clone() for p in trainer.model.parameters()])
+    assert found[0] == found[2] and all(map(torch.equal, found[1], found[3]))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
