@@ -28,13 +28,10 @@ def canary(tokens: Sequence[int] | Tensor, chunk: int = 64) -> list[float]:
     """Compressed size over size for each chunk of `chunk` tokens; a last chunk that is not full joins the one before.
 
     tokens: ids in 0..2^32-1. Returns one float a chunk, about 0.05 and less for a loop; [] for no tokens. The
-    compressor remembers the chunks before, so a loop shows from its second turn on. Raises ValueError for chunk < 1 or
-    ids out of range.
+    compressor remembers the chunks before, so a loop shows from its second turn on. Raises ValueError for others.
     """
     check_settings(locals(), chunk=1)
-    ids = token_ids("tokens", tokens)
-    if ids and not 0 <= min(ids) <= max(ids) < 2**32:
-        raise ValueError(f"tokens must lie in 0..2^32-1, got {min(ids)}..{max(ids)}")
+    ids = token_ids("tokens", tokens, 2**32)
     starts = list(range(0, len(ids), chunk))
     if len(starts) > 1 and len(ids) % chunk:
         starts.pop()  # trap: alone, three tokens of a last chunk would look incompressible
@@ -68,7 +65,6 @@ def rare_share(tokens: Sequence[int] | Tensor, vocab_size: int, top: float = 0.0
 
     Where ids are sorted by frequency, as in most tokenizers, these are the rare ones: gibberish shows here first.
     """
-    if not 0 < top <= 1:
-        raise ValueError(f"top must lie in (0, 1], got {top!r}")
+    check_settings(locals(), top="(0, 1]")
     ids = torch.as_tensor([int(token) for token in tokens], device="cpu")
     return float((ids >= vocab_size * (1 - top)).float().mean()) if len(ids) else 0.0

@@ -114,8 +114,7 @@ class Scheduler:
         self.levels = dict(self.levels)
         check_settings(vars(self), up="[0, 1]")
         if not self.levels or self.levels.keys() - self.highest.keys():
-            raise ValueError(f"levels must hold at least one task, and only those of highest, {sorted(self.highest)}, "
-                             f"got {sorted(self.levels)}")
+            raise ValueError(f"levels must hold some of the tasks {sorted(self.highest)}, got {sorted(self.levels)}")
         for name, level in self.levels.items():
             if type(level) is not int or not 1 <= level <= self.highest[name]:
                 raise ValueError(f"levels: {name} must lie in 1..{self.highest[name]}, got {level}")

@@ -97,12 +97,8 @@ class GeneratorSide:
         """
         job = self.job
         rng = random.Random(f"batch/{job.seed}/{self.number}")
-        asked = []
-        for name, difficulty in job.scheduler.draw(job.groups):
-            if rng.random() < job.aggregation:
-                asked.append(draw_aggregation(job.records, rng))
-            else:
-                asked.append(draw_problem(name, difficulty, rng))
+        asked = [draw_aggregation(job.records, rng) if rng.random() < job.aggregation
+                 else draw_problem(name, difficulty, rng) for name, difficulty in job.scheduler.draw(job.groups)]
         steps = itertools.count()
 
         def now_and_then() -> None:  # kinder to the other process than to look at every token
