@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minizaya.commands.bench import answers, timing
+import minizaya as mz
+from minizaya.commands.bench import answers, growth, losses, timing
 from minizaya.native import matmul, step
+from minizaya.plots.growth import beside_the_plan
 
 
 def test_the_peak_of_a_call_is_what_it_holds_at_once():
@@ -35,3 +37,39 @@ def test_rows_of_answers_compare_the_two_ways(monkeypatch):
     assert [row["name"] for row in rows] == ["rsa_16_4_2", "cascade_update"]
     assert all(row["ours"] > 0 and row["peer_path"] == "plain" for row in rows)
     assert set(ways) == {None, False}
+
+
+def test_growth_is_measured_and_drawn_beside_the_plan(monkeypatch, tmp_path):
+    """The plan by hand: where reading costs all, a context's keys and values; where multiplying does, every sequence
+    costs the same."""
+    monkeypatch.setattr(growth, "GROWS", {"context": (8, 1032), "batch": (1, 3)})
+    monkeypatch.setattr(growth, "BASE", {"context": 8, "batch": 1, "experts": 2})
+    threads = torch.get_num_threads()
+    slow_reading = growth.growth(lambda: {"read_gb_s": 1, "gemm_gflops": 1e9}, 1)
+    slow_products = growth.growth(lambda: {"read_gb_s": 1e9, "gemm_gflops": 1}, 1)
+    assert torch.get_num_threads() == threads
+    short, long = slow_reading["rows"]["context"][:2]
+    # 1,024 tokens, 6 layers, keys and values of 2 heads of 32 floats: 3.1 MB at 1 GB/s
+    assert long["planned_ms"] - short["planned_ms"] == pytest.approx(1024 * 6 * 2 * 64 * 4 / 1e6)
+    one, three = slow_products["rows"]["batch"][:2]
+    assert one["planned_ms"] == pytest.approx(three["planned_ms"]) and three["batch"] == 3
+    assert all(row["ms"] > 0 for rows in slow_reading["rows"].values() for row in rows)
+    beside_the_plan(slow_reading).savefig(tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_losses_are_the_peers(monkeypatch):
+    """Float32 on both sides: over six steps losses differ by roundings, some 1e-7; another norm's weight shows."""
+    monkeypatch.setattr(losses, "LENGTH", 16)
+    torch.manual_seed(0)
+    model = mz.Zaya(mz.ZayaConfig.preset("nano", num_hidden_layers=2))
+    before = model.embed.weight.clone()
+    peer = mz.hub.to_transformers(model)
+    peer.set_experts_implementation("eager")
+    found = losses.curves(model, peer, steps=6)
+    assert len(found["ours"]) == len(found["peer"]) == 6 and found["gap"] < 1e-5
+    assert found["ours"][4] < found["ours"][0] - 0.05   # the first batch again
+    assert torch.equal(model.embed.weight, before)
+    with torch.no_grad():
+        peer.model.norm.weight.mul_(1.1)
+    assert losses.curves(model, peer, steps=1)["gap"] > 1e-4

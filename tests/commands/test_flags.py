@@ -52,6 +52,8 @@ IDLE = {  # command -> (flags, what is said): each flag beside others that leave
         (["--temperature", "0", "--seed", "5"], "seed has no effect at temperature 0"))],
     "bench": [(["--int8"], "int8 has no effect without --full"), (["--no-peer"], "no_peer has no effect without"),
               (["--dtype", "bfloat16"], "dtype has no effect without --full"),
+              (["--full", "nowhere", "--growth", "x.png"], "growth has no effect with --full"),
+              (["--growth", "x.png", "--device", "cuda"], "--growth decodes on the CPU"),
               (["--full", "nowhere", "--device", "cuda"], "paged from disk, which runs on the CPU")],
     "kernels": [(["--ladder", "gemm", "--trace"], "trace has no effect with --ladder"),
                 (["--ladder", "gemm", "--explain", "x"], "explain has no effect with --ladder"),

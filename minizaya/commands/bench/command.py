@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from ...infer.generate import generate
 from ...native.fused.model import summed_loss
 from ...native.step import reader
 from ..shared import device, flags
-from . import answers, data, full
+from . import answers, data, full, growth, losses
 from .timing import compare, seconds
 
 
@@ -166,7 +167,8 @@ def bench(pairs: int = 7, preset: str = "micro", seed: int = 0, device: torch.de
             *(prefill_row(model, theirs, tokens(*shape), pairs, gemm) for shape in ((1, 1024), (8, 256))),
             *(decode_row(model, theirs, tokens(many, 32).tolist(), pairs, read) for many in (1, 16, 64)),
             *(engine_row(name, pairs, seed, device) for name in ("nano", preset))]
-    return {"rows": rows + data.rows(pairs, seed, device) + answers.rows(pairs, seed), "machine": limits}
+    return {"rows": rows + data.rows(pairs, seed, device) + answers.rows(pairs, seed), "machine": limits,
+            "losses": losses.curves(model, theirs["eager"], seed)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +180,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="with --full: of activations")
     parser.add_argument("--no-peer", action="store_true", help="with --full: without transformers")
+    parser.add_argument("--growth", type=Path, metavar="FILE.png", help="draw what a decoded token costs as context, "
+                        "batch, experts and threads grow, beside the plan, instead (on the CPU)")
     device.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -186,6 +190,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table, or one JSON document. Returns 0."""
     if args.pairs < (3 if args.full else 7):
         raise ValueError(f"pairs must be at least {3 if args.full else 7} for a median worth quoting, got {args.pairs}")
+    if args.full:
+        flags.refuse(args, "with --full", growth=None)
+    if args.growth and args.device not in ("auto", "cpu"):
+        raise ValueError(f"device: --growth decodes on the CPU, got {args.device!r}")
+    flags.writable("growth", args.growth)
     if not args.full:
         flags.refuse(args, "without --full", int8=False, no_peer=False, dtype="float32")
     if args.full and args.device not in ("auto", "cpu"):
@@ -194,6 +203,8 @@ def run(args: argparse.Namespace) -> int:
         found = full.bench_full(args.full, args.pairs, args.int8, not args.no_peer, args.dtype, args.seed)
         print(json.dumps(found) if args.json else full.table(found))
         return 0
+    if args.growth:
+        return growth.run(machine, args)
     result = bench(args.pairs, seed=args.seed, device=device.choose(args.device))
     if args.json:
         print(json.dumps(result))
@@ -206,6 +217,9 @@ def run(args: argparse.Namespace) -> int:
         fill = f", rows {row['fill']:.1%} full" if "fill" in row else ""
         print(f"{row['name']:18} {row['ours']:10.0f} {row['peer']:10.0f} {row['unit']:15} {row['ratio']:6.2f}x "
               f"{limit:>8} {peaks}  {row['peer_path']}{fill}")
+    both = result["losses"]
+    print(f"losses: {both['steps']} steps from the same weights, {both['ours'][0]:.2f} to {both['ours'][-1]:.2f} nats; "
+          f"the peer's differ by at most {both['gap']:.1e} of them")
     box = result["machine"]
     print(f"machine: {box['gemm_gflops']:.0f} GFLOP/s float32 GEMM, {box['read_gb_s']:.1f} GB/s read, "
           f"{box['threads']} threads, torch {box['torch']}")
