@@ -1,10 +1,11 @@
 """How the model runs on a GPU: the Python half of the HIP kernels in `kernels/`.
 
-In reading order: `build` (one source, four targets), `launch` (the same call on a CPU, an MI300X and an H100), `trace`
-(what a launch does to memory, access by access), `machine` (an MI300X on paper: the machine code run for one wave, and
-the time that each unit needs at least), `report` (what the machine code says of its cost), `ops` (the kernels
-as operators of torch, with gradients), `layers` (`Zaya(backend="hip")`), `ladder`, `products` and `tile` (lesson 14's
-steps, those of a matrix product, and one matrix instruction by hand), `told` (a loop and a ladder in words).
+In reading order: `build` (one source, four targets), `launch` (the same call on a CPU, an MI300X and an H100),
+`accesses` and `trace` (what a launch does to memory, counted and checked access by access), `machine` (an MI300X on
+paper: the machine code run for one wave, and the time that each unit needs at least), `report` (what the machine code
+says of its cost), `ops` (the kernels as operators of torch, with gradients), `layers` (`Zaya(backend="hip")`),
+`ladder`, `products` and `tile` (lesson 14's steps, those of a matrix product, and one matrix instruction by hand),
+`told` (a loop and a ladder in words).
 """
 
 import importlib.util

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..native import compiler
 from . import kernel, launcher
+from .accesses import Trace
 from .build import KERNELS, build
 from .launch import Launcher
 from .machine.floors import FLOORS, launch_of
 from .report import predicted
-from .trace import Trace, Tracer, traced
+from .trace import Tracer, traced
 
 TENSORS = ("output", "residual", "s1", "b1", "s2", "b2", "weight", "stream", "normed")   # of every step, in its order
 STEPS = ("v0", "v1", "v2", "v3", "v4")

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from ..hip import KernelError, NoCompiler, ladder, order, tile, trace
+from ..hip import KernelError, NoCompiler, accesses, ladder, order, tile
 from . import strategies as draw_a
 from .core import Broken, NotAttempted, expect, law, require
 
@@ -26,7 +26,8 @@ def rows_of_floats():
 
 
 @law("kernels.pieces", "a wave instruction moves each 64-byte piece that its lanes touch, once and whole",
-     cases=draw_a.cases(addresses), always=rows_of_floats, subjects={"pieces": trace.pieces}, guards=[trace.pieces])
+     cases=draw_a.cases(addresses), always=rows_of_floats, subjects={"pieces": accesses.pieces},
+     guards=[accesses.pieces])
 def pieces(fn, addresses, size):
     """fn(addresses, size): int64 (64,), the first byte that each lane touches, a multiple of size; size, the bytes of
     each lane: 2, 4, 8 or 16 -> how many 64-byte pieces travel, an int."""

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..hip import ladder
-from ..hip.trace import BANKS, PIECE, Trace
+from ..hip.accesses import BANKS, PIECE, Trace
 from .style import BLUE, GREEN, GREY, ORANGE, WIDTH, styled
 
 BARS = {"asked": BLUE, "moved": ORANGE, "least": GREEN}

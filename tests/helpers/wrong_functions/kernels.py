@@ -1,7 +1,7 @@
 """Wrong functions for the laws of kernels: see the head of this folder."""
 
 
-from minizaya.hip import ladder, tile, trace
+from minizaya.hip import accesses, ladder, tile
 
 
 def no_weight():
@@ -19,8 +19,8 @@ def every_thread_reads_all():
 
 WRONG = {
     "kernels.pieces": [
-        lambda addresses, size: trace.pieces(addresses[:32], size),
-        lambda addresses, size: len(((addresses + size) // trace.PIECE).unique()),     # the byte after the last
+        lambda addresses, size: accesses.pieces(addresses[:32], size),
+        lambda addresses, size: len(((addresses + size) // accesses.PIECE).unique()),     # the byte after the last
     ],
     "kernels.fragments": [
         (lambda a, b: tile.rows_of(a), "you gave a Tensor, the law wants two tensors"),
