@@ -42,7 +42,7 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, what: str = "") -> Non
 
 
 def assert_caught(name: str, bugs, everything, wanted, without=()) -> list[str]:
-    """Plants each (old, new, why) in the kernel's text and runs `everything(launcher)`, which gives a list of tensors,
+    """Plants each (old, new, why) in the kernel's text and runs `everything(launcher)`, which gives tensors one by one,
     on the CPU and under the tracer. Returns the whys of those that neither raise an error nor change a result.
     without: lines of the text that are left out, so that only what runs is built."""
     text = (hip.KERNELS / name / f"{name}.hip").read_text()
