@@ -1,12 +1,14 @@
-// v1: one block a row. Neighbouring lanes stand at neighbouring channels: a wave instruction moves whole pieces. The sum of
-// squares goes through LDS, as a tree with a barrier at each level. But the stream is read back from memory for the norm.
+// v1: one block a row. Neighbouring lanes stand at neighbouring channels: a wave instruction
+// moves whole pieces. The sum of squares goes through LDS, as a tree with a barrier at each
+// level. But the stream is read back from memory for the norm.
 #include "gpu.h"
 
 constexpr int THREADS = 256;
 
-extern "C" __global__ void __launch_bounds__(THREADS) v1(const float* output, const float* residual, const float* s1, const float* b1,
-                                                     const float* s2, const float* b2, const float* weight, float* stream,
-                                                     float* normed, int rows, int width, float eps) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+v1(const float* output, const float* residual, const float* s1, const float* b1,
+   const float* s2, const float* b2, const float* weight, float* stream, float* normed,
+   int rows, int width, float eps) {
   __shared__ float sums[THREADS];
   size_t start = (size_t)blockIdx.x * width;
   int t = threadIdx.x;

@@ -79,9 +79,10 @@ def by_length(record: dict | None = None) -> Figure:
             if run["study"] == "compare" and run["setting"] == "exam"]
     figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
     levels = list(runs[0]["single"]["by_level"])
-    for method, color in METHODS.items():
+    for i, (method, color) in enumerate(METHODS.items()):
         means = [sum(run[method]["by_level"][level] for run in runs) / len(runs) for level in levels]
-        axis.plot(range(len(levels)), means, "o-", color=color, label=NAMES.get(method, method.replace("_", " ")))
+        places = [at + 0.04 * (i - len(METHODS) / 2) for at in range(len(levels))]      # or equal lines would hide
+        axis.plot(places, means, "o-", color=color, label=NAMES.get(method, method.replace("_", " ")))
     axis.set(xlabel="parts on a sheet", ylabel="sheets solved", ylim=(-0.03, 1.05), xticks=range(len(levels)))
     axis.set_xticklabels(levels)
     axis.legend(ncols=2, loc="lower left")

@@ -146,3 +146,22 @@ def test_stop_stops_a_training_cell(lab, chromium):
         page.click("[data-command='notebook:interrupt-kernel'], .jp-ToolbarButton [data-icon='ui-components:stop']")
         panel.locator("text=KeyboardInterrupt").first.wait_for()
         idle(page)
+
+
+EXPERT = 'def swiglu(x, gate_up, down):\n    """x: (n, D); gate_up: (2F, D); down: (D, F)."""\n    '
+SOLVED = "gate, up = (x @ gate_up.T).chunk(2, dim=-1)\n    {}(F.silu(gate) * up) @ down.T"
+
+
+def test_a_forgotten_return_is_said_and_the_next_lesson_is_a_click_away(lab, chromium):
+    """Lesson 01, without running all of it: the imports, an answer that returns nothing, the answer; then the link."""
+    with opened(chromium, lab[0]) as page:
+        panel = lesson(page, "moe")
+        cell(panel, "import minizaya as mz").locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        for slip, shown in (("nothing = ", "it returned None"), ("return ", "✔ experts.swiglu")):
+            write(page, cell(panel, "def swiglu"), EXPERT + SOLVED.format(slip))
+            page.keyboard.press("Shift+Enter")                          # its check is the next cell
+            panel.locator(f"text={shown}").first.wait_for()
+        nothing_red(panel)
+        panel.locator(".jp-RenderedMarkdown a >> text=02 cca").first.click()
+        page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) h1 >> text=Compressed convolutional attention")
