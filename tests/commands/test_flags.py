@@ -159,6 +159,13 @@ def test_what_cannot_be_written_is_said_before_the_work(command, monkeypatch, ca
     assert re.fullmatch(rf"minizaya {command}: \w+: nothing can be written into '.*', got '.*'\n", err) and out == ""
 
 
+def test_a_value_that_is_nothing_is_a_value():
+    for value in (0, "", False, None):
+        with pytest.raises(ValueError, match="share has no effect here, got"):
+            flags.refuse(argparse.Namespace(share=value), "here", share=1.0)
+    flags.refuse(argparse.Namespace(share=None), "here", share=None)
+
+
 def test_which_places_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     for path in (None, tmp_path / "new", tmp_path / "file", Path("new")):
