@@ -22,7 +22,8 @@ from .tokenizer_base import Tokenizer
 SEPARATOR, GO = "|", "~"   # before each tail; after the last one
 # what ends a step; the other tasks' steps begin with a letter
 STEP_END = {"sorting": ",", "countdown": "x", "falsify": "=", "invert": "x"}
-LENGTHS = {"sheet": (40, 90)}  # shortest and longest tau where an answer alone is longer than most tails
+TAU = (12, 64)                 # shortest and longest tau of an example
+LENGTHS = {"sheet": (40, 90)}  # the same where an answer alone is longer than most tails
 SEARCHES = ("countdown", "falsify", "invert")
 
 
@@ -67,7 +68,7 @@ def winning_try(task: Task, problem: Problem, tail: str) -> str | None:
 
 
 def aggregation_documents(records: list[dict], tokenizer: Tokenizer, most: int = 4,
-                          lengths: tuple[int, int] = (12, 64)) -> Callable[[random.Random], Chat]:
+                          lengths: tuple[int, int] = TAU) -> Callable[[random.Random], Chat]:
     """Draws aggregation examples, prompts untrained.
 
     Args:
@@ -91,7 +92,7 @@ def aggregation_documents(records: list[dict], tokenizer: Tokenizer, most: int =
     return draw
 
 
-def spoiled_tails(rollouts: list[str], rng: random.Random, lengths: tuple[int, int] = (12, 64)) -> list[str]:
+def spoiled_tails(rollouts: list[str], rng: random.Random, lengths: tuple[int, int] = TAU) -> list[str]:
     """What an example shows of these rollouts: all cut to one tau, drawn from `lengths`, and some spoiled."""
     return [spoiled(tail, rng) for tail in cut_off(rollouts, rng.randint(*lengths), rng)]
 

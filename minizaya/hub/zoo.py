@@ -47,6 +47,21 @@ def card(name: str) -> dict:
     return json.loads((folder(name) / "card.json").read_text("utf-8"))
 
 
+def taught(name: str, task: str) -> str:
+    """`name`, or the shipped checkpoint that went on from it to learn `task`: whose stages begin with those of `name`.
+
+    A name that is not shipped stays as it is. Raises ValueError for a shipped one that was never trained on the task,
+    as its card says, and that none went on from to learn it.
+    """
+    if name not in names() or task in card(name).get("accuracy", {task: {}}):
+        return name
+    able, began = [other for other in names() if task in card(other).get("accuracy", {})], card(name)["stages"]
+    for other in able:
+        if card(other)["stages"][: len(began)] == began:
+            return other
+    raise ValueError(f"model must have learned {task}, as {', '.join(able)} has, got {name!r}")
+
+
 def open_model(name_or_folder: str) -> tuple[Zaya, Tokenizer]:
     """(model, tokenizer) of a shipped checkpoint, or of a run's folder, made by one process or by several.
 

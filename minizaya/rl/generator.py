@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..arch.model import Zaya
 from ..data import tasks
-from ..data.aggregation import aggregation_text, spoiled_tails
+from ..data.aggregation import LENGTHS, TAU, aggregation_text, spoiled_tails
 from ..data.tokenizer import Tokenizer
 from ..infer.engine import Engine
 from ..train.sources import training_problem
@@ -112,7 +112,7 @@ def draw_aggregation(records: list[dict], rng: random.Random) -> dict:
     problem = tasks.get(record["task"]).generate(record["number"], record["difficulty"])
     count, own = rng.randint(1, 4), rng.random() < 0.5
     attempts = rng.sample(record["rollouts"], count) if own else [problem.completion] * count
-    tails = spoiled_tails(attempts, rng)
+    tails = spoiled_tails(attempts, rng, LENGTHS.get(problem.task, TAU))
     return {"task": record["task"], "difficulty": record["difficulty"], "number": record["number"],
             "prompt": aggregation_text(problem.prompt, tails), "room": room(record["task"], record["difficulty"]),
             "kind": "own tails" if own else "expert tails"}

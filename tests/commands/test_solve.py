@@ -227,9 +227,21 @@ def test_scores_by_hand():
     assert scoring.voted(["#1$", "#2$", "#2$", "#1"]) == "#2$" and scoring.voted(["1$", ""]) == ""
 
 
-def test_a_shipped_model_is_asked_only_what_it_has_learned(capsys):
-    assert main(["solve", "--model", "nano-reasoner", "--compare", "--exam", "--problems", "1"]) == 2
-    assert "model must have learned sheet, as nano-sheets has, got 'nano-reasoner'" in capsys.readouterr().err
+def test_a_shipped_model_is_asked_only_what_it_has_learned(capsys, monkeypatch):
+    """The model that went on from it answers, and that is said; another one's follower does not."""
+    asked = []
+    monkeypatch.setattr(compare, "compare", lambda model, *rest: asked.append(model) or {})
+    said = "nano-reasoner has not learned sheet; nano-sheets, which went on from it, answers\n"
+    for name, line in (("nano-reasoner", said), ("nano-sheets", "")):
+        assert main(["solve", "--model", name, "--compare", "--exam", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out) == {} and line in err and ("learned" in err) == bool(line)
+    both = [model.state_dict() for model in asked]
+    assert all(torch.equal(tensor, both[1][key]) for key, tensor in both[0].items())
+    assert main(["solve", "--model", "nano-reasoner-rl", "--compare", "--exam"]) == 2
+    assert "model must have learned sheet, as nano-sheets has, got 'nano-reasoner-rl'" in capsys.readouterr().err
+    assert main(["solve", "--model", "nano-reasoner", "--compare", "--json"]) == 0
+    assert "learned" not in capsys.readouterr().err
 
 
 def test_an_exam_has_its_difficulties_in_turn():

@@ -150,6 +150,11 @@ def test_aggregation_prompts_hold_tails():
     assert {d["kind"] for d in drawn} == {"own tails", "expert tails"}
     assert all(d["prompt"].startswith(problem.prompt + "|") and d["prompt"].endswith("~") for d in drawn)
     assert all(1 <= d["prompt"].count("|") <= 4 for d in drawn)
+    sheet = tasks.get("sheet").generate(3, 24)   # its list alone is longer than another task's tails
+    records = [{"task": "sheet", "difficulty": 24, "number": 3, "rollouts": [sheet.completion] * 4}]
+    tails = [len(tail) for seed in range(40) for tail in
+             draw_aggregation(records, random.Random(seed))["prompt"][:-1].split("|")[1:]]
+    assert 64 < max(tails) <= 90
 
 
 def test_a_loop_earns_nothing():

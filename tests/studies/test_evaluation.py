@@ -425,6 +425,7 @@ def test_lm_evals_questions_are_held_out_problems():
 def test_lm_eval_works_against_the_server(tmp_path):
     """Runs where lm-eval is installed; it is no requirement of ours."""
     pytest.importorskip("lm_eval")
+    pytest.importorskip("tenacity")   # of lm-eval[api]
     pytest.importorskip("tornado")
     from minizaya.serve.formats import TaskFormat
     from minizaya.serve.server import Server
