@@ -350,13 +350,17 @@ void some(const Layer& l, const Past& past, long first, long b, long steps, floa
     const long dense = l.width * (2 * l.heads + 2 * l.kv_heads) * l.head;
     const long parts = b * steps >= 8 * threads && dense <= 1 << 21 ? std::min<long>(threads, b) : 1;
     const long each = (b + parts - 1) / parts;
-#pragma omp parallel for num_threads(parts)
-    for (long from = 0; from < b; from += each) {
+    const auto part = [&](long from, int crew) {
         const auto run = past.half ? attend_and_route<uint16_t> : attend_and_route<float>;
         const long at = from * steps;
         run(l, past, first + from, std::min(each, b - from), steps, stream + at * l.width, state + at * l.router,
-            x + at * l.width, probs + at * (l.experts + 1), routes + at, parts > 1 ? 1 : threads);
-    }
+            x + at * l.width, probs + at * (l.experts + 1), routes + at, crew);
+    };
+    // trap: not num_threads(1). A region within a region, of one thread too, makes its threads anew each time, and they
+    // wait for a core on which the pool's own are spinning.
+    if (parts == 1) return part(0, threads);
+#pragma omp parallel for num_threads(parts)
+    for (long from = 0; from < b; from += each) part(from, 1);
 }
 
 }  // namespace
@@ -431,11 +435,16 @@ extern "C" void through(const Model* model, const Past* pasts, long b, long step
             some(l, pasts[number], first, here, steps, stream, state, x, own, chosen, threads);
             std::fill(y, y + rows * E, 0.f);
             // experts side by side where there are enough of them, else all threads at one
-            const int apart = rows >= 2 * threads && X >= 2 * threads ? threads : 1;
-#pragma omp parallel for schedule(dynamic) num_threads(apart)
-            for (long e = 0; e < X; ++e)
+            const auto asked = [&](long e, int crew) {
                 if (std::find(chosen, chosen + rows, e) != chosen + rows)
-                    visit(&l, l.gate_up + e, l.expert_down + e, e, rows, chosen, own, x, y, apart > 1 ? 1 : threads);
+                    visit(&l, l.gate_up + e, l.expert_down + e, e, rows, chosen, own, x, y, crew);
+            };
+            if (rows < 2 * threads || X < 2 * threads) {  // trap: as in `some`
+                for (long e = 0; e < X; ++e) asked(e, threads);
+            } else {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+                for (long e = 0; e < X; ++e) asked(e, 1);
+            }
             join(&l, rows, y, stream);
         }
         for (long n = 0; n < here; ++n)
