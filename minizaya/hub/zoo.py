@@ -120,7 +120,10 @@ def card_text(name: str, figures: dict) -> str:
         for task, cells in figures["accuracy"].items())
     shown = figures | {"name": name, "accuracy": accuracy}
     if "levels" not in figures:
-        shown |= {"flags": figures.get("flags", ""), "note": figures.get("note", "")}
+        note, parts = figures.get("note"), any(s["stage"].endswith("-parts") for s in figures["stages"])
+        shown |= {"flags": figures.get("flags", ""), "note": f" {note}" if note else "",
+                  "aggregating": "stages `sft` and `parts`" if parts else "stage `sft`",
+                  "sheets": ", and for `sheet`" if parts else ""}
         shown["stages"] = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |"
                                     for s in figures["stages"])
         return CARD.read_text("utf-8").format_map(shown)
