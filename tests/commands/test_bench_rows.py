@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import minizaya as mz
-from minizaya.commands.bench import answers, growth, losses, timing
+from minizaya.__main__ import main
+from minizaya.commands.bench import answers, command, growth, losses, timing
 from minizaya.native import matmul, step
-from minizaya.plots.growth import beside_the_plan
 
 
 def test_the_peak_of_a_call_is_what_it_holds_at_once():
@@ -39,7 +39,7 @@ def test_rows_of_answers_compare_the_two_ways(monkeypatch):
     assert set(ways) == {None, False}
 
 
-def test_growth_is_measured_and_drawn_beside_the_plan(monkeypatch, tmp_path):
+def test_growth_is_measured_and_drawn_beside_the_plan(monkeypatch, tmp_path, capsys):
     """The plan by hand: where reading costs all, a context's keys and values; where multiplying does, every sequence
     costs the same."""
     monkeypatch.setattr(growth, "GROWS", {"context": (8, 1032), "batch": (1, 3)})
@@ -54,8 +54,13 @@ def test_growth_is_measured_and_drawn_beside_the_plan(monkeypatch, tmp_path):
     one, three = slow_products["rows"]["batch"][:2]
     assert one["planned_ms"] == pytest.approx(three["planned_ms"]) and three["batch"] == 3
     assert all(row["ms"] > 0 for rows in slow_reading["rows"].values() for row in rows)
-    beside_the_plan(slow_reading).savefig(tmp_path / "growth.png")
+    monkeypatch.setattr(command, "machine", lambda: {"read_gb_s": 1, "gemm_gflops": 1e9})
+    assert main(["bench", "--growth", str(tmp_path / "growth.png")]) == 0
     assert (tmp_path / "growth.png").stat().st_size > 5000
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = [row[-1] for row in table if row[:2] in (["context", "8"], ["context", "1032"])]
+    assert [float(one) - float(two) for one, two in zip(shown[1::2], shown[::2])] == pytest.approx(
+        [long["planned_ms"] - short["planned_ms"]] * (len(shown) // 2), abs=0.3)
 
 
 def test_losses_are_the_peers(monkeypatch):

@@ -14,8 +14,8 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/running.md", "docs/evaluate.md", 
 
 # the beginning of a command -> what makes it small; the longest that fits counts
 SMALLEST = {
-    "cascade --table": "", "doctor": "", "grade": "", "kernels": "router", "laws": "", "leaderboard board.jsonl": "",
-    "lessons --folder": "", "lessons --nbgrader": "--folder mine", "plan": "",
+    "cascade --table": "", "doctor": "", "grade": "", "kernels": "router", "kernels --build": "router", "laws": "",
+    "leaderboard board.jsonl": "", "lessons --folder": "", "lessons --nbgrader": "--folder mine", "plan": "",
     "solve --model nano-reasoner": "--task copy --difficulty 4 --problems 1",
     "solve --model nano-reasoner --compare": "--problems 1", "solve --model nano-sheets --compare": "--problems 1",
     "stages --out": "--share 0.0002", "stages --table": "",
@@ -27,7 +27,6 @@ ELSEWHERE = {
     "cascade --out": "tests/rl/test_cascade.py::test_the_command",
     "doctor --weights": "tests/hub/test_paging.py::test_golden_values_tell_right_weights_from_wrong",
     "evaluate": "tests/studies/test_evaluation.py::test_a_failed_request_costs_one_sample_and_is_said",
-    "kernels --build": "tests/hip/test_hip.py::test_the_command_prints_every_kernel",
     "leaderboard --baseline": "tests/grading/test_open_exercises.py::test_the_command_says_what_is_missing",
     "leaderboard board.jsonl --add": "tests/grading/test_open_exercises.py::test_a_class_keeps_a_board",
     "lessons --reset": "tests/commands/test_progress.py::test_a_lesson_is_started_over_and_the_old_one_kept",
