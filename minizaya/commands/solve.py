@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of problems and sampling (default: %(default)s)")
     parser.add_argument("--compare", action="store_true",
                         help="compare one rollout, majority vote and recursive self-aggregation in one setting")
-    parser.add_argument("--sweep", action="store_true", help="vary Markovian RSA's beta and tau in one setting")
+    parser.add_argument("--sweep", action="store_true",
+                        help="vary Markovian RSA's beta and tau in one setting, on the exam C and tau")
     parser.add_argument("--setting", choices=sorted(compare.SETTINGS),
                         help="with --compare or --sweep: a budget that is too short for one trace, or long enough "
                              "(default: tight)")
