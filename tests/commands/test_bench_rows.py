@@ -78,3 +78,22 @@ def test_losses_are_the_peers(monkeypatch):
     with torch.no_grad():
         peer.model.norm.weight.mul_(1.1)
     assert losses.curves(model, peer, steps=1)["gap"] > 1e-4
+
+
+def test_losses_come_from_weights_that_no_row_has_trained(monkeypatch):
+    """The row of training moves ours and the peer's, each its own way; whoever compares losses after it compares two
+    models."""
+    def train(model, theirs, *rest):
+        with torch.no_grad():
+            model.norm.weight.add_(0.1)
+        return {}
+
+    for name in ("prefill_row", "decode_row", "engine_row"):
+        monkeypatch.setattr(command, name, lambda *rest: {})
+    for rows in (command.data, answers):
+        monkeypatch.setattr(rows, "rows", lambda *rest: [])
+    monkeypatch.setattr(command, "machine", lambda device: {"read_gb_s": 1, "gemm_gflops": 1})
+    monkeypatch.setattr(command, "train_row", train)
+    monkeypatch.setattr(losses, "LENGTH", 8)
+    monkeypatch.setattr(losses.curves, "__defaults__", (0, 2))
+    assert command.bench(preset="nano")["losses"]["gap"] < 1e-5
