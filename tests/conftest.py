@@ -6,7 +6,9 @@ is not a bug. In CI the examples are derived from the test alone, so that a red 
 
 import os
 import signal
+import sys
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("minizaya", deadline=None)
@@ -17,3 +19,16 @@ settings.load_profile("minizaya-ci" if os.environ.get("CI") else "minizaya")
 # interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_module_outlives_its_test(request):
+    """A module that a test imported from a temporary folder is forgotten with it, so that the next test to call
+    one by the same name imports its own, in whatever order they run."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        module = sys.modules[name]
+        places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]   # no file: a bare folder
+        if any(place.startswith(str(request.config._tmp_path_factory.getbasetemp())) for place in places):
+            del sys.modules[name]

@@ -49,9 +49,7 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "mypkg" / "broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    for name in [name for name in sys.modules if name.split(".")[0] == "mypkg"]:
-        del sys.modules[name]
+    return tmp_path
 
 
 def test_every_law_is_listed_with_what_it_takes_and_catches(capsys):
