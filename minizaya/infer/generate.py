@@ -85,12 +85,23 @@ def decode(model: Zaya, read: Callable, prompts: list[list[int]], max_new_tokens
         if not going:
             break
         if len(going) < len(alive):
+            going = from_the_end(going)
             rows = torch.tensor(going, device=device)
             cache.select(rows)
             chosen, uniforms = chosen[rows], None if uniforms is None else uniforms[rows]
             alive = [alive[row] for row in going]
         tokens, mask = chosen[:, None], None
     return answers
+
+
+def from_the_end(going: list[int]) -> list[int]:
+    """The same rows, ascending no more: the last ones stand where others left, and the rest keep their places.
+
+    [0, 2, 3, 5] -> [0, 5, 2, 3]: only row 5 moves, so that the cache has one row to copy and not three.
+    """
+    kept = {row for row in going if row < len(going)}
+    last = (row for row in going if row >= len(going))
+    return [row if row in kept else next(last) for row in range(len(going))]
 
 
 def generate_reference(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,

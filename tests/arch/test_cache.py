@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import minizaya as mz
 from minizaya.arch import balance
 from minizaya.arch.attention import causal_mask, locate
-from minizaya.arch.cache import Cache
+from minizaya.arch.cache import Cache, moved
 
 CONFIG = mz.ZayaConfig.preset("nano", hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
                               head_dim=8, moe_intermediate_size=16, router_hidden_size=8)
@@ -50,6 +52,38 @@ def test_a_cache_keeps_only_its_own_ends_alive(steps):
         assert kept.untyped_storage().data_ptr() != given.untyped_storage().data_ptr()
     assert torch.equal(cache.columns[0], torch.cat([z, z, z], 1)[:, -CONFIG.conv_lag:])
     assert torch.equal(cache.delayed[0], then[:, -1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, n - 1), max_size=n + 2))))
+@example((5, [0, 4, 2, 3]))          # one left, and the last one took its place
+@example((6, [1, 0, 2, 3, 4, 5]))    # two changed places: read before either is written
+@example((4, [0, 1]))                # half of the memory would lie idle
+@example((3, [2, 1, 0, 0]))          # more than there were
+@example((3, []))
+@example((4, [3, 3, 2, 3]))          # the same one twice
+@torch.no_grad()
+def test_rows_move_in_place_or_not(case):
+    """Twice in a row, whatever was asked for; at most half of the memory is idle, and it is copied only when it was."""
+    n, rows = case
+    kv, index = torch.randn(2, n, 3, 1, 2), torch.tensor(rows, dtype=torch.int64)
+    want = kv.clone()[:, index]
+    got = moved(kv, index)
+    assert torch.equal(got, want)
+    stay = sum(a == b for a, b in zip(rows, range(n)))
+    in_place = n >= len(rows) > n / 2 and len(rows) - stay <= len(rows) / 2
+    assert (got.untyped_storage().data_ptr() == kv.untyped_storage().data_ptr()) == in_place
+    again = torch.arange(len(rows) // 2 + 1)[: len(rows)]
+    want = got.clone()[:, again]
+    got = moved(got, again)
+    assert torch.equal(got, want) and (not rows or len(again) > got.untyped_storage().nbytes() / 2 / got[:, 0].nbytes)
+
+
+@torch.no_grad()
+def test_a_mask_of_rows_is_no_list_of_them():
+    kv = torch.randn(2, 4, 3, 1, 2)
+    mask = torch.tensor([True, True, False, True])
+    assert torch.equal(moved(kv.clone(), mask), kv[:, mask])
 
 
 @torch.no_grad()

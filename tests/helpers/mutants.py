@@ -128,6 +128,8 @@ MUTANTS = [
      "the empty room behind the end is not content", ["decoding.chunks"]),
     (CACHE, "return torch.cat([old, new], dim=1)", "return torch.cat([new, old], dim=1)",
      "old flags come before new ones", ["decoding.padded_chunks"]),
+    (CACHE, "self.kv = [moved(kv, rows) for kv in self.kv]", "self.kv = [kv[:, : len(rows)] for kv in self.kv]",
+     "the keys and values of the kept rows stay", ["decoding.select"]),
     (CACHE, "self.columns = [columns[rows] for columns in self.columns]",
      "self.columns = [columns[:len(rows)] for columns in self.columns]", "the columns of the kept rows stay",
      ["decoding.select"]),

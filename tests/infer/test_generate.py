@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import minizaya as mz
 from minizaya.__main__ import main
 from minizaya.data.tokenizer import CharTokenizer
-from minizaya.infer.generate import generate, generate_reference, left_pad
+from minizaya.infer.generate import from_the_end, generate, generate_reference, left_pad
 from minizaya.infer.sample import (
     check_sampling,
     choose,
@@ -303,6 +303,17 @@ def test_an_answer_does_not_depend_on_its_batch_mates_or_place(models):
         order = rng.sample(range(5), 5)
         assert generate(models[0], [prompts[i] for i in order], **settings) == [together[i] for i in order]
         assert [generate(models[0], [prompt], **settings)[0] for prompt in prompts] == together
+
+
+@given(st.sets(st.integers(0, 12)))
+@example({0, 2, 3, 5})
+def test_who_stays_keeps_his_place(rows):
+    """All rows that went on, once each; only those move whose place lies behind the end."""
+    going = sorted(rows)
+    found = from_the_end(going)
+    assert sorted(found) == going
+    assert all(place == row for place, row in enumerate(found) if row < len(going))
+    assert [row for row in found if row >= len(going)] == [row for row in going if row >= len(going)]
 
 
 def test_copies_of_a_prompt_get_different_answers_in_the_same_order(models):

@@ -192,6 +192,39 @@ def test_attention(batch, steps, group, kv_heads, size, seed):
         assert torch.equal(attend.attend(q, k, v)[:, :cut], mine[:, :cut])
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 150), min_size=1, max_size=4), st.integers(1, 150), st.integers(1, 2), st.integers(0, 99))
+@example([0, 1, 63, 64], 150, 2, 0)     # the first tile of keys seen whole, but for one, but for all, and not at all
+@example([65, 127, 128, 150], 150, 1, 1)   # a row of padding alone
+@example([7, 8, 9], 17, 1, 2)              # where a group of queries begins, and beside it
+@example([1], 1, 1, 3)
+def test_attention_of_padded_prompts(padding, steps, group, seed):
+    """As a mask would have it: padding sees itself, and nobody else sees it."""
+    draw, padded = torch.Generator().manual_seed(seed), torch.tensor(padding).clamp(max=steps)
+    q, k, v = (torch.randn(len(padding), steps, n, 16, generator=draw) * 2 for n in (2 * group, 2, 2))
+    column = torch.arange(steps)
+    valid = column >= padded[:, None]
+    seen = (column[:, None] >= column) & (valid[:, None, :] | (column[:, None] == column))
+    with torch.no_grad():
+        mine = attend.attend(q, k, v, padded)
+        assert off(mine, attend_reference(q.double(), k.double(), v.double(), seen[:, None])) < NEAR
+        if attend.able(16):
+            assert torch.equal(attend.padding(valid, None, 16), padded)
+
+
+def test_what_padding_needs_a_mask():
+    """Padding that is not at the left, a window that crops, heads that fill no vector, gradients."""
+    valid = torch.tensor([[False, True, True], [True, True, True], [False, False, False]])
+    with torch.no_grad():
+        here = attend.able(16)
+        for window, size, given, able in ((None, 16, valid, here), (3, 16, valid, here), (2, 16, valid, False),
+                                          (None, 9, valid, False), (None, 16, valid.flip(1), False),
+                                          (None, 16, None, False)):
+            got = attend.padding(given, window, size)
+            assert got.tolist() == [1, 0, 3] if able else got is None
+    assert attend.padding(valid, None, 16) is None
+
+
 def test_which_attention_is_ours(monkeypatch):
     q = torch.ones(1, 2, 1, 32)
     for capability in ("AVX512", "AVX2", "DEFAULT"):

@@ -36,22 +36,25 @@ void weigh(const float* shares, const float* shrink, const float* v, long row, l
         for (int c = 0; c < VECS; ++c) memcpy(y + r * d + c * N, &sum[r][c], sizeof(Floats));
 }
 
-// ROWS queries, the first of which sees `seen` keys of this tile, as far as they go, each next one key more. `there`: how
-// many there are. top: the largest score so far; sum (ROWS, N): those of e^(score - top), lane by lane.
-void look_at(const float* q, const float* turned, const float* v, long row, long seen, long there, long d, float* top,
-             float* sum, float* y) {
+// ROWS queries, the first of which sees `seen` keys of this tile, as far as they go, each next one key more, but for the
+// first `hidden` ones. `there`: how many there are. top: the largest score so far; sum (ROWS, N): those of
+// e^(score - top), lane by lane.
+void look_at(const float* q, const float* turned, const float* v, long row, long seen, long hidden, long there, long d,
+             float* top, float* sum, float* y) {
     Floats scores[ROWS][4];
     float shares[ROWS * KEYS], shrink[ROWS];
     Ints lane;
     for (int i = 0; i < N; ++i) lane[i] = i;
     const float scale = 1 / std::sqrt((float)d);
+    const bool some = seen < KEYS || hidden > 0;
+    const Ints before = Ints{} + int(hidden);
     scores_of(q, turned, d, scale, scores);
     scores_of(q + SCORED * d, turned, d, scale, scores + SCORED);
     for (int r = 0; r < ROWS; ++r) {
         const Ints mine = Ints{} + int(std::min(KEYS, seen + r));
         Floats tops = fill(-INFINITY), sums = load(sum + r * N);
         for (int i = 0; i < 4; ++i) {
-            if (seen < KEYS) scores[r][i] = lane + i * N < mine ? scores[r][i] : fill(-INFINITY);
+            if (some) scores[r][i] = (lane + i * N < mine) & (lane + i * N >= before) ? scores[r][i] : fill(-INFINITY);
             tops = scores[r][i] > tops ? scores[r][i] : tops;
         }
         const float most = largest(tops);
@@ -63,7 +66,8 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
         }
         for (int i = 0; i < 4; ++i) {
             Floats share = exponential(scores[r][i] - top[r]);
-            if (seen < KEYS) share = lane + i * N < mine ? share : Floats{};  // e^-infinity is not quite nothing there
+            // e^-infinity is not quite nothing there
+            if (some) share = (lane + i * N < mine) & (lane + i * N >= before) ? share : Floats{};
             memcpy(shares + r * KEYS + i * N, &share, sizeof share);
             sums += share;
         }
@@ -77,9 +81,10 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
 
 }  // namespace
 
-// q, y (b, t, h, d); k, v (b, t, j, d). d is a multiple of N.
-extern "C" void attend(const float* q, const float* k, const float* v, long b, long t, long heads, long kv_heads, long d,
-                       float* y, int threads) {
+// q, y (b, t, h, d); k, v (b, t, j, d). d is a multiple of N. padded (b): the first so many tokens of a row see but
+// themselves, and the others do not see them; null: none are.
+extern "C" void attend(const float* q, const float* k, const float* v, const int64_t* padded, long b, long t, long heads,
+                       long kv_heads, long d, float* y, int threads) {
     const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, blocks = (t + QUERIES - 1) / QUERIES;
     std::vector<float> all(b * kv_heads * tiles * KEYS * d);
     float* turned = all.data();
@@ -97,6 +102,7 @@ extern "C" void attend(const float* q, const float* k, const float* v, long b, l
         for (long task = 0; task < b * heads * blocks; ++task) {
             const long first = (blocks - 1 - task % blocks) * QUERIES, row = task / blocks / heads;  // long ones first
             const long h = task / blocks % heads, pair = row * kv_heads + h / group, end = std::min(t, first + QUERIES);
+            const long begin = padded ? padded[row] : 0;
             static thread_local std::vector<float> room;
             room.assign(QUERIES * (2 * d + N + 1), 0.f);
             float *own = room.data(), *out = own + QUERIES * d, *sum = out + QUERIES * d, *top = sum + QUERIES * N;
@@ -105,17 +111,21 @@ extern "C" void attend(const float* q, const float* k, const float* v, long b, l
                 const float* from = q + ((row * t + s) * heads + h) * d;
                 std::copy(from, from + d, own + (s - first) * d);
             }
-            for (long tile = 0; tile * KEYS < end; ++tile)
+            for (long tile = begin / KEYS; tile * KEYS < end; ++tile)
                 for (long s = first; s < end; s += ROWS) {
                     const long seen = s + 1 - tile * KEYS;
-                    if (seen <= 0) continue;  // tiles begin where groups of ROWS queries do
+                    if (seen <= 0 || s + ROWS <= begin) continue;  // tiles begin where groups of ROWS queries do
                     look_at(own + (s - first) * d, turned + (pair * tiles + tile) * KEYS * d,
                             v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen,
-                            std::min(KEYS, t - tile * KEYS), d, top + s - first, sum + (s - first) * N,
+                            std::max(0L, begin - tile * KEYS), std::min(KEYS, t - tile * KEYS), d, top + s - first, sum + (s - first) * N,
                             out + (s - first) * d);
                 }
             for (long s = first; s < end; ++s) {
                 float* to = y + ((row * t + s) * heads + h) * d;
+                if (s < begin) {
+                    std::copy_n(v + ((row * t + s) * kv_heads + h / group) * d, d, to);
+                    continue;
+                }
                 const float share = 1 / lanes(load(sum + (s - first) * N));
                 EACH(long i = 0; i < d; ++i) to[i] = out[(s - first) * d + i] * share;
             }

@@ -81,12 +81,16 @@ def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tens
     check_inputs(model.config, tokens, cache, routes, doc_ids, mask)
     batch, steps = tokens.shape
     valid = mask if cache is None else cache.advance(steps, mask)
-    place = locate(model.config, batch, steps, 0, torch.float32, tokens.device, doc_ids, valid)
+    padded = None if doc_ids is not None else causal.padding(valid, model.config.sliding_window, model.config.head_dim)
+    # padding at the left needs no mask, which takes t bytes a token
+    place = locate(model.config, batch, steps, 0, torch.float32, tokens.device, doc_ids,
+                   valid if padded is None else None)
+    place.valid = valid
     stream = (model.embed(tokens) + model.embed_bias) * model.embed_scale
     after = [*(block.attention_norm for block in model.layers[1:]), model.norm]
     x, state, chosen, probs = rms_norm(model.layers[0].attention_norm, stream), None, [], []
     for layer, block in enumerate(model.layers):
-        y = attention(block.attention, x, place, cache)
+        y = attention(block.attention, x, place, cache, padded)
         stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
         route, gates, prob, state = routed(block.router, x, state, None if routes is None else routes[..., layer])
         chosen.append(route)
@@ -115,13 +119,13 @@ def routed(router: Router, x: Tensor, below: Tensor | None,
     return routes, gates, probs, state
 
 
-def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None) -> Tensor:
-    """As `CCA.forward`: x (b, t, E) -> (b, t, E)."""
+def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None, padded: Tensor | None) -> Tensor:
+    """As `CCA.forward`: x (b, t, E) -> (b, t, E). padded: where no mask says it, see `attend.padding`."""
     if place.valid is not None:
         x = x * place.valid[..., None]   # padding must not leak through the convolutions
     q, k, v = (mixed if standard(layer.config) else CCA.project)(layer, x, place, cache)
     if cache is not None:
         cache.extend(layer.layer, k, v)   # it was empty: these are all keys and values
     mask = place.masks[layer.sliding]
-    y = causal.attend(q, k, v) if causal.takes(q, mask) else attend(q, k, v, mask)
+    y = causal.attend(q, k, v, padded) if causal.takes(q, mask) else attend(q, k, v, mask)
     return layer.up_proj(rearrange(y, "b t h d -> b t (h d)"))
