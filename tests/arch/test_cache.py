@@ -47,9 +47,9 @@ def test_a_cache_keeps_only_its_own_ends_alive(steps):
     z, then = torch.randn(2, steps, cache.columns[0].shape[2]), torch.randn(2, steps, 8)
     for _ in range(3):
         cache.exchange(0, z, then)
-    for kept, given in ((cache.columns[0], z), (cache.delayed[0], then)):
+    for kept, came in ((cache.columns[0], z), (cache.delayed[0], then)):
         assert kept.is_contiguous() and kept.untyped_storage().nbytes() == kept.nbytes
-        assert kept.untyped_storage().data_ptr() != given.untyped_storage().data_ptr()
+        assert kept.untyped_storage().data_ptr() != came.untyped_storage().data_ptr()
     assert torch.equal(cache.columns[0], torch.cat([z, z, z], 1)[:, -CONFIG.conv_lag:])
     assert torch.equal(cache.delayed[0], then[:, -1])
 

@@ -193,7 +193,8 @@ def test_attention(batch, steps, group, kv_heads, size, seed):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 150), min_size=1, max_size=4), st.integers(1, 150), st.integers(1, 2), st.integers(0, 99))
+@given(st.lists(st.integers(0, 150), min_size=1, max_size=4), st.integers(1, 150), st.integers(1, 2),
+       st.integers(0, 99))
 @example([0, 1, 63, 64], 150, 2, 0)     # the first tile of keys seen whole, but for one, but for all, and not at all
 @example([65, 127, 128, 150], 150, 1, 1)   # a row of padding alone
 @example([7, 8, 9], 17, 1, 2)              # where a group of queries begins, and beside it
