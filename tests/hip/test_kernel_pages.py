@@ -63,7 +63,7 @@ def of_activations(sizes: dict) -> float:
 
 
 def share_of_vector(source: str, kernel: str, *ops: str) -> float:
-    code = kernels_of(hip.build(source, "gfx942").with_suffix(".s").read_text())[kernel].instructions
+    code = kernels_of(hip.build(source, "gfx942").with_suffix(".s").read_text(), kernel)[kernel].instructions
     spent = Counter()
     for at, n in counted(source, kernel)["done"].items():
         if code[at].kind in ("vector", "transcendental"):

@@ -8,6 +8,8 @@ import torch
 
 from minizaya import hip
 from minizaya.hip import report
+from minizaya.hip.build import NoCompiler
+from minizaya.hip.machine import mca
 from minizaya.hip.machine.floors import FLOORS, counted, floors, loop
 from minizaya.hip.machine.listing import kernels_of
 from minizaya.hip.machine.memory import FAR, NEAR
@@ -101,6 +103,29 @@ def test_readmes_say_what_the_listing_says(source):
     text = (hip.KERNELS / source / "README.md").read_text()
     table = report.markdown(source)
     assert table in text, f"kernels/{source}/README.md must hold this table:\n{table}"
+
+
+MCA = pytest.mark.skipif(mca.analyser() is None or not shutil.which("clang++-19"),
+                         reason="no llvm-mca: apt-get install llvm-19")
+
+
+@MCA
+@pytest.mark.parametrize("source, kernel", [*mca.MAIN.items(), ("moe", "moe_hidden_f32"), ("balance", "balance_f32")])
+def test_llvm_mca_counts_the_same_but_for_what_takes_sixteen_clocks_here(source, kernel):
+    found = mca.beside(source, kernel)
+    assert found["ours"]["mfma"] == found["theirs"]["mfma"]
+    assert found["ours"]["vector"] - found["theirs"]["vector"] == 12 * found["slow"]
+
+
+@MCA
+def test_the_page_holds_llvm_mcas_table():
+    assert mca.markdown() in (hip.KERNELS / "README.md").read_text(), mca.markdown()
+
+
+def test_without_llvm_mca_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(mca.shutil, "which", lambda name: None)
+    with pytest.raises(NoCompiler, match="no llvm-mca"):
+        mca.beside("moe", "moe_output_bf16")
 
 
 def test_explain(capsys):

@@ -2,5 +2,5 @@
 
 In reading order: `listing` (a gfx942 listing as instructions), `operations` (what each computes), `registers` and
 `memory` (what one wave sees), `wave` (the wave runs, and its clocks are counted), `floors` (the time that each unit
-needs at least; the largest is the prediction).
+needs at least; the largest is the prediction), `mca` (the same loops as llvm-mca counts them).
 """

@@ -13,9 +13,9 @@ taken to be like it. Its clocks times the number of waves, over the units there 
     latency   a wave alone, waits included, as often as waves do not fit in at a time
 
 What no floor shows: waves that wait for each other at a barrier, units that cannot start at the same time, launches
-(about 5 us each without a graph), a clock below 2.1 GHz. So real times are longer. Beside llvm-mca (same clocks for
-vector and matrix instructions) this counts loops by running them, and knows LDS banks and waits; it knows no
-dependences between vector instructions, which other waves hide.
+(about 5 us each without a graph), a clock below 2.1 GHz. So real times are longer. Beside llvm-mca (`mca`) this counts
+loops by running them, and knows LDS banks and waits; it knows no dependences between vector instructions, which other
+waves hide.
 """
 
 import functools
@@ -81,7 +81,7 @@ def count(listing: str, kernel: str, launch: Callable[[], tuple], made_of: str) 
 
     def make(aside: Path) -> Path:
         grid, block, args = launch()
-        wave = walk(kernels_of(listing)[kernel], grid, block, args)
+        wave = walk(kernels_of(listing, kernel)[kernel], grid, block, args)
         found = dict(grid=grid, block=block, done=dict(wave.done), unit=dict(wave.unit), clock=wave.clock)
         (aside / "count.json").write_text(json.dumps(found))
         return aside / "count.json"
@@ -131,7 +131,7 @@ def hot_loop(code: Code, done: dict[int, int]) -> tuple[int, int]:
 
 def loop(source: str, kernel: str) -> dict:
     """The hot loop of a kernel: `turns` of the wave, `lines` (times, text), `kinds` (instructions a turn), `clocks`."""
-    code = kernels_of(build(source, "gfx942").with_suffix(".s").read_text())[kernel]
+    code = kernels_of(build(source, "gfx942").with_suffix(".s").read_text(), kernel)[kernel]
     done = counted(source, kernel)["done"]
     first, last = hot_loop(code, done)
     turns, kinds, clocks = max(done.get(first, 1), 1), Counter(), Counter()

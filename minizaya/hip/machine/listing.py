@@ -47,10 +47,12 @@ class Code:
         return sorted(found.items())
 
 
-def kernels_of(listing: str) -> dict[str, Code]:
-    """Kernel name -> its `Code`, from the text of a listing."""
+def kernels_of(listing: str, only: str | None = None) -> dict[str, Code]:
+    """Kernel name -> its `Code`, from the text of a listing. only: the one that is wanted, since most are long."""
     found = {}
     for name, numbers in metadata(listing).items():
+        if only not in (None, name):
+            continue
         start = listing.index(f"\n{name}:")
         body, _, tail = listing[start:].partition("\n\t.section")
         code = found[name] = Code(numbers=numbers)
