@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..arch.model import Zaya
 from ..config import check_settings
+from ..native.fused.model import logits_at
 from ..train.optim import muon
 from .advantage import grpo_advantage, maxrl_advantage, mixed
 from .loss import policy_loss, token_logprobs
@@ -48,10 +49,11 @@ class LearnerConfig:
 
 
 class Learner:
-    """A model and its optimizer. `update(rollouts, group)` is one step, computed where the model is; biases stay."""
+    """A model and its optimizer. `update(rollouts, group)` is one step, computed where the model is; biases stay.
+    compiled: as in `train.loop.Trainer`."""
 
-    def __init__(self, model: Zaya, config: LearnerConfig):
-        self.model, self.config = model, config
+    def __init__(self, model: Zaya, config: LearnerConfig, compiled: bool | None = None):
+        self.model, self.config, self.compiled = model, config, compiled
         self.optimizer = muon(model, config.lr, weight_decay=0.0, momentum=0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr if group["muon"] else config.lr * config.adam_share
@@ -99,10 +101,8 @@ class Learner:
     def advantages(self, rewards: Tensor, rollouts: list[Rollout]) -> Tensor:
         """(groups, G), by the formula of the stage."""
         cfg, group = self.config, rewards.shape[1]
-        if cfg.advantage == "grpo":
-            return grpo_advantage(rewards)
         if not cfg.brevity:
-            return maxrl_advantage(rewards)
+            return (grpo_advantage if cfg.advantage == "grpo" else maxrl_advantage)(rewards)
         bonus = torch.zeros_like(rewards)
         for i, row in enumerate(rewards):
             answers = rollouts[i * group: (i + 1) * group]
@@ -124,22 +124,21 @@ class Learner:
         recorded = torch.full((n, width, layers), UNRECORDED, device="cpu")
         valid = torch.zeros(n, width - 1, dtype=torch.bool, device="cpu")
         rollout_logp = torch.zeros_like(valid, dtype=torch.float32)
-        kept = None   # an answer that was drawn without a filter kept everything, whatever its neighbours did
-        if any(r.kept is not None for r in rollouts):
-            kept = torch.ones(n, width - 1, self.model.config.vocab_size, dtype=torch.bool, device="cpu")
         for row, r in enumerate(rollouts):
             first, last = len(r.prompt) - 1, len(texts[row]) - 1
             recorded[row, : last + 1] = r.routes.long()
             valid[row, first:last] = True
             rollout_logp[row, first:last] = torch.tensor(r.logprobs, dtype=torch.float32, device="cpu")
-            if r.kept is not None:
-                kept[row, first:last] = r.kept
         device = self.model.embed.weight.device
         tokens, rollout_logp, valid, recorded = (x.to(device) for x in (tokens, rollout_logp, valid, recorded))
-        kept = None if kept is None else kept.to(device)
-        out = self.model(tokens, routes=recorded if self.config.replay else None)
-        logp = token_logprobs(out.logits[:, :-1], tokens[:, 1:], kept=kept)
-        return logp, rollout_logp, valid, out.routes, recorded
+        kept = None   # an answer that was drawn without a filter kept everything, whatever its neighbours did
+        if any(r.kept is not None for r in rollouts):
+            whole = torch.ones(width, self.model.config.vocab_size, dtype=torch.bool, device="cpu")
+            kept = torch.cat([whole[: len(r.tokens)] if r.kept is None else r.kept for r in rollouts]).to(device)
+        places, replayed = torch.nn.functional.pad(valid, (0, 1)), recorded if self.config.replay else None
+        logits, routes = logits_at(self.model, tokens, places, replayed, self.compiled)
+        logp = token_logprobs(logits, tokens[:, 1:][valid], kept=kept)
+        return logp.new_zeros(valid.shape).masked_scatter(valid, logp), rollout_logp, valid, routes, recorded
 
 
 def micro_batches(rollouts: list[Rollout], most: int) -> list[list[int]]:

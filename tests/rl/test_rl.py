@@ -1,7 +1,10 @@
 """Reinforcement learning's parts: errors, the curriculum, canaries, rewards, one update of the learner."""
 
+import copy
+import inspect
 import math
 import random
+import textwrap
 import zlib
 
 import pytest
@@ -10,6 +13,8 @@ import torch
 import minizaya as mz
 from minizaya.data import tasks
 from minizaya.infer.sample import tempered
+from minizaya.native.fused import library
+from minizaya.native.fused import model as fused
 from minizaya.rl import (
     canary,
     cascade,
@@ -23,6 +28,7 @@ from minizaya.rl import (
     repeats,
     token_logprobs,
 )
+from minizaya.rl import learner as learning
 from minizaya.rl.canary import calibrated
 from minizaya.rl.curriculum import Calibrator, Scheduler, pass_rate
 from minizaya.rl.generator import room
@@ -31,6 +37,8 @@ from minizaya.rl.reward import behaviour_reward, signed_kl_reward, style_score
 from minizaya.rl.rollout import Rollout
 from minizaya.train.optim import is_matrix
 from rl_tools import CONFIG, PROMPTS, answered
+
+needs_loops = pytest.mark.skipif(library.library() is None, reason="no C++ compiler")
 
 # ---- advantages and loss ---------------------------------------------------------------------------------------------
 
@@ -341,18 +349,80 @@ def test_groups_without_a_difference_change_nothing(model):
 
 def test_micro_batches_weigh_as_one(model):
     """Rows of 20 tokens at a time or all together: the same gradient, to rounding."""
-    import copy
-    rollouts, gradients = batch(model, [1, 0, 0, 1, 1, 0]), []
-    for rows in (20, 8192):
-        other = copy.deepcopy(model).double()
-        learner = Learner(other, LearnerConfig(rows=rows, clip=1e9))
-        kept = []
-        learner.optimizer.step = lambda model=other, kept=kept: kept.append(
-            [p.grad.clone() for p in model.parameters() if p.grad is not None])
-        learner.update(rollouts, 3)
-        gradients += kept
-    for one, two in zip(*gradients, strict=True):
+    rollouts, wide = batch(model, [1, 0, 0, 1, 1, 0]), copy.deepcopy(model).double()
+    found = [gradients(copy.deepcopy(wide), rollouts, False, dict(rows=rows))[0] for rows in (20, 8192)]
+    for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-10)
+
+
+def gradients(model, rollouts, compiled, settings):
+    """Of one update, with its figures; the weights stay."""
+    learner, kept = Learner(model, LearnerConfig(clip=1e9, **settings), compiled), []
+    learner.optimizer.step = lambda: kept.extend(p.grad.clone() for p in model.parameters() if p.grad is not None)
+    return kept, learner.update(rollouts, 3)
+
+
+def ragged(model):
+    """Six answers: two drawn without a filter; one's last routes were not recorded."""
+    rollouts = batch(model, [1, 0, 0, 1, 1, 0])
+    for own, filtered in zip(rollouts[2:], answered(model, [PROMPTS[0]] + [PROMPTS[1]] * 3, 7, min_p=0.3)):
+        own.__dict__.update(filtered.cut(7 - len(own.prompt)).__dict__ | {"reward": own.reward})
+    rollouts[1].routes[-3:] = -1
+    return rollouts
+
+
+def apart(model, settings):
+    """How far an update by the fused loops is from the plain one in float64, relative to the largest of a gradient."""
+    rollouts, wide = ragged(model), copy.deepcopy(model).double()
+    rollouts[4].routes[:] = 1   # not where its tokens would go
+    mine, here = gradients(model, rollouts, True, settings)
+    wanted, there = gradients(wide, rollouts, False, settings)
+    away = [abs(here[key] - there[key]) for key in ("loss", "routed", "grad_norm")]
+    return max(away + [float((a - b).abs().max() / b.abs().max().clamp_min(1e-3)) for a, b in zip(mine, wanted)])
+
+
+def mistaken(model):
+    """The largest difference of a log-probability to what the sampler said."""
+    with torch.no_grad():
+        logp, rollout_logp, valid, *_ = Learner(model, LearnerConfig()).forward(ragged(model))
+    return float((logp - rollout_logp)[valid].abs().max())
+
+
+@needs_loops
+@pytest.mark.parametrize("settings", [{}, dict(replay=False), dict(rows=20)], ids=str)
+def test_an_update_by_fused_loops_is_the_plain_one(model, settings):
+    """Three layers in float32: the plain way is off by up to 1e-5, too."""
+    assert apart(model, settings) < 1e-4
+
+
+@needs_loops
+@pytest.mark.parametrize("place, name, old, new", [
+    (learning, "logits_at", "x[places]", "x[places.roll(1, 1)]"),
+    (learning, "logits_at", "hidden(model, tokens, routes=routes)", "hidden(model, tokens)"),
+    (Learner, "forward", "else r.kept for r in rollouts", "else r.kept for r in rollouts[::-1]"),
+    (Learner, "forward", "tokens[:, 1:][valid]", "tokens[:, :-1][valid]")])
+def test_planted_bugs_of_an_update_by_loops_are_seen(model, monkeypatch, place, name, old, new):
+    code = getattr(place, name)
+    text, room = textwrap.dedent(inspect.getsource(code)), dict(code.__globals__)
+    assert text.count(old) == 1, f"{old!r} has changed"
+    exec(text.replace(old, new), room)
+    assert mistaken(model) < 1e-5
+    monkeypatch.setattr(place, name, room[name])
+    assert (mistaken(model) if place is Learner else apart(model, {})) > 1e-2
+
+
+@needs_loops
+def test_which_way_an_update_goes(model, monkeypatch):
+    rollouts, asked, own = batch(model, [1, 0, 0, 1, 1, 0]), [], fused.hidden
+    monkeypatch.setattr(fused, "hidden", lambda *args, **named: (asked.append(1), own(*args, **named))[1])
+    for compiled, times in ((False, 0), (None, 1), (True, 1)):
+        asked.clear()
+        gradients(model, rollouts, compiled, {})
+        assert len(asked) == times
+    gradients(copy.deepcopy(model).double(), rollouts, None, {})
+    assert len(asked) == 1
+    with pytest.raises(ValueError, match="compiled: this model cannot be trained by fused loops: its weights are not"):
+        Learner(model.double(), LearnerConfig(), compiled=True).update(rollouts, 3)
 
 
 def test_muon_has_no_momentum_and_biases_stay(model):

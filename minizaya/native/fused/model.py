@@ -45,14 +45,9 @@ def summed_loss(model: nn.Module, inputs: Tensor, targets: Tensor, doc_ids: Tens
     Raises:
         ValueError: compiled is True and it cannot be; a target outside the vocabulary; what `Zaya.forward` raises.
     """
-    if compiled not in (None, True, False):
-        raise ValueError(f"compiled must be True, False or None (where it can be), got {compiled!r}")
-    why = "it was not asked for" if compiled is False else obstacle(model)
-    if compiled and why:
-        raise ValueError(f"compiled: this model cannot be trained by fused loops: {why}")
-    flat = targets.flatten()
-    if why or model.head.bias is not None:
-        out = forward(model, inputs, doc_ids=doc_ids) if why is None else model(inputs, doc_ids=doc_ids)
+    loops, flat = by_loops(model, compiled), targets.flatten()
+    if not loops or model.head.bias is not None:
+        out = forward(model, inputs, doc_ids=doc_ids) if loops else model(inputs, doc_ids=doc_ids)
         loss = F.cross_entropy(out.logits.flatten(0, 1), flat, ignore_index=IGNORE, reduction="sum")
         return loss, out.routes
     low, high = (int(x) for x in torch.where(flat == IGNORE, 0, flat).aminmax())
@@ -60,6 +55,30 @@ def summed_loss(model: nn.Module, inputs: Tensor, targets: Tensor, doc_ids: Tens
         raise ValueError(f"targets must lie in 0..{model.config.vocab_size - 1} or be {IGNORE}, got {low}..{high}")
     x, routes, _ = hidden(model, inputs, doc_ids=doc_ids)
     return SummedLoss.apply(x.flatten(0, 1), model.head.weight, flat), routes
+
+
+def logits_at(model: nn.Module, tokens: Tensor, places: Tensor, routes: Tensor | None = None,
+              compiled: bool | None = None) -> tuple[Tensor, Tensor]:
+    """Logits with gradients where `places`, bool (b, t), is True, (places, vocab), and routes, int64 (b, t, layers).
+
+    routes: to replay, as in `Zaya.forward`; compiled and what is raised: as in `summed_loss`. By loops the head reads
+    nothing else: of reinforcement learning's texts only the answers.
+    """
+    if not by_loops(model, compiled):
+        out = model(tokens, routes=routes)
+        return out.logits[places], out.routes
+    x, routes, _ = hidden(model, tokens, routes=routes)
+    return model.head(x[places]), routes
+
+
+def by_loops(model: nn.Module, compiled: bool | None) -> bool:
+    """Do the loops run it? Raises ValueError as `summed_loss` does."""
+    if compiled not in (None, True, False):
+        raise ValueError(f"compiled must be True, False or None (where it can be), got {compiled!r}")
+    why = "it was not asked for" if compiled is False else obstacle(model)
+    if compiled and why:
+        raise ValueError(f"compiled: this model cannot be trained by fused loops: {why}")
+    return why is None
 
 
 def takes(cache: Cache | None) -> bool:
