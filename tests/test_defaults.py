@@ -38,10 +38,11 @@ data.tasks.arithmetic.ModChain: modulus=10
 data.tasks.program.run: limit=1000
 data.template.Template: bos='<bos>', eos='<eos>'
 data.template.marked: spared=()
-data.template.tojson: ensure_ascii=False, sort_keys=False
 data.template.Template.render: tools=()
 data.template.Template.encode: tools=()
 data.template.Template.around: tools=()
+data.template.room.priced: name='counted'
+data.template.room.tojson: ensure_ascii=False, sort_keys=False
 data.tokenizer.ByteTokenizer: specials=('<pad>', '<bos>', '<eos>', '<unk>', '<|im_start|>', '<|im_end|>', '<think>',
     '</think>')
 data.tokenizer.CharTokenizer: specials=('<pad>', '<bos>', '<eos>', '<unk>', '<|im_start|>', '<|im_end|>', '<think>',

@@ -85,12 +85,58 @@ def test_typed_control_tokens_stay_text(tokenizer, tag):
     ("{% include '/etc/passwd' %}", "no loader"),
     ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
     ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{{ none.x.y }}", "UndefinedError"),
-    ("{{ range(10**9) | list }}", "OverflowError"),
+    ("{{ range(10**9) | list }}", "OverflowError"), ("{{ 'x' | urlize }}", "No filter"),
     ("", "empty prompt"),
 ])
 def test_hostile_and_broken_templates_give_one_clear_error(source, says):
     with pytest.raises(ValueError, match=says):
         Template(source).encode(HELLO, ByteTokenizer())
+
+
+DOUBLED = "{%% set ns = namespace(x='a') %%}{%% for i in range(50) %%}%s{%% endfor %%}"
+LONG = "{% set s = 'a' * 300000 %}{% for i in range(90000) %}"
+
+
+@pytest.mark.parametrize("source", [
+    "{{ 'a' * 10**12 }}", "{{ 10**12 * 'a' }}", "{{ [0] * 10**10 }}", "{{ 7**9999999 % 3 }}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
+    f"{{% for i in range(99999) %}}{'text ' * 99}{{% endfor %}}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    DOUBLED % "{% set ns.x = ns.x ~ ns.x %}", DOUBLED % "{% set ns.x = ns.x + ns.x %}",
+    DOUBLED % "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}",
+    DOUBLED % "{% set ns.x = [ns.x, ns.x] %}" + "{{ ns.x }}",
+    DOUBLED % "{% set ns.x = [ns.x, ns.x] %}" + "{{ ns.x | tojson }}",
+    DOUBLED.replace("'a'", "3") % "{% set ns.x = ns.x * ns.x %}",
+    f"{LONG}{{% if 'ab' in s %}}{{% endif %}}{{% endfor %}}", f"{LONG}{{{{ s[1:] | length }}}}{{% endfor %}}",
+    "{{ '%999999999d' % 1 }}", "{{ '%*d' % (999999999, 1) }}", "{{ '%999999999d' | format(1) }}",
+    "{{ '{:999999999}'.format(1) }}", "{{ '{:{}}'.format(1, 999999999) }}", "{{ ('{0}' * 9999).format('x' * 9999) }}",
+    "{{ 'a' | center(10**10) }}", "{{ 'a'.ljust(10**10) }}", "{{ 'x' | attr('zfill')(10**10) }}",
+    "{{ (1).to_bytes(10**10, 'big') }}", "{{ '\t'.expandtabs(10**9) }}", "{{ ['x'] | map('center', 10**10) | list }}",
+    "{% filter center(10**10) %}x{% endfilter %}", "{{ ('a' * 99999) | replace('a', 'b' * 9999) }}",
+    "{{ ('b' * 9999).join('a' * 9999) }}", "{{ (['a' * 999] * 9999) | join }}",
+    "{{ ([messages] * 9999) | map(attribute='0.content') | map('center', 999) | join }}",
+    "{{ [1] | batch(10**9, 'x') | list }}", "{{ ('\n' * 9999) | indent(9999) }}", "{{ 1 | round(10**9, 'ceil') }}",
+    "{{ [1, [2, 3]] | tojson(indent=10**9) }}", "{{ ([[1] * 999] * 999) | sum(start=[]) }}",
+])
+def test_a_template_that_would_take_memory_or_time_without_bound_is_refused(source, monkeypatch):
+    """Each would take gigabytes or hours. The limit is lowered so that this takes no seconds."""
+    monkeypatch.setattr("minizaya.data.template.room.MOST", 2**16)
+    with pytest.raises(ValueError, match="would take more than [0-9]+ steps and characters"):
+        Template(source).render(HELLO)
+
+
+def test_the_limits_leave_room_for_long_conversations_and_large_numbers():
+    """A limit that grows with what is given, since a template's work does."""
+    long = [{"role": role, "content": "x" * 300} for _ in range(1000) for role in ("user", "assistant")]
+    assert Template(CHATML).render(long).count("x") == 600_000
+    seen = "{% for m in messages[::-1] %}{% if loop.index0 < messages | length - 1 %}.{% endif %}{% endfor %}"
+    assert Template(seen).render(long) == "." * 1999
+    large = ("{{ {'id': 1700000000} | tojson }} {{ 1700000000 | string }} {{ '%d' % 1700000000 }} "
+             "{{ x | default(1700000000) }} {{ '{}'.format(1700000000) }} {{ 17 * 100000000 }} {{ 2**40 }}")
+    assert Template(large).render(HELLO) == '{"id": 1700000000}' + " 1700000000" * 4 + " 1700000000 1099511627776"
+    with pytest.raises(ValueError, match="at most 1048576 may be"):
+        Template(" " * (2**20 + 1))
 
 
 def test_what_is_no_template(tmp_path, monkeypatch):

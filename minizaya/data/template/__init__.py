@@ -6,8 +6,8 @@
 Folders keep it in chat_template.jinja, or as "chat_template" in tokenizer_config.json. It sees what `transformers`
 shows it: messages, tools, add_generation_prompt, bos_token, eos_token, and options such as enable_thinking.
 
-trap: a template is a program, written by whoever made the checkpoint. It runs in Jinja's sandbox, where it reaches no
-file, no module and no attribute that begins with an underscore. It may still loop for ever, or fill the memory.
+trap: a template is a program, written by whoever made the checkpoint. It runs in a `room` where it reaches no file, no
+module and no attribute that begins with an underscore, and is refused when it would fill the memory or run for ever.
 
 trap: the text begins with <bos> already. A tokenizer that adds its own special tokens would write a second one, and
 Gemma's would add <eos>, which ends the answer before it begins. So nothing is added.
@@ -22,54 +22,50 @@ tokenizer may make more of them, by normalising (NFKC turns other letters into <
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .chat import CLOSE, OPEN
-from .hf_tokenizer import HFTokenizer
-from .tokenizer_base import Tokenizer, any_of
+from ..chat import CLOSE, OPEN
+from ..hf_tokenizer import HFTokenizer
+from ..tokenizer_base import Tokenizer, any_of
+from .room import Room, metered
 
 MARK, HOLE = "\U000f0000", "\U000f0001"  # of Unicode's private use: no tokenizer needs them, and typed ones are dropped
 TOOL_TAGS = ("<zyphra_tool_call>", "</zyphra_tool_call>", "<zyphra_tool_response>", "</zyphra_tool_response>")
+LONGEST = 2**20                          # characters of a template
 GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
 
 
 class Template:
     """A compiled template. options: set of str, the further variables that it reads.
 
-    bos, eos: how the checkpoint's tokenizer writes these tokens. Raises ValueError for text that is not Jinja, and for
-    a jinja2 older than 3.1.6, whose sandbox has known holes.
+    bos, eos: how the checkpoint's tokenizer writes these tokens. Raises ValueError for text that is not Jinja or longer
+    than `LONGEST`, and for a jinja2 older than 3.1.6, whose sandbox has known holes.
     """
 
     def __init__(self, text: str, bos: str = "<bos>", eos: str = "<eos>"):
         if tuple(map(int, re.findall(r"\d+", version("jinja2"))[:3])) < (3, 1, 6):
             raise ValueError(f"a chat template needs jinja2 3.1.6 or newer, here is {version('jinja2')}: "
                              f"pip install -U jinja2")
-        # as in transformers: a line that holds only a block leaves no trace
-        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                             extensions=["jinja2.ext.loopcontrols", Generation])
-        room.filters["tojson"] = tojson  # Jinja's own writes < as \u003c, for web pages
-        room.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+        room = Room()
         self.bos, self.eos = bos, eos
         try:
+            if len(text) > LONGEST:
+                raise jinja2.TemplateError(f"it has {len(text)} characters, at most {LONGEST} may be")
             self.options = find_undeclared_variables(room.parse(text)) - set(room.globals) - GIVEN
             self.compiled = room.from_string(text)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ValueError(f"the chat template is no Jinja: {said(error)}") from None
 
     def render(self, messages: Sequence[dict], tools: Sequence[dict] = (), options: dict | None = None) -> str:
-        """The conversation as text, with an opened assistant turn. Raises ValueError where the template raises."""
+        """The conversation as text, with an opened assistant turn. Raises ValueError where the template raises, and
+        where it would make more, or take more steps, than `room` allows."""
         try:
-            return self.compiled.render(messages=list(messages), tools=list(tools) or None, add_generation_prompt=True,
-                                        bos_token=self.bos, eos_token=self.eos, **(options or {}))
+            return metered(self.compiled, dict(messages=list(messages), tools=list(tools) or None, bos_token=self.bos,
+                                               eos_token=self.eos, add_generation_prompt=True, **(options or {})))
         except Exception as error:  # it is a program: it may divide by zero
             raise ValueError(f"the chat template refuses this conversation: {said(error)}") from None
 
@@ -175,28 +171,6 @@ def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
         tags = control_tokens(tokenizer)
         return [i for piece in text.split(MARK) for i in tokenizer.encode_written(piece, tags)]
     return [i for piece in text.split(MARK) for i in tokenizer.encode(piece, allow_special=True)]
-
-
-# ---- what a template may call ----------------------------------------------------------------------------------------
-
-
-class Generation(Extension):
-    """{% generation %} ... {% endgeneration %}: what an assistant wrote, marked for training. Here: what it holds."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration", ), drop_needle=True), lineno=line)
-
-
-def raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def tojson(value: object, ensure_ascii: bool = False, indent: int | str | None = None,
-           separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def said(error: Exception) -> str:
