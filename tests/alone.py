@@ -6,6 +6,8 @@
 
 Inside each file the tests are shuffled, too, one parametrized case among the others. Two orders of two files are two
 chances to see what one test leaves behind for another. It goes on after a failure; the exit code is that of the worst.
+A test that left a setting of the whole process changed (`tests/helpers/tidy.py`) is named, and its file fails.
+`--together` runs all files in one process, their tests among each other.
 """
 
 import argparse
@@ -21,14 +23,30 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Shuffle:
-    """A plugin of pytest: the tests of a file in an order of the seed's. Fixtures of a module are still made once."""
+    """A plugin of pytest: the tests of a file in an order of the seed's. Fixtures of a module are still made once.
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    together: those of all files among each other. It also says what tests left behind.
+    """
+
+    def __init__(self, seed: int, together: bool = False):
+        self.seed, self.together = seed, together
+
+    def pytest_configure(self, config):
+        self.left = config.left_behind = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session):
+        if self.left and not session.exitstatus:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        for test, what in self.left.items():
+            terminalreporter.write_line(f"{test} left {', '.join(what)} changed")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
-        random.Random(f"{self.seed}/{items[0].nodeid.split('::')[0] if items else ''}").shuffle(items)
+        first = items[0].nodeid.split("::")[0] if items and not self.together else ""
+        random.Random(f"{self.seed}/{first}").shuffle(items)
 
 
 def files_of(places: list[Path]) -> list[Path]:
@@ -44,11 +62,13 @@ def main() -> int:
     parser.add_argument("places", nargs="*", type=Path, default=[ROOT / "tests"], help="files, folders (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="of the orders (default: %(default)s)")
     parser.add_argument("--without", default="\0", metavar="PART", help="leave out files whose path holds this")
+    parser.add_argument("--together", action="store_true", help="all in one process")
     parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)     # one file, in this process
     args = parser.parse_args()
-    if args.inside is not None:
-        return int(pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", str(args.places[0])],
-                               plugins=[Shuffle(args.inside)]))
+    if args.inside is not None or args.together:
+        seed = args.seed if args.together else args.inside
+        return int(pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", *map(str, args.places)],
+                               plugins=[Shuffle(seed, args.together)]))
     files = [file for file in files_of(args.places) if args.without not in str(file)]
     random.Random(args.seed).shuffle(files)
     bad = []

@@ -11,6 +11,8 @@ import sys
 import pytest
 from hypothesis import settings
 
+import tidy
+
 settings.register_profile("minizaya", deadline=None)
 settings.register_profile("minizaya-ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("minizaya-ci" if os.environ.get("CI") else "minizaya")
@@ -19,6 +21,16 @@ settings.load_profile("minizaya-ci" if os.environ.get("CI") else "minizaya")
 # interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_its_test(request):
+    """Settings of the whole process are what they were before the test. `tests/alone.py` is told of those that were
+    not; here they are only put back."""
+    before = tidy.state()
+    yield
+    if (left := tidy.put_back(before)) and hasattr(request.config, "left_behind"):
+        request.config.left_behind[request.node.nodeid] = left
 
 
 @pytest.fixture(autouse=True)

@@ -56,6 +56,12 @@ def test_special_tokens_are_single_ids_when_allowed(tok):
     assert {tok.pad_id, tok.bos_id, tok.eos_id, tok.unk_id} <= set(tok.special_ids.values())
 
 
+@pytest.mark.parametrize("wrong", [("",), (3,), (None,), (b"<x>",), ("<x>", "<x>"), ("<pad>",)])
+def test_special_tokens_are_distinct_texts_and_none_is_empty(wrong):
+    with pytest.raises(ValueError, match="specials must be distinct, non-empty str"):
+        ByteTokenizer((*SPECIALS, *wrong))
+
+
 def test_the_longest_special_token_wins():
     tok = ByteTokenizer((*SPECIALS, "<think>!"))
     assert tok.encode("<think>!", allow_special=True) == [tok.special_ids["<think>!"]]

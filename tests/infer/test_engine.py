@@ -113,6 +113,10 @@ def test_filters_are_recorded_with_what_they_kept():
     assert torch.equal(done.kept, wanted) and not done.kept.all() and (done.kept.sum(-1) > 1).any()
     shared = (probs * wanted / (probs * wanted).sum(-1, keepdim=True)).log()
     torch.testing.assert_close(torch.tensor(done.logprobs).double(), shared[range(12), done.tokens], rtol=0, atol=1e-5)
+    number = engine.submit([1, 2, 3], 2, temperature=1.0, record=True)
+    while engine.busy:
+        engine.step()
+    assert engine.take(number).kept is None      # no filter, nothing to record
 
 
 def test_cancelled_requests_leave_and_disturb_nobody(model):

@@ -215,6 +215,13 @@ def test_without_tools_all_of_the_answer_is_text(text):
     assert parse(text, thinking=False, tools=[]) == Reply("", text)
 
 
+@pytest.mark.parametrize("kind, digits", [("integer", 3999), ("number", 3999)])
+def test_a_number_of_at_most_so_many_digits_is_one(kind, digits):
+    """Python itself refuses to read more than 4,300, or as many as somebody has set."""
+    for text, wanted in ((digits * "7", int(digits * "7")), ((digits + 1) * "7", (digits + 1) * "7")):
+        assert value_of(text, "a", {"a": {"type": kind}}) == wanted
+
+
 @pytest.mark.parametrize("text, reply", [
     (f"The tag {CALL} opens a call. Ask me more.", Reply("", "The tag  opens a call. Ask me more.", [], [CALL])),
     (f"Write {CALL} first. {ADD} Done.",

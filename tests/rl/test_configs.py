@@ -3,6 +3,7 @@
 By the type of a field's default, so that a field that comes later is held to it, too.
 """
 
+import contextlib
 import inspect
 import math
 from functools import partial
@@ -48,6 +49,27 @@ def test_no_number_is_taken_that_is_none(config):
         with pytest.raises(ValueError) as error:
             make(**{name: value})
         assert str(error.value).startswith(name) and repr(value) in str(error.value), (name, value, error.value)
+
+
+# which numbers may be zero; which may not be one: shares below it, and those that another default or setting forbids
+ZERO = {"Endpoint": "temperature seed retries pause", "LearnerConfig": "adam_share delta brevity", "Scheduler": "up",
+        "Job": "aggregation min_p threshold seed", "Stage": "aggregation brevity", "RSAConfig": "T", "Limits": "",
+        "Recipe": "warmup weight_decay beta1 beta2 balance_lr seed final_share"}
+NOT_ONE = {"Recipe": "beta1 beta2 momentum", "RSAConfig": "N beta"}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_zero_and_one_are_taken_where_they_mean_something(config):
+    found = {0: [], 1: []}
+    kinds = {name: type(each.default) for name, each in inspect.signature(CONFIGS[config]).parameters.items()}
+    numbers = {name: kind for name, kind in kinds.items() if kind in (int, float)}
+    for name, kind in numbers.items():
+        for value in found:
+            with contextlib.suppress(ValueError):
+                CONFIGS[config](**{name: kind(value)})
+                found[value].append(name)
+    assert found[0] == ZERO[config].split()
+    assert found[1] == [name for name in numbers if name not in NOT_ONE.get(config, "").split()]
 
 
 @pytest.mark.parametrize("wanted, taken, refused", [

@@ -1,6 +1,7 @@
 """Router replay: what is recorded, what must come back, and the bugs that others have met (one test each)."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -274,6 +275,8 @@ def test_agreement_on_known_numbers():
     assert found["k3"] == pytest.approx((0 + ratio - 1 - torch.tensor(ratio).log().item()) / 2)
     assert found["beyond_2"] == 0.5 and found["tokens"] == 2 and found["pearson"] == pytest.approx(-1)
     assert found["routed"] == 0.5 and found["tokens_routed"] == 1.0  # the row of -1 does not count
+    twice = torch.tensor([math.log(2), -math.log(2), math.nextafter(math.log(2), 1)], dtype=torch.float64)
+    assert agreement(twice, twice * 0)["beyond_2"] == pytest.approx(1 / 3)   # twice as probable is not beyond 2
     assert agreement(logp, logp)["k3"] == 0 and agreement(logp, logp)["pearson"] == pytest.approx(1)
 
 

@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import minizaya as mz
 from minizaya.data import tasks, text
 from minizaya.data.chat import Chat
 from minizaya.data.tokenizer import CharTokenizer
-from minizaya.train import checkpoint, stages
+from minizaya.train import checkpoint, evaluate, stages
 from minizaya.train import sources as the_sources
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.sources import (
@@ -120,6 +121,12 @@ def test_the_shipped_models_were_trained_by_the_tables():
         (512, 5e4, {"problems": 1.0}, 4e-3, 0.5, 0, "sheet"),
         (640, 5e4, {"problems": 0.25, "aggregation": 0.75}, 3e-3, 0.0, 3000, "sheet")]
     assert stages.EXPERTS == {"num_experts": 8, "moe_intermediate_size": 256}
+
+
+def test_model_cards_look_where_the_shipped_ones_did():
+    """The newest shipped model knows all tasks, and its card has one figure for each difficulty."""
+    card = json.loads(files("minizaya").joinpath("checkpoints", "nano-sheets", "card.json").read_text())
+    assert {task: tuple(map(int, levels)) for task, levels in card["accuracy"].items()} == evaluate.LEVELS
 
 
 def test_what_each_stage_reads():
