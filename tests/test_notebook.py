@@ -3,6 +3,7 @@
 One kernel serves all of these: starting one and importing torch in it takes seconds.
 """
 
+import ast
 import asyncio
 import base64
 import json
@@ -20,6 +21,7 @@ from jupyter_client.manager import KernelManager
 
 from lesson_tools import PATHS, ROOT, ThisPython
 from minizaya import notebook
+from minizaya.arch.router import Router
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,62 @@ def test_a_terminal_is_no_notebook(capsys):
     assert "3/3" in shown.err and not shown.out
     code = "from minizaya.notebook import in_notebook; import IPython; assert not in_notebook()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_listing_is_coloured_in_a_notebook_and_printed_elsewhere(kernel, capsys):
+    reply, outputs = kernel("from minizaya.notebook import listing; from minizaya.arch.router import Router\n"
+                            "listing(Router.scores, Router.forward)")
+    assert reply["status"] == "ok", reply
+    ((kind, content),) = outputs
+    notebook.listing(Router.scores, Router.forward)
+    printed = capsys.readouterr().out
+    assert kind == "display_data" and content["data"]["text/plain"] + "\n" == printed
+    assert content["data"]["text/markdown"] == f"```python\n{printed[:-1]}```"
+    assert printed.startswith("def scores(self, x") and "\ndef forward(self, x" in printed    # each on the page's margin
+    notebook.listing(Router.scores, doc=False)
+    body = printed[:printed.index("\n\ndef forward")]
+    assert capsys.readouterr().out == re.sub(r' *""".*?"""\n', "", body, flags=re.DOTALL) + "\n\n"
+
+
+def same_code(source):
+    """The syntax tree, and the words of comments, in order; strings by their words."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = " ".join(node.value.split())
+    return ast.dump(tree)
+
+
+def test_broken_lines_are_the_same_code():
+    """On modules that lessons list: the code stays, and no word is lost."""
+    for path in ROOT.glob("minizaya/arch/*.py"):
+        source = path.read_text(encoding="utf-8")
+        shown = notebook.broken(source, 88)
+        assert same_code(shown) == same_code(source), path
+        words = [" ".join(re.findall(r"[^\s#]+", text)).split() for text in (source, shown)]
+        assert sorted(words[0]) == sorted(words[1]), path
+
+
+LONG = '''def f(first, second, third):  # why it is so
+    """One sentence that its author broke at the edge of the page, as sentences here are, goes on in the very next
+    line without a gap."""
+    return first(second, third)[second, third] + f"{first} {second (third)}"
+'''
+BROKEN = '''# why it is so
+def f(first, second, third):
+    """One sentence that its author
+    broke at the edge of the page, as
+    sentences here are, goes on in
+    the very next line without a
+    gap."""
+    return first(second,
+            third)[second,
+            third] + f"{first} {second (third)}"
+'''
+
+
+def test_a_line_is_broken_where_a_reader_would():
+    assert notebook.broken(LONG, 37) == BROKEN
 
 
 # ---- JupyterLab as `make lessons` starts it --------------------------------------------------------------------------

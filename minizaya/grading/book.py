@@ -1,7 +1,7 @@
 """The lessons with their outputs as a static site, for reading: `make book`.
 
 It needs no network: formulas are MathML, pictures stand in the pages, and the search is a list in a script. Answers
-stay folded, dials are still pictures.
+stay folded, dials are still pictures; it is light or dark as the reader's system is.
 """
 
 import json
@@ -14,20 +14,26 @@ from pathlib import Path
 from ..notebook import tqdm
 
 CSS = """
-body { margin: 0 auto; max-width: 60rem; padding: 0 1rem 4rem; font: 1.05rem/1.55 system-ui, sans-serif; color: #111;
-       background: #fff; color-scheme: light; overflow-wrap: break-word; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #111; --line: #ccc; --code: #f5f5f5; --link: #0060a8; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #161616; --ink: #e4e4e4; --line: #484848; --code: #202020; --link: #7ab8f5; }
+  img { filter: brightness(.86); }
+}
+body { margin: 0 auto; max-width: 60rem; padding: 0 1rem 4rem; font: 1.05rem/1.55 system-ui, sans-serif; color: var(--ink);
+       background: var(--paper); overflow-wrap: break-word; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: baseline; padding: .7rem 0; }
-nav.top { position: sticky; top: 0; background: #fff; border-bottom: 1px solid #ccc; z-index: 1; }
+nav.top { position: sticky; top: 0; background: var(--paper); border-bottom: 1px solid var(--line); z-index: 1; }
 nav input { flex: 1 1 9rem; min-width: 0; font: inherit; padding: .2rem .5rem; }
-a { color: #0060a8; } .anchor-link { visibility: hidden; } :hover > .anchor-link { visibility: visible; }
+a { color: var(--link); } .anchor-link { visibility: hidden; } :hover > .anchor-link { visibility: visible; }
 h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.4rem; } section { scroll-margin-top: 4rem; }
 pre { overflow-x: auto; padding: .6rem .8rem; margin: .5rem 0; font: .78rem/1.4 ui-monospace, monospace; }
 main p, main li { max-width: 54rem; }
-.highlight pre { background: #f5f5f5; } .out { border-left: 3px solid #56B4E9; }
+.highlight pre { background: var(--code); } .out { border-left: 3px solid #56B4E9; }
 table { display: block; overflow-x: auto; border-collapse: collapse; }
-td, th { padding: .3rem .6rem; border: 1px solid #ccc; text-align: left; vertical-align: top; }
+td, th { padding: .3rem .6rem; border: 1px solid var(--line); text-align: left; vertical-align: top; }
+@media (max-width: 40rem) { td:nth-child(3), td:last-child { min-width: 9rem; } td, th { padding: .2rem .4rem; } }
 img { max-width: 100%; height: auto; } math[display=block] { display: block; overflow-x: auto; margin: .8rem 0; }
-details { border: 1px solid #ccc; border-radius: 4px; padding: .4rem .8rem; } summary { cursor: pointer; }
+details { border: 1px solid var(--line); border-radius: 4px; padding: .4rem .8rem; } summary { cursor: pointer; }
 #found { list-style: none; padding: 0; margin: 0; } #found li { margin: .5rem 0; } #found small { display: block; }
 """
 
@@ -104,7 +110,9 @@ def book(folder: Path, out: Path, numbers: list[str] | None = None, execute: boo
         links = " ".join(f'<a href="{to}.html" rel="{rel}">{text}</a>' for rel, to, text in neighbours(name, names))
         page.write_text(PAGE.format(title=escape(title), links=links, body=linked(body, names)), encoding="utf-8")
         written.append(page)
-    (out / "book.css").write_text(CSS + HtmlFormatter().get_style_defs(".highlight"), encoding="utf-8")
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    colors = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    (out / "book.css").write_text(CSS + colors, encoding="utf-8")
     text = json.dumps(places, ensure_ascii=False).replace("</", "<\\/")
     (out / "places.js").write_text(f"const PLACES = {text};\n{SCRIPT}", encoding="utf-8")
     return written
@@ -142,6 +150,8 @@ def cell_html(cell) -> str:
             parts.append(f'<pre class="out">{escape(text)}</pre>' if text else "")
         elif "text/html" in data:
             parts.append(f'<div class="out">{data["text/html"]}</div>')
+        elif "text/markdown" in data:
+            parts.append(f'<div class="out">{markdown(data["text/markdown"])}</div>')
         elif "text/plain" in data and "application/vnd.jupyter.widget-view+json" not in data:
             parts.append(f'<pre class="out">{escape(data["text/plain"])}</pre>')
     return "\n".join(parts)

@@ -1,5 +1,6 @@
 """A verdict as a card, for a notebook: what was judged, and the smallest counterexample laid out as small matrices."""
 
+import re
 from html import escape
 from itertools import product
 
@@ -16,14 +17,19 @@ CELL = "padding:1px 7px;text-align:right;border:1px solid var(--jp-border-color2
 def html(verdict: Verdict, the_law: Law, axes: dict[str, str], name: str = "the function") -> str:
     """The card. axes: input name -> its letters, in the spelling of the exercise; name: of the judged function."""
     mark = "✔" if verdict.passed else "✘" if verdict.attempted else "○"
-    head = f"<b>{mark} {escape(the_law.name)}</b>: {escape(the_law.statement)}"
+    head = f"<b>{mark} {escape(the_law.name)}</b>: {prose(the_law.statement)}"
     if mark == "○":
         body = (f"Not attempted yet: write <code>{escape(name)}</code> above, run its cell, then this one again."
-                if verdict.message == "not attempted yet" else escape(verdict.message))
+                if verdict.message == "not attempted yet" else prose(verdict.message))
     else:
         body = counterexample(verdict, axes) if mark == "✘" else ""
     return (f'<div style="border-left:5px solid {COLOR[mark]};padding:4px 12px;margin:2px 0;overflow-wrap:anywhere;'
             f'max-width:60em;overflow-x:auto;color:var(--jp-content-font-color1,inherit)"><div>{head}</div>{body}</div>')
+
+
+def prose(text: str) -> str:
+    """A sentence, its `names` as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def counterexample(verdict: Verdict, axes: dict[str, str]) -> str:
@@ -35,7 +41,7 @@ def counterexample(verdict: Verdict, axes: dict[str, str]) -> str:
                        value) for name, value in case.items()]
     results = [laid_out("you gave", verdict.got, verdict.at), laid_out("the law wants", verdict.wanted, verdict.at)
                ] if verdict.got is not None else []
-    told = f'<div style="margin:4px 0"><b>{escape(said[:1].upper() + said[1:])}</b></div>'
+    told = f'<div style="margin:4px 0"><b>{prose(said[:1].upper() + said[1:])}</b></div>'
     return row(inputs) + told + row(results)
 
 

@@ -215,15 +215,23 @@ def momentum_free(fn, start, grads):
 
 
 def remembered(draw):
-    """The first gradient is zero: nothing has been learned yet, and the norm is zero, too."""
+    """The first gradient may be zero: nothing has been learned yet, and the norm is zero, too."""
     case = histories(draw)
-    case["grads"] = torch.cat([torch.zeros_like(case["grads"][:1]), case["grads"]])
+    if draw_a.flag(draw):
+        case["grads"] = torch.cat([torch.zeros_like(case["grads"][:1]), case["grads"]])
     return case | dict(lr=draw_a.pick(draw, (0.125, 1.0)), weight_decay=draw_a.pick(draw, (0.0, 0.1)),
                                   momentum=draw_a.pick(draw, (0.0, 0.5, 0.95)))
 
 
+def from_nothing():
+    """Two gradients that point elsewhere, after none or after one of zero: the mean starts at zero, not at the first."""
+    grads = torch.tensor([[[1.0, 0.0], [0.0, 0.5]], [[0.0, 1.0], [0.25, 0.0]]], dtype=torch.float64)
+    case = dict(start=torch.zeros(2, 2, dtype=torch.float64), lr=1.0, weight_decay=0.1, momentum=0.5)
+    return [case | dict(grads=grads), case | dict(grads=torch.cat([torch.zeros_like(grads[:1]), grads]))]
+
+
 @law("optim.muon", "momentum, one look ahead, orthogonalise, match the size; decay by lr times weight decay, no more",
-     cases=draw_a.cases(remembered), **OPTIMIZER)
+     cases=draw_a.cases(remembered), always=from_nothing, **OPTIMIZER)
 def muon(fn, start, grads, lr, weight_decay, momentum):
     """fn(start, grads, lr, weight_decay, momentum): as in optim.momentum_free."""
     def path(added):

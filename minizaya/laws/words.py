@@ -21,7 +21,8 @@ LONGEST = 24   # numbers; a longer tensor is named by its shape
 def number(x: object) -> str:
     """One number as a student would write it: 2.0, 0.333333, nan."""
     x = x.item() if isinstance(x, Tensor) else x
-    return f"{x:.7g}" + (".0" if float(x).is_integer() else "") if isinstance(x, float) else str(x)
+    # + 0.0: minus zero is zero
+    return f"{x + 0.0:.7g}" + (".0" if float(x).is_integer() else "") if isinstance(x, float) else str(x)
 
 
 def where(axes: str, at: tuple[int, ...], shape: Sequence[int]) -> str:

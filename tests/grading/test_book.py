@@ -70,10 +70,21 @@ def test_outputs_as_a_page_shows_them():
     outputs = [new_output("stream", name="stdout", text="  0%|   | 0/2\r100%|###| 2/2\na < b\n"),
                new_output("display_data", {"text/html": '<img alt="A line" src="data:image/png;base64,AAAA">',
                                            "text/plain": "<Figure>"}),
+               new_output("display_data", {"text/markdown": "```python\nx < 2\n```", "text/plain": "x < 2"}),
                new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"})]
     html = book.cell_html(new_code_cell("x = 1", outputs=outputs))
     assert '<pre class="out">a &lt; b</pre>' in html and 'alt="A line"' in html
+    assert re.search(r'<div class="out">\s*<div class="highlight"><pre>.*<span[^>]*>&lt;</span>', html)    # a listing
     assert "%|" not in html and "HBox" not in html and "Figure" not in html
+
+
+def test_a_dark_page_has_light_letters(site):
+    """No color stands in the style but in the two palettes, so none is forgotten in the dark one."""
+    style = (site / "book.css").read_text(encoding="utf-8").split("pre { line-height")[0]
+    light, dark = (set(re.findall(r"(--\w+): #", line)) for line in style.splitlines() if ":root" in line)
+    assert light == dark == set(re.findall(r"var\((--\w+)\)", style))
+    assert len(re.findall(r"#[0-9a-fA-F]{3}", style)) == 2 * len(light) + 1     # the bar beside an output is blue in both
+    assert "@media (prefers-color-scheme: dark)" in (site / "book.css").read_text(encoding="utf-8").split(style)[1]
 
 
 def test_a_lesson_runs_without_widgets_and_a_failing_cell_is_told():

@@ -80,3 +80,9 @@ def test_text_of_a_student_is_escaped():
     shown, _ = drawn("cca.value_shift", lambda now, then: exec("raise ValueError('<script>')"))
     assert "&lt;script&gt;" in shown and "<script>" not in shown
     assert "<b>" not in card.laid_out("<b>", "<b>")
+
+
+def test_names_are_code_and_minus_zero_is_zero():
+    assert "is a <code>return</code> missing?" in drawn("cca.value_shift", lambda now, then: None)[0]
+    assert card.prose("<i> `a<b`") == "&lt;i&gt; <code>a&lt;b</code>"
+    assert "<td" in card.laid_out("x", torch.tensor([-0.0])) and "-0" not in card.laid_out("x", torch.tensor([-0.0]))

@@ -196,5 +196,19 @@ def my_muon(start, grads, lr, weight_decay, momentum):
         path.append(weight)
     return torch.stack(path)
 ''',
+        "the mean starts at the first gradient": '''
+def my_muon(start, grads, lr, weight_decay, momentum):
+    mean, weight, path = grads[0], start, []
+    for g in grads:
+        mean = momentum * mean + (1 - momentum) * g
+        x = momentum * mean + (1 - momentum) * g
+        x = x / x.norm().clamp_min(1e-7)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        weight = weight * (1 - lr * weight_decay) - lr * 0.2 * max(g.shape) ** 0.5 * x
+        path.append(weight)
+    return torch.stack(path)
+''',
     },
 }
