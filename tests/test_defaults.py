@@ -124,6 +124,8 @@ rl.replay.check_routes: name='routes'
 rl.reward.length_bonus: best_rate=0.0, slack=0.0, rate_slack=0.1, scale=1.0
 rl.reward.style_score: cue='#', end='$'
 rl.rollout.Rollout: reward=0.0, flags=()
+parallel.expert_parallel.ExpertParallel: compiled=False
+parallel.grid.parallelize: compiled=False
 parallel.launch.run_job: limit=300.0, timeout=20.0, foreground=False
 parallel.launch.join: timeout=20.0
 parallel.layout.Layout: dp=1, ep=1, cp=1

@@ -21,6 +21,7 @@ from torch.autograd.function import FunctionCtx
 
 from ..arch import balance
 from ..arch.experts import Experts, Reorder, swiglu
+from ..native.fused.experts import Visits
 
 
 def send_counts(routes: Tensor, num_experts: int, ranks: int) -> Tensor:
@@ -77,12 +78,14 @@ class ExpertParallel(nn.Module):
 
     Args:
         experts: the whole `Experts`, the same on every rank. group: the process group of the n ranks that share them.
+        compiled: run them by the fused loops (`native/fused`).
     Raises:
         ValueError: n does not divide the number of experts.
     """
 
-    def __init__(self, experts: Experts, group: dist.ProcessGroup):
+    def __init__(self, experts: Experts, group: dist.ProcessGroup, compiled: bool = False):
         super().__init__()
+        self.compiled = compiled
         self.group, self.ranks = group, dist.get_world_size(group)
         self.num_experts = len(experts.gate_up_proj)
         if self.num_experts % self.ranks:
@@ -116,6 +119,9 @@ class ExpertParallel(nn.Module):
         """
         order = by_expert(counts)
         back = torch.argsort(order)
+        if self.compiled:
+            owner = torch.arange(counts.shape[1]).repeat_interleave(counts.sum(0))[back]
+            return Visits.apply(tokens, owner, torch.ones(len(tokens)), self.gate_up_proj, self.down_proj)
         slices = Reorder.apply(tokens, order, back).split(counts.sum(0).tolist())
         weights = zip(slices, self.gate_up_proj.unbind(), self.down_proj.unbind())
         return Reorder.apply(torch.cat([swiglu(some, up, down) for some, up, down in weights]), back, order)

@@ -23,6 +23,7 @@ Source: FSDP2 is `torch.distributed.fsdp.fully_shard`; ZeRO-3 (arXiv 1910.02054)
 """
 
 import warnings
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..arch.model import Zaya, ZayaOutput
+from ..native.fused import model as fused
 from ..train.sources import IGNORE, Batch
 from .context_parallel import ContextCache, chunk_lengths
 from .expert_parallel import ExpertParallel, slice_of
@@ -70,19 +72,25 @@ class Grid:
 # ---- the model -------------------------------------------------------------------------------------------------------
 
 
-def parallelize(model: Zaya, grid: Grid) -> Zaya:
+def parallelize(model: Zaya, grid: Grid, compiled: bool | None = False) -> Zaya:
     """Cuts a whole model, the same on every rank, to this rank's part of it. Returns the model, changed in place.
 
     Names stay. Each parameter is afterwards a DTensor that holds this rank's rows (axis 0) of what it was; experts
-    hold rows of their rank's experts. Make the optimizer afterwards. Raises ValueError as `ExpertParallel` does.
+    hold rows of their rank's experts. Make the optimizer afterwards. compiled: layers by fused loops, as in
+    `train.loop.Trainer`. Raises ValueError as `ExpertParallel` does, and where compiled is True and cannot be.
     trap: before this call every rank has the whole model in its memory.
     """
     # the model adds to no output of a layer in place, which is what this warning is about
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     model.to(grid.device)
+    if compiled and grid.layout.cp > 1:
+        raise ValueError("compiled: the fused loops start at a text's first token, and with cp a rank does not")
+    loops = grid.layout.cp == 1 and fused.by_loops(model, compiled)
     for block in model.layers:
-        block.experts = ExpertParallel(block.experts, grid.ep)
+        block.experts = ExpertParallel(block.experts, grid.ep, loops)
+        if loops:
+            block.forward = partial(fused.layer, block)   # FSDP gathers weights around it
         fully_shard(block.experts, mesh=grid.replicas)
         fully_shard(block, mesh=grid.world)
     fully_shard(model, mesh=grid.world)

@@ -41,17 +41,19 @@ class ParallelTrainer(Trainer):
         model: a whole `Zaya`, the same on all ranks; it is cut here. grid: this rank's place.
         recipe, batches, run, keep, resume: as in `Trainer`. `batches` gives the *global* micro-batches of a step, the
             same on all ranks: the position in the data is the step, in any layout.
+        compiled: layers by fused loops, as in `Trainer`; never with cp, and the loss goes the plain way.
     Raises:
         ValueError: as `Trainer`, and for Muon: its Newton-Schulz iteration needs whole matrices, a rank has rows.
     """
 
     def __init__(self, model: Zaya, recipe: Recipe, batches: Callable[[int], list[Batch]], grid: Grid,
-                 run: str | Path | None = None, keep: dict | None = None, resume: bool = False):
+                 run: str | Path | None = None, keep: dict | None = None, resume: bool = False,
+                 compiled: bool | None = None):
         if recipe.optimizer != "adamw":
             raise ValueError(f"optimizer must be 'adamw' when states are sharded, got {recipe.optimizer!r}: Muon needs "
                              "whole matrices, and a rank holds rows of them")
         self.grid, self.stop = grid, False
-        super().__init__(parallelize(model, grid), recipe, batches, keep=keep)
+        super().__init__(parallelize(model, grid, compiled), recipe, batches, keep=keep)
         self.optimizer = adamw(self.model, recipe)
         self.balancer.bias = self.balancer.bias.cpu()
         if run is not None:

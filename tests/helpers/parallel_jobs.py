@@ -18,7 +18,7 @@ def equal(cases):
 
 
 def planted(folders):
-    """As `equal`, once for each copy of the package with a bug: [folder, layout]; three steps."""
+    """As `equal`, once for each copy of the package with a bug: [folder, layout, perhaps with a type]; three steps."""
     found = []
     for folder, layout in folders:
         for name in [name for name in sys.modules if re.match(r"minizaya(\.|$)", name)]:
@@ -28,7 +28,7 @@ def planted(folders):
         try:
             equality = importlib.import_module("minizaya.studies.equality")
             assert Path(equality.__file__).is_relative_to(folder)
-            found.append(equality.differences(layout, steps=3))
+            found.append(equality.differences(*layout.split()[:1], 3, dtype=(layout.split() + ["float64"])[1]))
         finally:
             sys.path.remove(folder)
     return found
@@ -141,7 +141,9 @@ def refusals():
                                      ep),
              lambda: forward(equality.tiny_model(), Batch("row", row, row), cp),
              lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", row.expand(1, 4), row), cp),
-             lambda: together(ep, full_on_rank_one, Path("run"))]
+             lambda: together(ep, full_on_rank_one, Path("run")),
+             lambda: parallelize(equality.tiny_model(dtype="float32"), cp, compiled=True),
+             lambda: parallelize(equality.tiny_model(dtype="bfloat16"), ep, compiled=True)]
     for attempt in tries:
         try:
             attempt()

@@ -42,21 +42,22 @@ class Mixed(torch.autograd.Function):
         h, j, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         reach = weight.shape[1] // d
         kept = [position, taps, taps_bias, bias, temperature, cos, sin]
-        mix = Mix(b, t, h, j, d, len(taps), reach, 2 * cos.shape[-1], len(cos),
-                  *(None if one is None else one.data_ptr() for one in kept))
+        ctx.sizes = b, t, h, j, d, len(taps), reach, 2 * cos.shape[-1], len(cos)
+        mix = described(ctx.sizes, kept)
         columns = packed.new_empty(h + j, b * t, reach * d)
         q, k, v = (packed.new_empty(b, t, n, d) for n in (h, j, j))
         call("mix_columns", mix, packed, columns)
         mixed = torch.bmm(columns, weight)
         call("mix_finish", mix, packed, mixed, q, k, v)
-        ctx.mix = mix
         ctx.save_for_backward(packed, weight, columns, mixed, *kept)
         return q, k, v
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
-        mix, (packed, weight, columns, mixed, _, taps, _, bias, temperature, *_) = ctx.mix, ctx.saved_tensors
+        packed, weight, columns, mixed, *kept = ctx.saved_tensors
+        _, taps, _, bias, temperature, *_ = kept
+        mix = described(ctx.sizes, kept)   # trap: weights that are gathered anew for the way back lie elsewhere
         d_packed, d_mixed = torch.empty_like(packed), torch.empty_like(mixed)
         d_bias, d_temperature = torch.empty_like(bias), torch.empty_like(temperature)
         call("mix_finish_back", mix, dq.contiguous(), dk.contiguous(), dv.contiguous(), mixed, d_packed, d_mixed,
@@ -67,6 +68,11 @@ class Mixed(torch.autograd.Function):
         call("mix_columns_back", mix, d_columns, packed, d_packed, d_taps)
         d_taps = d_taps.sum(0)
         return d_packed, d_taps[:-1], d_taps[-1], d_weight, d_bias, d_temperature, None, None, None, None
+
+
+def described(sizes: tuple[int, ...], kept: list[Tensor | None]) -> Mix:
+    """What C++ reads, of tensors that must outlive it."""
+    return Mix(*sizes, *(None if one is None else one.data_ptr() for one in kept))
 
 
 def standard(config: ZayaConfig) -> bool:

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...arch.attention import Place, attend, locate
+from ...arch.block import Block
 from ...arch.cache import Cache
 from ...arch.cca import CCA
 from ...arch.model import Zaya, ZayaOutput, check_inputs
@@ -120,6 +121,15 @@ def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tens
     if cache is not None:
         cache.length, cache.valid = steps, valid
     return x, torch.stack(chosen, -1), torch.stack(probs)
+
+
+def layer(block: Block, stream: Tensor, place: Place, below: Tensor | None, cache: Cache | None = None,
+          pinned: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """As `Block.forward` without a cache, for whoever must call layers one by one; other experts may stand in."""
+    y = attention(block.attention, rms_norm(block.attention_norm, stream), place, None, None)
+    stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
+    routes, gates, probs, state = routed(block.router, x, below, pinned)
+    return block.moe_merge(block.experts(x, routes, gates), stream), routes, probs, state
 
 
 def routed(router: Router, x: Tensor, below: Tensor | None,
