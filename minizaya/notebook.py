@@ -38,8 +38,8 @@ def tqdm(*args, **kwargs) -> text_bar:
 
 
 def listing(*objects: object, doc: bool = True) -> None:
-    """Shows the source of functions, methods or classes, without the indentation of their class: coloured in a notebook,
-    printed elsewhere. Lines over 88 columns are broken for the page. doc: whether with the docstring of a function."""
+    """Shows the source of functions, methods or classes, without the indentation of their class: coloured in a
+    notebook, printed elsewhere. Lines over 88 columns are broken. doc: whether with a function's docstring."""
     sources = []
     for thing in objects:
         source = dedent(getsource(thing))

@@ -109,7 +109,7 @@ def test_a_listing_is_coloured_in_a_notebook_and_printed_elsewhere(kernel, capsy
     printed = capsys.readouterr().out
     assert kind == "display_data" and content["data"]["text/plain"] + "\n" == printed
     assert content["data"]["text/markdown"] == f"```python\n{printed[:-1]}```"
-    assert printed.startswith("def scores(self, x") and "\ndef forward(self, x" in printed    # each on the page's margin
+    assert printed.startswith("def scores(self, x") and "\ndef forward(self, x" in printed   # each at the margin
     notebook.listing(Router.scores, doc=False)
     body = printed[:printed.index("\n\ndef forward")]
     assert capsys.readouterr().out == re.sub(r' *""".*?"""\n', "", body, flags=re.DOTALL) + "\n\n"

@@ -19,8 +19,8 @@ CSS = """
   :root { --paper: #161616; --ink: #e4e4e4; --line: #484848; --code: #202020; --link: #7ab8f5; }
   img { filter: brightness(.86); }
 }
-body { margin: 0 auto; max-width: 60rem; padding: 0 1rem 4rem; font: 1.05rem/1.55 system-ui, sans-serif; color: var(--ink);
-       background: var(--paper); overflow-wrap: break-word; }
+body { margin: 0 auto; max-width: 60rem; padding: 0 1rem 4rem; font: 1.05rem/1.55 system-ui, sans-serif;
+       color: var(--ink); background: var(--paper); overflow-wrap: break-word; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: baseline; padding: .7rem 0; }
 nav.top { position: sticky; top: 0; background: var(--paper); border-bottom: 1px solid var(--line); z-index: 1; }
 nav input { flex: 1 1 9rem; min-width: 0; font: inherit; padding: .2rem .5rem; }

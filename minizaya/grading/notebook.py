@@ -2,6 +2,7 @@
 
     exercise:<id>   tag of the code cell with the function; the cell with its checks stands below it
     open:<id>       the same, of an open exercise
+    hint:<id>       tag of the folded hint, a markdown cell; of no concern here
     answer:<id>     tag of the folded answer, a markdown cell
 
 A cell counts for an exercise if it binds a name that the exercise's function uses, directly or by way of other cells: a

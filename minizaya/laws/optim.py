@@ -224,7 +224,7 @@ def remembered(draw):
 
 
 def from_nothing():
-    """Two gradients that point elsewhere, after none or after one of zero: the mean starts at zero, not at the first."""
+    """Two gradients that point elsewhere, after none or after one of zero: the mean starts at zero, not at them."""
     grads = torch.tensor([[[1.0, 0.0], [0.0, 0.5]], [[0.0, 1.0], [0.25, 0.0]]], dtype=torch.float64)
     case = dict(start=torch.zeros(2, 2, dtype=torch.float64), lr=1.0, weight_decay=0.1, momentum=0.5)
     return [case | dict(grads=grads), case | dict(grads=torch.cat([torch.zeros_like(grads[:1]), grads]))]

@@ -71,7 +71,9 @@ def test_copies_without_answers(tmp_path):
     assert [path.name for path in written] == [path.name for path in PATHS]
     for path in written:
         notebook = document(path)
-        assert '"answer:' not in path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        assert '"answer:' not in text and "<summary>Answer" not in text
+        assert text.count('"hint:') == (LESSONS / path.name).read_text(encoding="utf-8").count('"hint:')
         assert table.lesson(notebook) == table.lesson(document(LESSONS / path.name))
         read(path)  # still a valid notebook
     # what the pages link to has been handed out, and the page for teachers is not linked to

@@ -83,7 +83,7 @@ def test_a_dark_page_has_light_letters(site):
     style = (site / "book.css").read_text(encoding="utf-8").split("pre { line-height")[0]
     light, dark = (set(re.findall(r"(--\w+): #", line)) for line in style.splitlines() if ":root" in line)
     assert light == dark == set(re.findall(r"var\((--\w+)\)", style))
-    assert len(re.findall(r"#[0-9a-fA-F]{3}", style)) == 2 * len(light) + 1     # the bar beside an output is blue in both
+    assert len(re.findall(r"#[0-9a-fA-F]{3}", style)) == 2 * len(light) + 1  # an output's bar is blue in both
     assert "@media (prefers-color-scheme: dark)" in (site / "book.css").read_text(encoding="utf-8").split(style)[1]
 
 

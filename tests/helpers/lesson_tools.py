@@ -3,6 +3,7 @@
 How a lesson is marked up:
     notebook metadata   "minizaya": {"minutes": reading time, "seconds": CPU time, "needs": ["transformers", ...]}
     tag exercise:<id>   a code cell that defines one function, the stub; the next code cell holds its checks
+    tag hint:<id>       a markdown cell with a folded hint, right above the answer; not every exercise has one
     tag answer:<id>     a markdown cell with the answer, folded, in a python fence
 """
 

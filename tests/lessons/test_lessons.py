@@ -31,6 +31,7 @@ from lesson_tools import (
     printed,
     read,
     solved,
+    tagged,
     words,
 )
 from minizaya.plots import turned
@@ -253,6 +254,28 @@ def test_has_the_form_of_a_lesson(name):
     for exercise in EXERCISES[name]:
         card = NOTEBOOKS[name].cells[exercise.cell - 1].source
         assert re.search(r"Difficulty [●○]{5}", card) and re.search(r"\d+ minutes", card), card
+
+
+@every_lesson
+def test_a_hint_is_folded_above_the_answer_and_gives_none_of_it_away(name):
+    notebook = NOTEBOOKS[name]
+    hints = {id: i for i, cell in enumerate(notebook.cells) for id in tagged(cell, "hint")}
+    assert set(hints) <= {exercise.id for exercise in EXERCISES[name]}
+    for exercise in EXERCISES[name]:
+        if exercise.id in hints:
+            at = hints[exercise.id]
+            hint = notebook.cells[at].source
+            assert next_code(notebook, exercise.cell) < at and exercise.id in tagged(notebook.cells[at + 1], "answer")
+            assert hint.startswith("<details><summary>Hint</summary>\n\n") and hint.endswith("\n\n</details>")
+            steps = [line.strip() for line in exercise.answer.splitlines()[1:] if len(line.strip()) > 15]
+            assert not any(step.removeprefix("return ") in hint for step in steps)
+    assert len(hints) == sum("<summary>Hint" in cell.source for cell in notebook.cells)
+
+
+def test_most_exercises_have_a_hint():
+    """The lessons without one have no words left for it."""
+    without = [name[:2] for name in NAMES if not any(tagged(cell, "hint") for cell in NOTEBOOKS[name].cells)]
+    assert without == ["02", "04", "10", "14"]
 
 
 @every_lesson
