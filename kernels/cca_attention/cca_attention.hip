@@ -106,6 +106,7 @@ template <class T, int WIDE> struct Coming {
 template <bool WHOLE, int TEAMS, class T, int WIDE>
 DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, const int* documents, T* out, float* partial,
                    float* stats, int queries, int keys, int heads, int kv_heads, int width, int window, int parts, int tiles, float scale) {
+  constexpr bool EARLY = sizeof(T) == 2 && WIDE == 128;   // LDS answers after some four products; elsewhere registers are too few
   int lane = threadIdx.x % 64, group = heads / kv_heads, past = keys - queries, stride = kv_heads * width;
   int kv = blockIdx.y % kv_heads, batch = blockIdx.y / kv_heads, part = blockIdx.x % parts;
   int block = (tiles * parts - 1 - (int)blockIdx.x) / parts;   // the last positions first: they have the most keys
@@ -163,10 +164,22 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
     if (TEAMS == 4)    // behind the last ones: something that exists, for nobody
       coming.template fetch<WHOLE>(threadIdx.x, k, v, documents, first + KEYS, keys, stride, width);
     stay_in_order();   // the loads travel while the matrix cores work
+    auto key = [&](int c) -> const vec<T, 4>& { return *(const vec<T, 4>*)&tile.key[lane % 32][c * 8 + lane / 32 * 4]; };
+    auto value = [&](int m, int c) -> const vec<T, 4>& { return *(const vec<T, 4>*)&tile.value[m * 32 + lane % 32][c * 8 + lane / 32 * 4]; };
+    vec<T, 4> piece[2][4];   // EARLY: four are multiplied, the next four are on their way
+#pragma unroll
+    for (int i = 0; EARLY && i < 4; i++) piece[0][i] = key(i);
     f32x16 score = mfma_zero();
 #pragma unroll
-    for (int c = 0; c < WIDE / 8; c++)
-      score = mfma8(*(const vec<T, 4>*)&tile.key[lane % 32][c * 8 + lane / 32 * 4], query[c], score);
+    for (int c = 0; c < WIDE / 8; c++) {
+#pragma unroll
+      for (int i = 0; EARLY && c % 4 == 0 && c + 4 < WIDE / 8 && i < 4; i++) piece[(c / 4 + 1) % 2][i] = key(c + 4 + i);
+      if (EARLY && c % 4 == 0) stay_in_order();
+      score = mfma8(EARLY ? piece[c / 4 % 2][c % 4] : key(c), query[c], score);
+    }
+    if (EARLY) stay_in_order();
+#pragma unroll
+    for (int i = 0; EARLY && i < 4; i++) piece[0][i] = value(0, i);   // wanted after the weights
     // may every row see every key here? Then nobody asks, key by key
     bool open = !documents && first + KEYS - 1 <= lowest && (!window || past + last_row / group - first < window);
     if (!open) {
@@ -194,10 +207,12 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
 #pragma unroll
     for (int m = 0; m < WIDE / 32; m++) {
 #pragma unroll
-      for (int r = 0; r < 16; r++) sums[m][r] *= fade;
+      for (int i = 0; EARLY && m + 1 < WIDE / 32 && i < 4; i++) piece[(m + 1) % 2][i] = value(m + 1, i);
 #pragma unroll
-      for (int c = 0; c < KEYS / 8; c++)
-        sums[m] = mfma8(*(const vec<T, 4>*)&tile.value[m * 32 + lane % 32][c * 8 + lane / 32 * 4], weight[c], sums[m]);
+      for (int r = 0; r < 16; r++) sums[m][r] *= fade;
+      if (EARLY) stay_in_order();
+#pragma unroll
+      for (int c = 0; c < KEYS / 8; c++) sums[m] = mfma8(EARLY ? piece[m % 2][c] : value(m, c), weight[c], sums[m]);
     }
   }
   total += other_half(total, tile.exchange);

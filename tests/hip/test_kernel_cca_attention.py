@@ -30,7 +30,8 @@ CASES = [
     (1, 1, 70, 4, 1, 128, 50, 0, 5),        # more parts than tiles of keys
     (1, 33, 65, 2, 2, 100, 0, 2, None),
 ]
-TRACED = [(1, 5, 5, 4, 2, 7, 0, 2, None), (1, 20, 37, 4, 2, 12, 9, 0, None), (1, 2, 66, 4, 2, 40, 0, 0, 2)]
+TRACED = [(1, 5, 5, 4, 2, 7, 0, 2, None), (1, 20, 37, 4, 2, 12, 9, 0, None), (1, 2, 66, 4, 2, 40, 0, 0, 2),
+          (1, 9, 40, 4, 1, 100, 0, 0, None)]
 
 
 def inputs(b, t, s, h, j, d, documents, dtype, seed=0):
@@ -166,22 +167,29 @@ BUGS = [
     ("sums[m][r] *= fade;", "sums[m][r] *= 1.f;", "the sums are not faded"),
     ("{{value[0][j], value[1][j]", "{{value[1][j], value[0][j]", "values not turned over"),
     ("begin = lowest - window + 1;", "begin = lowest + 1;", "the window's first keys are skipped"),
-    ("c * 8 + lane / 32 * 4], weight[c]", "c * 8 + 4 - lane / 32 * 4], weight[c]", "wrong MFMA input"),
+    ("[m * 32 + lane % 32][c * 8 + lane / 32 * 4]", "[m * 32 + lane % 32][c * 8 + 4 - lane / 32 * 4]",
+     "wrong MFMA input"),
     ("[middle] < documents[position])", "[middle] <= documents[position])", "a document is cut"),
     ("expf(stat[j][0] - top) : 0.f", "1.f : 0.f", "tops left out of the merge"),
+    ("= key(c + 4 + i)", "= key(c + i)", "four keys read early are those of before"),
+    ("= value(m + 1, i)", "= value(m, i)", "four values read early are those of before"),
 ]
+EARLY = BUGS[-2:]     # only heads of 128 channels in bf16 read early
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=[why for *_, why in BUGS])
 def test_planted_bugs(bug):
     def checks(run):
+        if bug in EARLY:
+            return check(run, *inputs(1, 33, 65, 2, 2, 100, 2, torch.bfloat16))
         check(run, *inputs(1, 50, 70, 2, 1, 5, 0, torch.float32), 36)
         check(run, *inputs(1, 66, 66, 2, 1, 5, 2, torch.bfloat16))
         check(run, *inputs(1, 1, 70, 2, 1, 5, 0, torch.float32), 40, 2)
         check(run, *inputs(1, 1, 600, 1, 1, 5, 0, torch.float32), 0, 19)        # more parts than one sharer takes
         # a block of four teams, open tiles and a window
         check(run, *inputs(1, 40, 200, 2, 1, 8, 0, torch.float32), 150)
-    unused = tuple(f"ATTENTION({kind}, {wide}, {1 + (kind[0] == 'b' or wide == 64)})"
-                   for kind in ("float, f32", "bf16, bf16") for wide in (64, 128))
+    built = (("bf16, bf16", 128),) if bug in EARLY else (("float, f32", 32), ("bf16, bf16", 32))
+    unused = tuple(f"ATTENTION({kind}, {wide}, {1 + (kind[0] == 'b' or wide < 128)})"
+                   for kind in ("float, f32", "bf16, bf16") for wide in (32, 64, 128) if (kind, wide) not in built)
     # traced first: it stops before a wild write happens
     caught(bug, "cca_attention", checks, [WAYS[3], WAYS[0]], without=unused)
