@@ -33,10 +33,12 @@ def test_rows_of_answers_compare_the_two_ways(monkeypatch):
     read, ways = step.reader, []
     for module in (answers.generate.__globals__, answers.Generator.__init__.__globals__["Engine"].__init__.__globals__):
         monkeypatch.setitem(module, "reader", lambda model, compiled: ways.append(compiled) or read(model, compiled))
+    learner, learners = answers.Learner, []
+    monkeypatch.setattr(answers, "Learner", lambda *args: learners.append(args[2:]) or learner(*args))
     rows = answers.rows(1)
     assert [row["name"] for row in rows] == ["rsa_16_4_2", "cascade_update"]
     assert all(row["ours"] > 0 and row["peer_path"] == "plain" for row in rows)
-    assert set(ways) == {None, False}
+    assert set(ways) == {None, False} and learners == [(None,), (False,)]
 
 
 def test_growth_is_measured_and_drawn_beside_the_plan(monkeypatch, tmp_path, capsys):

@@ -44,7 +44,7 @@ def update_row(pairs: int, seed: int, name: str = "nano-reasoner") -> dict:
     def updater(compiled: bool | None) -> Callable[[], object]:
         model = copy.deepcopy(whole)   # the two learn apart
         generator = Generator(model, tokenizer, GROUP, slots=GROUPS * GROUP, compiled=compiled)
-        learner = Learner(model, LearnerConfig(lr=1e-6))
+        learner = Learner(model, LearnerConfig(lr=1e-6), compiled)
         return lambda: learner.update(generator.answer(asked, seed), GROUP)
 
     row = compare("cascade_update", GROUPS * GROUP, updater(None), {"plain": updater(False)}, pairs)
