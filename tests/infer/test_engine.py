@@ -278,7 +278,8 @@ def test_one_requests_trouble_ends_that_request(value, slots, record):
         hook = poisoned(model, 9, value)
         engine_generate(engine, [[1], [9]], 1)
     hook.remove()
-    assert all(bool(part.isfinite().all()) for part in [*engine.cache.kv, *engine.cache.all_columns])
+    cache = engine.cache
+    assert all(bool(part.isfinite().all()) for part in [*cache.kv, *cache.all_columns, *cache.all_delayed])
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])

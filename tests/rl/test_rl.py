@@ -115,6 +115,18 @@ def test_ppo_bounds_the_ratio_and_dppo_the_probability():
     assert dppo_mask(new, old, -torch.ones(3), directional=False).tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("directional", [True, False])
+def test_a_token_at_the_border_keeps_its_gradient(directional):
+    """delta = 0 keeps what has not moved: the first update on fresh answers has a gradient. Fallen from 1 to 0:
+    kept at delta = 1, dropped just below."""
+    same = torch.tensor([0.5, 1.0]).log()
+    for advantage in (1.0, -1.0):
+        assert dppo_mask(same, same, torch.full((2,), advantage), delta=0.0, directional=directional).all()
+    old, new = torch.zeros(2, dtype=torch.float64), torch.tensor([0.0, -math.inf], dtype=torch.float64)
+    for delta, kept in ((1.0, True), (math.nextafter(1.0, 0), False)):
+        assert dppo_mask(new, old, -torch.ones(2), delta, directional).tolist() == [True, kept]
+
+
 def test_a_longer_answer_weighs_more():
     """Constant divisor: the same tokens twice give twice the gradient. Divided by its own length it would give the
     same."""

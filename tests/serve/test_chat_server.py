@@ -112,6 +112,18 @@ def test_reasoning_and_tool_calls():
     assert chunks[-1].choices[0].finish_reason == "tool_calls" == rsa["finish_reason"]
 
 
+def test_calls_are_numbered_from_zero():
+    """A client puts the pieces of a stream together by these numbers."""
+    with serving(Scripted(WRITTEN + "\n" + WRITTEN.partition("\n")[2].replace("17", "18"))) as server:
+        fields = {"messages": USER, "tools": TOOLS}
+        whole = chat(server, tools=TOOLS)
+        *chunks, done = events(server, json.dumps(fields | {"stream": True}))
+    streamed = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    for calls in (whole["message"]["tool_calls"], streamed):
+        assert [call["index"] for call in calls] == [0, 1] and len({call["id"] for call in calls}) == 2
+        assert [json.loads(call["function"]["arguments"])["x"] for call in calls] == [17, 18]
+
+
 def test_ids_beyond_the_tokenizer():
     """A model may have more rows than its tokenizer has tokens."""
     service = Scripted("<think></think>yes")

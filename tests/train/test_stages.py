@@ -1,6 +1,7 @@
 """The stages: packed rows train as their documents do one by one, the table is the report's,
 and a stopped run goes on."""
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 import minizaya as mz
 from minizaya.data import tasks, text
-from minizaya.data.chat import Chat
+from minizaya.data.chat import Chat, encode
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.train import checkpoint, evaluate, stages
 from minizaya.train import sources as the_sources
@@ -88,6 +89,20 @@ def test_packed_source_is_a_pure_function_of_the_step():
     for bad in dict(rows=0), dict(capacity=0):
         with pytest.raises(ValueError, match=next(iter(bad))):
             packed_source("p", None, **dict(rows=1, capacity=9) | bad, pad_id=0, seed=0)
+
+
+@pytest.mark.parametrize("in_a_row, fits", [(the_sources.SEARCH_LIMIT - 1, True), (the_sources.SEARCH_LIMIT, False)])
+def test_only_misses_in_a_row_stop_a_source(in_a_row, fits):
+    """Documents that do not fit, twice 999 of them with one that fits between."""
+    encoded = {long: encode([{"role": "assistant", "content": "12" + "3" * 90 * long}], TOKENIZER) for long in (0, 1)}
+    turn = itertools.count(1)
+    capacity = len(encoded[0].tokens)
+    source = packed_source("p", lambda rng: encoded[bool(next(turn) % (in_a_row + 1))], 2, capacity, 0, seed=0)
+    if fits:
+        assert (source(0).doc_ids >= 0).sum() == 2 * capacity
+    else:
+        with pytest.raises(ValueError, match="capacity must hold the documents of p"):
+            source(0)
 
 
 def test_the_real_table_is_the_reports():

@@ -23,6 +23,7 @@ from minizaya.data.tokenizer import CharTokenizer
 from minizaya.hub import zoo
 from minizaya.infer import generate
 from minizaya.train import checkpoint, evaluate, loop
+from minizaya.train import sources as the_sources
 from minizaya.train.evaluate import held_out_loss, solve
 from minizaya.train.loop import Recipe, Trainer
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
@@ -197,6 +198,18 @@ def test_sources_depend_on_seed_and_step_alone():
     for a, b, c in zip(first(7), again(7), other(7)):
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
         assert a.inputs.shape != c.inputs.shape or not torch.equal(a.inputs, c.inputs)
+
+
+def test_no_two_seeds_read_the_same_problems(monkeypatch):
+    """Neighbouring seeds, and steps of many sizes: each pair draws its list from a number of its own."""
+    drawn = []
+    monkeypatch.setattr(the_sources.tasks, "problems", lambda *args, seed: drawn.append(seed))
+    monkeypatch.setattr(the_sources, "problem_batch", lambda *args: None)
+    steps = {near + 10**power for power in range(7) for near in (-1, 0, 1)}
+    for seed in range(5):
+        for step in steps:
+            the_sources.task_source("addition", 2, TOKENIZER, 1, seed)(step)
+    assert len(set(drawn)) == len(drawn) == 5 * len(steps)
 
 
 def test_problem_batch_scores_the_completion_only():
@@ -403,6 +416,15 @@ def test_only_the_newest_checkpoint_stays_and_nothing_is_pickled(saved):
     trainer.train(until=6, save_every=1, bar=False)
     assert [p.name for p in sorted(folder.parent.iterdir())] == ["checkpoint-00000006", "log.jsonl", "run.lock"]
     assert {p.suffix for p in checkpoint.latest(folder.parent).iterdir()} == {".safetensors", ".json"}
+
+
+def test_weights_of_another_type_are_named(saved):
+    trainer, folder = saved
+    state = checkpoint.model_state(trainer.model) | {"norm.weight": trainer.model.norm.weight.detach().double()}
+    path = folder.parent / "other.safetensors"
+    path.write_bytes(checkpoint.safetensors().save({name: tensor.contiguous() for name, tensor in state.items()}))
+    with pytest.raises(ValueError, match="'norm.weight' is torch.float64 .*, the model wants torch.float32"):
+        checkpoint.load_weights(path, trainer.model)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "run.json"])
