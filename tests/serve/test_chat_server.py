@@ -40,7 +40,7 @@ class Scripted:
 
     def __init__(self, *texts, ended=True):
         self.answers = [[*TOKENIZER.encode(text, allow_special=True), *[IM_END] * ended] for text in texts]
-        self.finish, self.prompts = "stop" if ended else "length", []
+        self.finish, self.prompts, self.seeds = "stop" if ended else "length", [], []
         self.engine = type("Sized", (), {"size": 4000})()
 
     def start(self):
@@ -51,6 +51,7 @@ class Scripted:
     def ask(self, prompt, room, **settings):
         answer = ScriptedAnswer(self.answers[len(self.prompts) % len(self.answers)][:room], self.finish)
         self.prompts.append(TOKENIZER.decode(prompt))
+        self.seeds.append(settings["seed"])
         return answer
 
 
@@ -122,6 +123,47 @@ def test_calls_are_numbered_from_zero():
     for calls in (whole["message"]["tool_calls"], streamed):
         assert [call["index"] for call in calls] == [0, 1] and len({call["id"] for call in calls}) == 2
         assert [json.loads(call["function"]["arguments"])["x"] for call in calls] == [17, 18]
+
+
+def test_choices_of_neighbouring_seeds_have_chances_of_their_own():
+    service = Scripted("hi")
+    with serving(service) as server:
+        for seed in range(3):
+            post(server, json.dumps({"messages": USER, "seed": seed, "n": 4}))
+    assert len(set(service.seeds)) == len(service.seeds) == 12
+
+
+def test_borders_of_a_request():
+    """The largest that is allowed, and one more."""
+    form = ChatFormat(TOKENIZER)
+
+    def read(size=4000, **fields):
+        return read_request({"messages": USER} | fields, form, size)
+
+    def refused(says, *size, **fields):
+        with pytest.raises(Wrong, match=says):
+            read(*size, **fields)
+
+    length = len(form.prompt(USER))
+    assert read(length + 1).room == 1 and read(length + 7, max_tokens=9).room == read(length + 7).room == 7
+    refused(f"messages take {length} tokens, the longest text is {length}", length)
+    assert read(stop=["a", "b", "c", "d"]).stop == ("a", "b", "c", "d")
+    refused("at most four", stop=["a", "b", "c", "d", "e"])
+    rsa = {"N": 64, "C": 2, "T": 32, "beta": 9, "tau": 5}
+    longest = len(form.aggregator(USER)(form.prompt(USER), [[0] * 5] * 2)) + 9
+    assert read(longest, rsa=rsa).rsa.N == 64
+    refused(f"needs up to {longest} tokens of context", longest - 1, rsa=rsa)
+    for more in ({"N": 65}, {"T": 33}):
+        refused("N may be at most 64, T at most 32", rsa=rsa | more)
+
+
+def test_what_a_message_may_leave_out():
+    """A developer is a system; a call without arguments has none, however a client writes that."""
+    assert read_messages({"messages": [{"role": "developer", "content": "x"}]}) == [{"role": "system", "content": "x"}]
+    for none in ({}, {"arguments": ""}, {"arguments": None}, {"arguments": "{}"}, {"arguments": {}}):
+        call = {"id": "a", "type": "function", "function": {"name": "f"} | none}
+        message, = read_messages({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+        assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
 
 
 def test_ids_beyond_the_tokenizer():
