@@ -59,6 +59,8 @@ ORIGINAL = {
 ORIGINAL_FIXED = {"activation_func": "swiglu", "add_bias_linear": False, "cca": True, "clamp_temp": False,
                   "gated_linear_unit": True, "moe_router_topk": 1, "normalization": "RMSNorm", "residual_in_fp32": True,
                   "rope_scaling": False, "scale_residual_merge": True, "zaya_use_eda": True, "zaya_use_mod": True}
+# parts that every released model has, by the names of either release and ours: neither may say that one is missing
+ALWAYS = RELEASED | FIXED | {name: only for name, only in ORIGINAL_FIXED.items() if only is True}
 ORIGINAL_ONLY = {"norm_epsilon", "ffn_hidden_size", "zaya_mlp_expansion", "zaya_layers"}  # one tells the dialect
 NEW_ONLY = {"rope_parameters", "router_hidden_size", "moe_intermediate_size"}                # and these the other one
 OLDEST = ("rotary_base", "rope_pct")  # read, never written
@@ -109,7 +111,7 @@ def unread_keys(document: dict, original: bool) -> list[str]:
         known |= {*ORIGINAL_FIXED, *ORIGINAL_ONLY, "swa_layers", "num_hidden_layers"}
     else:
         known = {*SHARED, *FIXED, *ELSEWHERE, "rope_parameters"}
-    known |= {*IDS, *(key for keys in IGNORED.values() for key in keys)}
+    known |= {*IDS, *ALWAYS, *(key for keys in IGNORED.values() for key in keys)}
     return sorted(f"{name!r:.80}" for name, value in document.items() if name not in known and value)
 
 
@@ -133,6 +135,7 @@ def check_types(fields: dict) -> None:
 def from_transformers(document: dict) -> ZayaConfig:
     """`transformers`' fields as ours. Raises ValueError for a wrong value, or a feature that no released ZAYA uses."""
     refuse_other(document, FIXED)
+    refuse_other(present(document), ALWAYS)
     for name in ELSEWHERE:
         if document.get(name):
             raise ValueError(f"{name} must stand in rope_parameters, by type of layer, got {document[name]!r:.200}")
@@ -163,7 +166,7 @@ def from_transformers(document: dict) -> ZayaConfig:
 
 def from_original(document: dict) -> ZayaConfig:
     """The original's keys as our fields. Raises ValueError as `from_transformers`, also for lists, a value a layer."""
-    refuse_other({name: value for name, value in document.items() if value is not None}, ORIGINAL_FIXED)
+    refuse_other(present(document), ALWAYS | ORIGINAL_FIXED)
     lists = sorted(document.keys() & {"zaya_layers", "ffn_hidden_size_list", "num_query_groups_list"})
     if lists:
         raise ValueError(f"{lists[0]}: a config with one value a layer is not understood, "
@@ -192,6 +195,11 @@ def from_original(document: dict) -> ZayaConfig:
         fields["layer_types"] = ["hybrid_sliding" if window else "hybrid" for window in windows[::2]]
         fields["sliding_window"] = max(windows) + 1  # trap: the original's window leaves the token itself out
     return checked(fields)
+
+
+def present(document: dict) -> dict:
+    """What is not null."""
+    return {name: value for name, value in document.items() if value is not None}
 
 
 def refuse_other(document: dict, fixed: dict) -> None:

@@ -227,6 +227,20 @@ def test_keys_that_change_nothing_are_read_without_a_word(tmp_path, layout):
 
 
 @pytest.mark.parametrize("layout, name, only, other", [
+    ("original", "hidden_act", "silu", "gelu"), ("original", "num_experts_per_tok", 1, 2),
+    ("transformers", "zaya_use_mod", True, False), ("transformers", "zaya_use_eda", True, False),
+    ("transformers", "cca", True, False), ("transformers", "value_shift", True, False),
+    ("transformers", "num_convs", 2, 1), ("original", "eda", True, False), ("original", "router", "mlp", "linear")])
+def test_no_word_may_say_that_a_part_is_missing(tmp_path, layout, name, only, other):
+    """The other release's words and ours, too: false was taken for a key that says nothing."""
+    document = config_document(RELEASED, layout)
+    for value in (only, None):
+        assert reading(tmp_path, document | {name: value}) == RELEASED
+    with pytest.raises(ValueError, match=f"{name} must be {only!r}, got {other!r}"):
+        reading(tmp_path, document | {name: other})
+
+
+@pytest.mark.parametrize("layout, name, only, other", [
     ("transformers", "hidden_act", "silu", "gelu"), ("transformers", "num_experts_per_tok", 1, 2),
     ("transformers", "attention_dropout", 0.0, 0.1),
     ("original", "activation_func", "swiglu", "gelu"), ("original", "add_bias_linear", False, True),
