@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..infer.generate import token_ids
 from ..train import checkpoint
 from .replay import check_routes, pack_routes, unpack_routes
 
@@ -42,9 +43,9 @@ class Rollout:
         """
         if not 0 <= length <= len(self.tokens):
             raise ValueError(f"length must lie in 0..{len(self.tokens)}, got {length}")
-        kept = None if self.kept is None else self.kept[:length]
         return Rollout(self.prompt, self.tokens[:length], self.logprobs[:length], self.versions[:length],
-                       self.routes[: len(self.prompt) + length], self.problem, self.reward, kept, self.flags)
+                       self.routes[: len(self.prompt) + length], self.problem, self.reward,
+                       None if self.kept is None else self.kept[:length], self.flags)
 
 
 def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: int | None = None) -> Rollout:
@@ -52,6 +53,8 @@ def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: i
     n = len(rollout.tokens)
     if not rollout.prompt:
         raise ValueError("prompt must hold at least one token, got none")
+    for name in ("prompt", "tokens", "versions"):    # trap: a file would keep 1.5 as it is
+        token_ids(name, getattr(rollout, name))
     for name in ("logprobs", "versions"):
         if len(getattr(rollout, name)) != n:
             raise ValueError(f"{name} must have one entry a new token, {n}, got {len(getattr(rollout, name))}")
@@ -110,10 +113,9 @@ def load_batch(path: Path) -> tuple[list[Rollout], dict]:
         whole = before + n
         visited = unpack_routes(routes[text * layers: (text + whole) * layers], whole, layers, experts)
         kept = tensors["kept"][row: row + n].clone() if filtered[i] else None   # a view would keep the whole batch's
-        row += n if filtered[i] else 0
         rollouts.append(Rollout(
             tokens[text: text + before], tokens[text + before: text + whole], logprobs[new: new + n],
             versions[new: new + n], visited, head["problems"][i], float(tensors["rewards"][i]), kept,
             tuple(head["flags"][i])))
-        text, new = text + whole, new + n
+        text, new, row = text + whole, new + n, row + (n if filtered[i] else 0)
     return rollouts, head["info"]

@@ -110,6 +110,16 @@ def test_every_number_lies_in_one_piece():
     assert Piece("x", 1, 2, expert=True).of(torch.zeros(3, 4, 5)).shape == (4, 5)
 
 
+def test_a_shard_is_filled_to_its_bound_and_the_index_counts_all(tmp_path):
+    model = model_of(UNTIED)
+    sizes = [tensor.nbytes for tensor in model_state(model).values()]
+    for number, bound in enumerate((sizes[0] + sizes[1], sizes[0] + sizes[1] - 1)):
+        index = json.loads((save(model, tmp_path / str(number), shard_bytes=bound) / shards.INDEX).read_text())
+        first, second, *_ = index["weight_map"].values()
+        assert (first == second) == (number == 0) and len(set(index["weight_map"].values())) > 2
+        assert index["metadata"]["total_size"] == sum(sizes)
+
+
 PEAK = """
 import sys, torch
 import minizaya as mz

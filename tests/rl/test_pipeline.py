@@ -84,10 +84,11 @@ def test_a_generator_of_its_own_takes_new_weights_in_flight_and_does_not_run_ahe
 
 def test_the_oldest_batch_is_evicted(tmp_path):
     shelf = Shelf(tmp_path, capacity=2)
-    evicted = [shelf.put(number, [rollout()], 1, {"number": number}) for number in range(4)]
+    evicted = [shelf.put(number, [rollout()], 1, {"number": number} | facts)
+               for number, facts in enumerate([{}, {}, {}, {"rates": [1], "levels": {}, "more": 0}])]
     assert evicted == [[], [], [0], [1]] and shelf.numbers("batch") == [2, 3]
     assert [json.loads(line) for line in (tmp_path / "generator.jsonl").read_text().splitlines()] == [
-        {"made": 0}, {"made": 1}, {"made": 2}, {"evicted": 0}, {"made": 3}, {"evicted": 1}]
+        {"made": 0}, {"made": 1}, {"made": 2}, {"evicted": 0}, {"made": 3, "levels": {}, "rates": [1]}, {"evicted": 1}]
     with pytest.raises(ValueError, match="capacity must be an integer of at least 2, got 1"):
         Shelf(tmp_path, capacity=1)
 
@@ -168,6 +169,8 @@ def test_a_loop_earns_nothing():
     number = next(n for n in range(10**6) if tasks.get("copy").generate(n, 1).prompt == problem.prompt)
     found = generator.judged(0, asked | {"number": number}, [0])
     assert found.reward == 0 and found.flags == ("repeats", )
+    generator.engine.done[2] = _completion([model.config.vocab_size - 1] * 300)     # both canaries
+    assert generator.judged(2, asked | {"number": number}, [0]).flags == ("repeats", "rare")
     generator.engine.done[1] = _completion(TOKENIZER.encode(problem.completion))
     assert generator.judged(1, asked | {"number": number}, [0]).reward == 1
 
@@ -461,13 +464,13 @@ def test_the_staleness_of_a_batch_is_that_of_its_tokens(tmp_path):
     side, written = object.__new__(TrainerSide), []
     side.job, side.updates, side.done, side.before = replace(tiny_job(9), group=1), 4, set(), 0.0
     mixed = replace(rollout(), versions=[2, 3])
-    side.shelf = SimpleNamespace(take=lambda oldest: (7, [mixed, rollout(4)], [5]) if oldest == 2 else None)
+    side.shelf = SimpleNamespace(take=lambda oldest: (7, [rollout(4), mixed, rollout(4)], [5]) if oldest == 2 else None)
     side.learner = SimpleNamespace(update=lambda rollouts, group: {"reward": 0.5})
     side.log = written.append
     side.step()
     assert written[0] == {"stale": 5} and side.done == {5, 7}
     assert {key: value for key, value in written[1].items() if key != "seconds"} == {
-        "update": 5, "batch": 7, "staleness": 2, "mean_staleness": 0.75, "reward": 0.5}
+        "update": 5, "batch": 7, "staleness": 2, "mean_staleness": 0.5, "reward": 0.5}
 
 
 def test_a_pair_of_batches_or_the_one_that_completes_it():

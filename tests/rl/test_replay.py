@@ -256,6 +256,16 @@ def test_what_some_answers_kept_comes_back_to_them(model, tmp_path, filtered):
         assert two.kept is None or two.kept.untyped_storage().nbytes() == two.kept.nbytes   # lets the others go
 
 
+@pytest.mark.parametrize("name, wrong", [("tokens", [1.5, 2]), ("versions", [0.5, 1.0]), ("prompt", ["1"])])
+def test_ids_and_versions_are_integers(tmp_path, name, wrong):
+    """A file would keep 1.5, and give it back."""
+    whole = dict(prompt=[1], tokens=[3, 3], logprobs=[-0.5, -0.5], versions=[0, 0], problem={},
+                 routes=torch.zeros(3, 2, dtype=torch.int16))
+    save_batch(tmp_path / "b.safetensors", [Rollout(**whole)], 4, {})
+    with pytest.raises(ValueError, match=f"^{name} must be a list of token ids .integers."):
+        save_batch(tmp_path / "b.safetensors", [Rollout(**whole | {name: wrong})], 4, {})
+
+
 def test_a_batch_of_nothing_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="rollouts must hold at least one answer"):
         save_batch(tmp_path / "b.safetensors", [], 3, {})

@@ -542,6 +542,8 @@ def test_the_room_of_a_bonus_is_the_problems_own(model):
             rollout.problem = {"task": "ab"[i // 3], "room": 9 if i < 3 else far}
         found.append(Learner(model, LearnerConfig(brevity=1.0)).advantages(rewards, rollouts))
     assert torch.equal(found[0][0], found[1][0]) and not torch.equal(found[0][1], found[1][1])
+    plain, half = (Learner(model, LearnerConfig(brevity=scale)).advantages(rewards, rollouts) for scale in (0.0, 0.5))
+    torch.testing.assert_close(half - plain, (found[1] - plain) / 2)      # brevity is the bonus's scale
 
 
 # ---- away from the symmetric point -----------------------------------------------------------------------------------
