@@ -14,20 +14,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..arch.model import Zaya
-from ..config import check_settings
-from ..data import tasks
-from ..data.tokenizer import Tokenizer
-from ..train import checkpoint, stages
-from ..train.evaluate import answers
-from ..train.run_lock import RunLock
-from ..train.sources import seed_of
-from .buffer import Shelf
-from .curriculum import Calibrator, Scheduler
-from .generator import room, styled, verified
-from .learner import LearnerConfig
-from .pipeline import run
-from .processes import Job
+from ...arch.model import Zaya
+from ...config import check_settings
+from ...data import tasks
+from ...data.tokenizer import Tokenizer
+from ...train import checkpoint, stages
+from ...train.evaluate import answers
+from ...train.run_lock import RunLock
+from ...train.sources import seed_of
+from ..buffer import Shelf
+from ..curriculum import Calibrator, Scheduler
+from ..generator import room, styled, verified
+from ..learner import LearnerConfig
+from ..pipeline import run
+from ..processes import Job
 
 # where the shipped nano-reasoner is unsure: the seven tasks that it has not solved up to their hardest problems
 BOUNDARY = ("addition", "base", "countdown", "falsify", "invert", "program", "sorting")
