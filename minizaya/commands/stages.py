@@ -8,14 +8,17 @@ from pathlib import Path
 import torch
 
 from ..hub import zoo
+from ..rl import cascade
 from ..train import evaluate, stages
 from .shared import device, flags
+
+RL = f"{len(stages.ALL) + 1}-rl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="the folder of all runs, one a stage")
     parser.add_argument("--sheets", action="store_true",
-                        help="two stages more, on sheets of small searches: they make nano-sheets")
+                        help="three stages more, on sheets of small searches, the last of RL: they make nano-sheets")
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out was")
     parser.add_argument("--share", type=float, default=1.0,
                         help="of every stage's tokens; 0.01 tries the whole path in a minute or two (default 1)")
@@ -44,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     flags.writable("publish", args.publish and zoo.FOLDER / args.publish, parents=True)
     place = device.choose(args.device)
     done = stages.train(args.out, table_of(args), args.share, args.seed, args.resume, device=place)
+    if done and args.sheets:
+        model, tokenizer = zoo.open_model(str(last_of(args, "texts")))
+        done = cascade.train(model.to(place), tokenizer, args.out / RL, cascade.SHEETS, args.seed, share=args.share)
     if done and args.publish:
         publish(args, place)
     if args.json:
@@ -57,10 +63,10 @@ def table_of(args: argparse.Namespace) -> tuple[stages.Stage, ...]:
     return stages.ALL if args.sheets else stages.TOY
 
 
-def last_of(args: argparse.Namespace) -> Path:
-    """The folder of the last stage."""
+def last_of(args: argparse.Namespace, kind: str = "") -> Path:
+    """The folder of the last stage, or of the last one that read "texts"."""
     table = table_of(args)
-    return args.out / f"{len(table)}-{table[-1].name}"
+    return args.out / (f"{RL}/1-ttc/trainer" if args.sheets and not kind else f"{len(table)}-{table[-1].name}")
 
 
 def publish(args: argparse.Namespace, place: torch.device) -> None:

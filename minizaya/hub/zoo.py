@@ -20,6 +20,10 @@ from ..train import checkpoint
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 CARD, RL_CARD = (Path(__file__).with_name(name) for name in ("card.md", "rl_card.md"))
 
+RL = """ The last stage is reinforcement
+learning: its steps are updates, on answers to Markovian RSA's own prompts, most of them with traces of a later round
+(`minizaya.rl.cascade.SHEETS`)."""
+
 
 def names() -> list[str]:
     """The checkpoints that are shipped, sorted."""
@@ -94,7 +98,8 @@ def publish(run: str | Path, name: str, keep: dict) -> Path:
 def stage_facts(runs: str | Path) -> list[dict]:
     """What the logs say of each stage in the folder of `train.stages.train`: name, steps, tokens, minutes, last loss.
 
-    minutes: of the steps alone, without the rollouts in between.
+    minutes: of the steps alone, without the rollouts in between. A stage of RL in that folder comes last: its steps are
+    updates, its minutes those of the answers, too, and its last loss is none.
     """
     found = []
     for log in sorted(Path(runs).glob("*/log.jsonl")):
@@ -103,6 +108,10 @@ def stage_facts(runs: str | Path) -> list[dict]:
         seconds = sum((b - a) / record["tok_per_s"] for a, b, record in zip(tokens, tokens[1:], records))
         found.append({"stage": log.parent.name, "steps": len(records), "tokens": tokens[-1],
                       "minutes": round(seconds / 60, 1), "loss": round(records[-1]["loss"], 4)})
+    for log in sorted(Path(runs).glob("*/*/trainer/log.jsonl")):
+        records = [record for line in log.read_text("utf-8").splitlines() if "update" in (record := json.loads(line))]
+        found.append({"stage": log.parents[2].name, "steps": len(records), "tokens": sum(r["tokens"] for r in records),
+                      "minutes": round(sum(r["seconds"] for r in records) / 60, 1), "loss": None})
     return found
 
 
@@ -123,7 +132,7 @@ def card_text(name: str, figures: dict) -> str:
         note, parts = figures.get("note"), any(s["stage"].endswith("-parts") for s in figures["stages"])
         shown |= {"flags": figures.get("flags", ""), "note": f" {note}" if note else "",
                   "aggregating": "stages `sft` and `parts`" if parts else "stage `sft`",
-                  "sheets": ", and for `sheet`" if parts else ""}
+                  "sheets": ", and for `sheet`" if parts else "", "rl": RL if parts else ""}
         shown["stages"] = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |"
                                     for s in figures["stages"])
         return CARD.read_text("utf-8").format_map(shown)

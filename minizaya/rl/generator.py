@@ -106,13 +106,24 @@ def draw_aggregation(records: list[dict], rng: random.Random) -> dict:
     """A test-time-compute prompt: a problem and the tails of earlier attempts, as Markovian RSA's first round asks it.
 
     Half of the time the attempts are the model's own (`records` of `train.stages.rollouts`); else an expert's: the
-    worked solution, cut off at different places and sometimes spoiled.
+    worked solution, cut off at different places and sometimes spoiled. Records of `cascade.records` come with the
+    numbers of a Markovian RSA, which hands their tails on, but for three in ten, which are cut and spoiled as well.
     """
     record = rng.choice(records)
     problem = tasks.get(record["task"]).generate(record["number"], record["difficulty"])
+    if "tau" in record:
+        attempts, tau = rng.sample(record["rollouts"], record["C"]), record["tau"]
+        tails = (spoiled_tails(attempts, rng, (tau - tau // 5, tau + tau // 5)) if rng.random() < 0.3
+                 else [attempt[-tau:] for attempt in attempts])
+        return asked_for(record, problem, tails, record["room"], "own tails")
     count, own = rng.randint(1, 4), rng.random() < 0.5
     attempts = rng.sample(record["rollouts"], count) if own else [problem.completion] * count
     tails = spoiled_tails(attempts, rng, LENGTHS.get(problem.task, TAU))
+    return asked_for(record, problem, tails, room(record["task"], record["difficulty"]),
+                     "own tails" if own else "expert tails")
+
+
+def asked_for(record: dict, problem: tasks.Problem, tails: list[str], most: int, kind: str) -> dict:
+    """The prompt as plain JSON values, as `draw_problem` gives them."""
     return {"task": record["task"], "difficulty": record["difficulty"], "number": record["number"],
-            "prompt": aggregation_text(problem.prompt, tails), "room": room(record["task"], record["difficulty"]),
-            "kind": "own tails" if own else "expert tails"}
+            "prompt": aggregation_text(problem.prompt, tails), "room": most, "kind": kind}

@@ -7,7 +7,8 @@ angles have turned through many times is new to the slow ones, and a larger base
 
     TOY       ours, as far as it goes beside the real one
     SHEETS    two stages more, which the real one has no name for: sheets of small searches, and aggregation of them;
-              they made `nano-sheets` out of `nano-reasoner`, at the price of what that one did with other tails
+              with the RL of `rl.cascade.SHEETS` behind them they made `nano-sheets` out of `nano-reasoner`, at the
+              price of what that one did with other tails
     REAL      the same table for ZAYA1-8B, as the report gives it (Tables II and III), to read beside ours
     train     runs a table, in one folder, one run folder a stage; a run that was stopped goes on where it was
 

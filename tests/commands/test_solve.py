@@ -14,6 +14,7 @@ from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.hub import zoo
 from minizaya.infer.rsa import RSAConfig
+from minizaya.rl import cascade
 from minizaya.studies import compare, scoring
 from minizaya.train import checkpoint, evaluate, stages
 from minizaya.train.loop import Recipe, Trainer
@@ -52,7 +53,7 @@ def test_the_shipped_reasoners_load_and_are_small(name):
     assert tokenizer.decode(answer) == "a0752b1483c1#132$"
 
 
-@pytest.mark.parametrize("name, stages", [("nano-reasoner", 4), ("nano-sheets", 6)])
+@pytest.mark.parametrize("name, stages", [("nano-reasoner", 4), ("nano-sheets", 7)])
 def test_the_card_says_what_the_checkpoint_is(name, stages):
     card, words = zoo.card(name), (zoo.folder(name) / "README.md").read_text("utf-8")
     assert set(card["accuracy"]) == set(tasks.names()) - ({"rule", "sheet"} if stages == 4 else set())
@@ -68,7 +69,7 @@ def test_the_card_says_what_the_checkpoint_is(name, stages):
     assert len(middling) >= 2, "there must be room for what follows"
     assert easiest and words == zoo.card_text(name, card)
     assert [stage["stage"][2:] for stage in card["stages"]] == [
-        "base-1", "base-2", "extension", "sft", "sheets", "parts"][:stages]
+        "base-1", "base-2", "extension", "sft", "sheets", "parts", "rl"][:stages]
 
 
 def test_a_card_lists_its_tasks_in_one_order():
@@ -307,13 +308,25 @@ def test_two_stages_more_and_what_they_taught(tiny, tmp_path, monkeypatch, flags
     """The table that is run, the run that is published, and the tasks that its card measures: those it was taught."""
     seen = {}
     monkeypatch.setattr(stages, "train", lambda out, table, *rest, **more: seen.update(table=table) or True)
+    opened = zoo.open_model(str(tiny))
+    monkeypatch.setattr(zoo, "open_model", lambda name: seen.update(opened=name) or opened)
+    monkeypatch.setattr(cascade, "train", lambda model, tokenizer, out, table, seed, share: seen.update(
+        rl=(out.name, table, seed, share)) or True)
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
     monkeypatch.setattr(zoo, "publish", lambda run, name, keep: seen.update(run=run))
-    monkeypatch.setattr(zoo, "load", lambda name: zoo.open_model(str(tiny)))
+    monkeypatch.setattr(zoo, "load", lambda name: opened)
     monkeypatch.setattr(zoo, "write_card", lambda name, card: seen.update(card=card))
     monkeypatch.setattr(evaluate, "accuracies", lambda model, tokenizer, levels, n: seen.update(levels=levels))
-    assert main(["stages", "--out", str(tmp_path / "runs"), "--publish", "new", *flags]) == 0
-    assert seen["table"] == table and seen["run"] == tmp_path / "runs" / f"{len(table)}-{table[-1].name}"
+    runs = tmp_path / "runs"
+    assert main(["stages", "--out", str(runs), "--publish", "new", "--seed", "3", "--share", "0.5", *flags]) == 0
+    assert seen["table"] == table
+    assert seen["run"] == (runs / "7-rl" / "1-ttc" / "trainer" if flags else runs / "4-sft")
+    if flags:      # the third one is of reinforcement learning, from where the other two ended
+        assert seen["opened"] == str(runs / "6-parts") and seen["rl"] == ("7-rl", cascade.SHEETS, 3, 0.5)
+        monkeypatch.setattr(cascade, "train", lambda *given, **named: False)
+        assert main(["stages", "--out", str(runs), *flags]) == 130
+    else:
+        assert "rl" not in seen
     assert ("sheet" in seen["levels"]) == bool(flags) and seen["levels"]["copy"] == evaluate.LEVELS["copy"]
     assert seen["card"]["flags"] == "".join(f" {flag}" for flag in flags)
 

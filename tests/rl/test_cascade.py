@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ from kill_pipeline import TOKENIZER, tiny_model
 from minizaya.__main__ import main
 from minizaya.data import tasks
 from minizaya.hub import zoo
+from minizaya.infer.rsa import RSAConfig
 from minizaya.rl import cascade
-from minizaya.rl.cascade import Fixed, Stage
+from minizaya.rl.cascade import Fixed, Stage, records
+from minizaya.rl.generator import draw_aggregation
 from minizaya.studies import recorded
 from minizaya.train import evaluate
 
@@ -196,3 +199,67 @@ def test_minutes_are_those_of_all_updates(tmp_path):
         log.parent.mkdir(parents=True)
         log.write_text("".join(json.dumps({"seconds": each}) + "\n" for each in seconds) + '{"stale": 3}\n')
     assert cascade.minutes(tmp_path) == 3.0
+
+
+# ---- the one stage of nano-sheets ------------------------------------------------------------------------------------
+
+
+def test_the_stage_of_sheets_is_this_one():
+    stage, = cascade.SHEETS
+    assert stage == Stage("ttc", 48, tasks=("sheet",), follow=False, aggregation=0.85, lr=5e-4,
+                          rsa=RSAConfig(N=8, C=4, T=1, beta=280, tau=74))
+    assert records.PARTS == (6, 12, 18, 24, 24, 24) and records.TOGETHER == 48
+    assert (cascade.job_of(stage, {"sheet": 3}, 0, 1.0).size, cascade.job_of(TINY[0], {"copy": 1}, 0, 1.0).size) == (
+        1024, 768)
+    with pytest.raises(ValueError, match="rsa must be None without a share of aggregation prompts"):
+        Stage("x", 2, rsa=RSAConfig())
+
+
+@pytest.mark.parametrize("share, problems", [(1.0, 240), (0.1, 24), (0.001, 1)])
+def test_its_prompts_are_made_of_traces_of_its_own_rounds(tmp_path, monkeypatch, share, problems):
+    asked, begun = [], []
+    monkeypatch.setattr(cascade, "calibrate", lambda *rest: {"sheet": SimpleNamespace(best=lambda: 3)})
+    monkeypatch.setattr(cascade, "handed_on", lambda *given: asked.append(given) or ["records"])
+    monkeypatch.setattr(cascade, "run", lambda job, *rest, **settings: begun.append(job) or True)
+    monkeypatch.setattr(cascade, "last_levels", lambda folder: {})
+    assert cascade.train(None, TOKENIZER, tmp_path, cascade.SHEETS, seed=4, share=share, bar=False)
+    assert asked == [(tmp_path / "1-ttc" / "own.jsonl", None, TOKENIZER, cascade.SHEETS[0].rsa, problems,
+                      cascade.seed_of("cascade", 4, 1))]
+    assert begun[0].records == ["records"] and begun[0].scheduler.levels == {"sheet": 3}
+
+
+def test_records_of_rounds_and_how_they_are_handed_on(tmp_path, monkeypatch):
+    """Round 0 once and the last round twice; sorted by parts; each group and round with chances of its own."""
+    monkeypatch.setattr(records, "PARTS", (1, 3, 2))
+    monkeypatch.setattr(records, "TOGETHER", 3)
+    seeds, prompts = [], []
+
+    def generate(model, asked, most, stop, seed, rows):
+        seeds.append(seed)
+        prompts.extend(map(TOKENIZER.decode, asked))
+        assert (most, TOKENIZER.decode(stop), rows) == (30, tasks.END, 256)
+        return [TOKENIZER.encode(f"{len(seeds):04}{i:06}" * 2 + tasks.END) for i, _ in enumerate(asked)]
+
+    monkeypatch.setattr(records, "generate", generate)
+    rsa = RSAConfig(N=5, C=3, T=2, beta=30, tau=15)
+    found = records.handed_on(tmp_path / "own.jsonl", None, TOKENIZER, rsa, 4, seed=6)
+    assert len(seeds) == 6 == len(set(seeds)) and len(found) == 12
+    assert [record["rollouts"][0][:4] for record in found[:3]] == ["0001", "0003", "0003"]
+    assert [record["rollouts"][0][:4] for record in found[-3:]] == ["0004", "0006", "0006"]
+    assert all(len(record["rollouts"]) == 5 and record["tau"] == 15 for record in found)
+    parts = [record["difficulty"] for record in found]
+    assert parts == sorted(parts) and set(parts) <= {1, 2, 3}
+    problem = tasks.get("sheet").generate(found[0]["number"], found[0]["difficulty"])
+    assert prompts[0] == problem.prompt and tasks.split(problem) == "train"
+    assert records.handed_on(tmp_path / "own.jsonl", None, TOKENIZER, rsa, 4, seed=6) == found and len(seeds) == 6
+    again = records.handed_on(tmp_path / "two.jsonl", None, TOKENIZER, rsa, 4, seed=7)
+    assert len(set(seeds)) == 12 and [r["number"] for r in again] != [r["number"] for r in found]
+
+    whole = 0
+    for seed in range(200):
+        asked = draw_aggregation(found[:1], random.Random(seed))
+        assert (asked["room"], asked["kind"], asked["difficulty"]) == (30, "own tails", found[0]["difficulty"])
+        own = asked["prompt"].removeprefix(problem.prompt)[:-1].split("|")[1:]
+        assert len(own) == 3
+        whole += all(tail in {rollout[-15:] for rollout in found[0]["rollouts"]} for tail in own)
+    assert 120 < whole < 175   # seven in ten, and those of the others that nothing was done to

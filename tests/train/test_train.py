@@ -785,7 +785,14 @@ def test_the_facts_of_a_stage_are_those_of_its_log(tmp_path):
     lines = [{"tokens": tokens, "tok_per_s": speed, "loss": loss}
              for tokens, speed, loss in ((600, 10.0, 3.0), (1800, 20.0, 2.75), (3000, 20.0, 2.5))]
     (tmp_path / "1-a" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert zoo.stage_facts(tmp_path) == [{"stage": "1-a", "steps": 3, "tokens": 3000, "minutes": 3.0, "loss": 2.5}]
+    facts = [{"stage": "1-a", "steps": 3, "tokens": 3000, "minutes": 3.0, "loss": 2.5}]
+    assert zoo.stage_facts(tmp_path) == facts
+    log = tmp_path / "2-rl" / "1-x" / "trainer" / "log.jsonl"     # one of reinforcement learning behind it
+    log.parent.mkdir(parents=True)
+    log.write_text('{"update": 1, "tokens": 50, "seconds": 60.0}\n{"stale": 2}\n'
+                   '{"update": 2, "tokens": 70, "seconds": 93.0}\n')
+    assert zoo.stage_facts(tmp_path) == [
+        *facts, {"stage": "2-rl", "steps": 2, "tokens": 120, "minutes": 2.5, "loss": None}]
 
 
 def test_a_published_checkpoint_holds_the_newest_weights_of_its_run(tmp_path, monkeypatch):

@@ -5,8 +5,9 @@
     ttc          mathematics, programs, and aggregation prompts: tails of an expert's attempts and of the model's own
     behaviour    style, gated by obedience; graded scores, so GRPO's advantages
 
-`TOY` is our table, `REAL` is ZAYA1-8B's beside it. `train` runs a table, one folder a stage; a run that was stopped
-goes on where it was.
+`TOY` is our table, `REAL` is ZAYA1-8B's beside it. `SHEETS` is one stage of the third kind alone, for answers with
+parts: the last thing that `nano-sheets` learned. Its prompts are Markovian RSA's own, see `records`. `train` runs a
+table, one folder a stage; a run that was stopped goes on where it was.
 """
 
 import json
@@ -18,6 +19,7 @@ from ...arch.model import Zaya
 from ...config import check_settings
 from ...data import tasks
 from ...data.tokenizer import Tokenizer
+from ...infer.rsa import RSAConfig
 from ...train import checkpoint, stages
 from ...train.evaluate import answers
 from ...train.run_lock import RunLock
@@ -28,6 +30,7 @@ from ..generator import room, styled, verified
 from ..learner import LearnerConfig
 from ..pipeline import run
 from ..processes import Job
+from .records import handed_on
 
 # where the shipped nano-reasoner is unsure: the seven tasks that it has not solved up to their hardest problems
 BOUNDARY = ("addition", "base", "countdown", "falsify", "invert", "program", "sorting")
@@ -39,6 +42,7 @@ class Stage:
     """One row of the table. follow: does the difficulty follow the model? aggregation: share of such prompts.
 
     style: the reward is the style score of an answer that obeyed. advantage, brevity, lr: see `LearnerConfig`.
+    rsa: the aggregation prompts are those that this Markovian RSA puts to the model, on training sheets.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Stage:
     advantage: str = "maxrl"
     brevity: float = 0.0
     lr: float = 1e-3
+    rsa: RSAConfig | None = None
 
     def __post_init__(self):
         check_settings(vars(self), updates=1, aggregation="[0, 1]", follow=bool, style=bool)
@@ -59,6 +64,8 @@ class Stage:
             raise ValueError(f"tasks must hold at least one task, and none twice, got {self.tasks!r}")
         if self.style and self.brevity:
             raise ValueError(f"brevity is for rewards of 0 and 1, not for style's graded ones, got {self.brevity}")
+        if self.rsa and not self.aggregation:
+            raise ValueError(f"rsa must be None without a share of aggregation prompts, got {self.rsa}")
         LearnerConfig(lr=self.lr, advantage=self.advantage, brevity=self.brevity)  # what it refuses is refused now
 
 
@@ -68,6 +75,9 @@ TOY = (
     Stage("ttc", 30, tasks=MATH + CODE, aggregation=0.4, brevity=0.2),
     Stage("behaviour", 10, style=True, advantage="grpo", lr=3e-4),
 )
+
+SHEETS = (Stage("ttc", 48, tasks=("sheet",), follow=False, aggregation=0.85, lr=5e-4,
+                rsa=RSAConfig(N=8, C=4, T=1, beta=280, tau=74)),)
 
 REAL = (  # report, section IV-B and its tables; mathematics with code and test-time compute were two runs
     {"name": "warm-up", "updates": "232", "prompts": "mathematics and puzzles"},
@@ -130,10 +140,14 @@ def train(model: Zaya, tokenizer: Tokenizer, folder: str | Path, table: tuple[St
             own = folder / f"{number}-{stage.name}"
             job = job_of(stage, levels, seed * 100 + number, share)
             own.mkdir(parents=True, exist_ok=True)
-            if stage.aggregation:  # as the SFT had them
+            chances = seed_of("cascade", seed, number)
+            if stage.rsa:
+                problems = max(1, round(240 * share))
+                job.records = handed_on(own / "own.jsonl", model, tokenizer, stage.rsa, problems, chances)
+            elif stage.aggregation:  # as the SFT had them
                 wanted = {name: span for name, span in stages.AGGREGATED.items() if name in stage.tasks}
                 job.records = stages.rollouts(own / "own.jsonl", model, tokenizer, wanted, max(8, round(160 * share)),
-                                              seed_of("cascade", seed, number))
+                                              chances)
             keep = {"stage": stage.name, "tokenizer": tokenizer.to_dict()}
             if not run(job, model, tokenizer, own, keep, processes, bar=bar):
                 return False
@@ -147,7 +161,7 @@ def job_of(stage: Stage, levels: dict[str, int], seed: int, share: float) -> Job
     scheduler = (Scheduler if stage.follow else Fixed)(start, {name: tasks.get(name).max_difficulty for name in start})
     learner = LearnerConfig(lr=stage.lr, advantage=stage.advantage, brevity=stage.brevity)
     return Job(max(2, round(stage.updates * share)), scheduler, learner, aggregation=stage.aggregation,
-               judge=styled if stage.style else verified, seed=seed)
+               judge=styled if stage.style else verified, seed=seed, **{"size": 1024} if stage.rsa else {})
 
 
 class Fixed(Scheduler):
