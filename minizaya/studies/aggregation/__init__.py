@@ -11,7 +11,7 @@ from ...hub import zoo
 from ..compare import EXAM_SWEEP, SETTINGS, SWEEP, after_each_round, compare
 
 SETTING = {"model": "nano-reasoner", "exam_model": "nano-sheets", "problems": 200,
-           "seeds": {"exam": 2, "tight": 3, "open": 3, "countdown": 3},
+           "seeds": {"exam": 3, "tight": 3, "open": 3, "countdown": 3},
            "sweep_problems": {"tight": 40, "exam": 60}, "sweep": [list(point) for point in SWEEP],
            "exam_sweep": [list(point) for point in EXAM_SWEEP]}
 
