@@ -229,6 +229,22 @@ def test_training_is_left_alone():
     assert mz.generate(copied, [[5, 6]], 5, temperature=0.0) == mz.generate(model, [[5, 6]], 5, temperature=0.0)
 
 
+def test_an_engine_reads_each_request_by_the_weights_that_are_there_then():
+    """Also when a parameter was given other memory in between, while the old one is still somebody's."""
+    model = model_of()
+    engine = Engine(model, slots=2, size=16)
+
+    def told():
+        number = engine.submit([5, 6, 7], 6, temperature=0.0)
+        while engine.busy:
+            engine.step()
+        return engine.take(number).tokens
+
+    first, old = told(), model.embed.weight
+    model.embed.weight = torch.nn.Parameter(-old.detach().flip(0))
+    assert told() == mz.generate(model, [[5, 6, 7]], 6, temperature=0.0)[0] != first
+
+
 class Own(mz.Zaya):
     """A model that is not `Zaya`."""
 
