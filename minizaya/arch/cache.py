@@ -105,13 +105,14 @@ class Cache:
 def moved(kv: Tensor, rows: Tensor) -> Tensor:
     """kv[:, rows], where few rows move in the memory of `kv` itself, until half of that memory would lie idle.
 
-    trap: a batch of 256 loses a sequence at nearly every step, and copying the others each time can cost more than the
-    step: a fifth of all time where prompts are long.
+    trap: a large batch loses a sequence at nearly every step, and to copy all others each time can cost more than the
+    step does.
     """
-    staying = torch.arange(kv.shape[1], device=kv.device)[: len(rows)]
-    few = rows.dtype != torch.bool and len(rows) <= kv.shape[1] and 2 * int((rows != staying).sum()) <= len(rows)
-    if not few or kv.requires_grad or 2 * len(rows) <= kv.stride(0) // kv.stride(1):   # of the rows that memory holds
+    if rows.dtype == torch.bool or len(rows) > kv.shape[1] or kv.requires_grad:
         return kv[:, rows]
-    away = (rows != staying).nonzero()[:, 0]
-    kv[:, away] = kv[:, rows[away]]   # gathered before the first is written over
+    away = (rows != torch.arange(len(rows), device=kv.device)).nonzero()[:, 0]
+    room = kv.stride(0) // kv.stride(1)   # of so many sequences; kv may be a part of it
+    if 2 * len(away) > len(rows) or 2 * len(rows) <= room:
+        return kv[:, rows]
+    kv[:, away] = kv[:, rows[away]]       # gathered before the first is written over
     return kv[:, : len(rows)]

@@ -79,6 +79,16 @@ def test_rows_move_in_place_or_not(case):
     assert torch.equal(got, want) and (not rows or len(again) > got.untyped_storage().nbytes() / 2 / got[:, 0].nbytes)
 
 
+def test_what_a_gradient_goes_through_is_not_written_over():
+    """Attention's way back reads the keys that it saw, and they are these."""
+    leaf = torch.randn(2, 4, 3, 1, 2, requires_grad=True)
+    kv = leaf * 1.0
+    seen = kv.square().sum()
+    (seen + moved(kv, torch.tensor([0, 3, 2])).sum()).backward()
+    left = torch.tensor([1.0, 0, 1, 1])[:, None, None, None]
+    assert torch.equal(leaf.grad, 2 * leaf.detach() + left)
+
+
 @torch.no_grad()
 def test_a_mask_of_rows_is_no_list_of_them():
     kv = torch.randn(2, 4, 3, 1, 2)

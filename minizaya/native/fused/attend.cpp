@@ -46,7 +46,7 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
     Ints lane;
     for (int i = 0; i < N; ++i) lane[i] = i;
     const float scale = 1 / std::sqrt((float)d);
-    const bool some = seen < KEYS || hidden > 0;
+    const bool all = seen >= KEYS && hidden == 0;   // of the tile, for each of these queries
     const Ints before = Ints{} + int(hidden);
     scores_of(q, turned, d, scale, scores);
     scores_of(q + SCORED * d, turned, d, scale, scores + SCORED);
@@ -54,7 +54,8 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
         const Ints mine = Ints{} + int(std::min(KEYS, seen + r));
         Floats tops = fill(-INFINITY), sums = load(sum + r * N);
         for (int i = 0; i < 4; ++i) {
-            if (some) scores[r][i] = (lane + i * N < mine) & (lane + i * N >= before) ? scores[r][i] : fill(-INFINITY);
+            const Ints key = lane + i * N;
+            if (!all) scores[r][i] = (key < mine) & (key >= before) ? scores[r][i] : fill(-INFINITY);
             tops = scores[r][i] > tops ? scores[r][i] : tops;
         }
         const float most = largest(tops);
@@ -66,8 +67,8 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
         }
         for (int i = 0; i < 4; ++i) {
             Floats share = exponential(scores[r][i] - top[r]);
-            // e^-infinity is not quite nothing there
-            if (some) share = (lane + i * N < mine) & (lane + i * N >= before) ? share : Floats{};
+            const Ints key = lane + i * N;
+            if (!all) share = (key < mine) & (key >= before) ? share : Floats{};  // e^-infinity is not quite nothing
             memcpy(shares + r * KEYS + i * N, &share, sizeof share);
             sums += share;
         }
@@ -117,8 +118,8 @@ extern "C" void attend(const float* q, const float* k, const float* v, const int
                     if (seen <= 0 || s + ROWS <= begin) continue;  // tiles begin where groups of ROWS queries do
                     look_at(own + (s - first) * d, turned + (pair * tiles + tile) * KEYS * d,
                             v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen,
-                            std::max(0L, begin - tile * KEYS), std::min(KEYS, t - tile * KEYS), d, top + s - first, sum + (s - first) * N,
-                            out + (s - first) * d);
+                            std::max(0L, begin - tile * KEYS), std::min(KEYS, t - tile * KEYS), d, top + s - first,
+                            sum + (s - first) * N, out + (s - first) * d);
                 }
             for (long s = first; s < end; ++s) {
                 float* to = y + ((row * t + s) * heads + h) * d;

@@ -143,17 +143,9 @@ def routed(router: Router, x: Tensor, below: Tensor | None,
     else:
         hidden = rms_norm(mlp.norm, state)
     hidden = F.gelu(mlp.fc2(F.gelu(mlp.fc1(hidden))))
-    scores = mlp.out_proj(hidden)
-    # torch goes through a short last axis number by number, and through a first one by vectors: a fifth of the time
-    plain = torch.is_grad_enabled()
-    probs = scores.softmax(-1) if plain else turned(scores).softmax(0).t().contiguous().view_as(scores)
+    probs = mlp.out_proj(hidden).softmax(-1)
     routes, gates = choose(probs, router.balancing_bias, pinned)
     return routes, gates, probs, state
-
-
-def turned(scores: Tensor) -> Tensor:
-    """(..., n) -> (n, everything else)."""
-    return scores.flatten(0, -2).t().contiguous()
 
 
 def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None, padded: Tensor | None) -> Tensor:
