@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     place = device.choose(args.device)
     done = stages.train(args.out, table_of(args), args.share, args.seed, args.resume, device=place)
     if done and args.sheets:
-        model, tokenizer = zoo.open_model(str(last_of(args, "texts")))
+        model, tokenizer = zoo.open_model(str(last_of(args, rl=False)))
         done = cascade.train(model.to(place), tokenizer, args.out / RL, cascade.SHEETS, args.seed, share=args.share)
     if done and args.publish:
         publish(args, place)
@@ -63,10 +63,10 @@ def table_of(args: argparse.Namespace) -> tuple[stages.Stage, ...]:
     return stages.ALL if args.sheets else stages.TOY
 
 
-def last_of(args: argparse.Namespace, kind: str = "") -> Path:
-    """The folder of the last stage, or of the last one that read "texts"."""
-    table = table_of(args)
-    return args.out / (f"{RL}/1-ttc/trainer" if args.sheets and not kind else f"{len(table)}-{table[-1].name}")
+def last_of(args: argparse.Namespace, rl: bool = True) -> Path:
+    """The folder of the last stage; without rl, of the last one that read texts."""
+    table, updates = table_of(args), f"{RL}/1-{cascade.SHEETS[0].name}/trainer"
+    return args.out / (updates if args.sheets and rl else f"{len(table)}-{table[-1].name}")
 
 
 def publish(args: argparse.Namespace, place: torch.device) -> None:

@@ -129,10 +129,10 @@ def card_text(name: str, figures: dict) -> str:
         for task, cells in figures["accuracy"].items())
     shown = figures | {"name": name, "accuracy": accuracy}
     if "levels" not in figures:
-        note, parts = figures.get("note"), any(s["stage"].endswith("-parts") for s in figures["stages"])
+        note, had = figures.get("note"), {stage["stage"].partition("-")[2] for stage in figures["stages"]}
         shown |= {"flags": figures.get("flags", ""), "note": f" {note}" if note else "",
-                  "aggregating": "stages `sft` and `parts`" if parts else "stage `sft`",
-                  "sheets": ", and for `sheet`" if parts else "", "rl": RL if parts else ""}
+                  "aggregating": "stages `sft` and `parts`" if "parts" in had else "stage `sft`",
+                  "sheets": ", and for `sheet`" if "parts" in had else "", "rl": RL if "rl" in had else ""}
         shown["stages"] = "\n".join(f"| {s['stage']} | {s['steps']:,} | {s['tokens']:,} | {s['minutes']} |"
                                     for s in figures["stages"])
         return CARD.read_text("utf-8").format_map(shown)

@@ -72,6 +72,14 @@ def test_the_card_says_what_the_checkpoint_is(name, stages):
         "base-1", "base-2", "extension", "sft", "sheets", "parts", "rl"][:stages]
 
 
+def test_a_card_says_nothing_of_stages_that_there_were_not():
+    """Of the RL in nano-sheets, and of its sheets; the columns of a table are another matter."""
+    card = zoo.card("nano-sheets")
+    for count, told in ((7, (True, True)), (6, (False, True)), (4, (False, False))):
+        words = zoo.card_text("nano-sheets", card | {"stages": card["stages"][:count]})
+        assert ("The last stage is reinforcement" in words, "and for `sheet`" in words) == told
+
+
 def test_a_card_lists_its_tasks_in_one_order():
     """Whatever the order in which a run came to their levels."""
     card = zoo.card("nano-reasoner-rl")

@@ -161,7 +161,8 @@ def job_of(stage: Stage, levels: dict[str, int], seed: int, share: float) -> Job
     scheduler = (Scheduler if stage.follow else Fixed)(start, {name: tasks.get(name).max_difficulty for name in start})
     learner = LearnerConfig(lr=stage.lr, advantage=stage.advantage, brevity=stage.brevity)
     return Job(max(2, round(stage.updates * share)), scheduler, learner, aggregation=stage.aggregation,
-               judge=styled if stage.style else verified, seed=seed, **{"size": 1024} if stage.rsa else {})
+               judge=styled if stage.style else verified, seed=seed,
+               size=1024 if stage.rsa else Job.size)   # a sheet of 24, four tails and an answer
 
 
 class Fixed(Scheduler):

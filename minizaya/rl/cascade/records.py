@@ -1,7 +1,7 @@
 """What the aggregation prompts of sheets are made of: traces of Markovian RSA, from its first round and its last one.
 
-A later round meets other tails than the first: its lists are longer, and what is wrong in one is wrong in others, since
-they were written after tails that they share. A model that has seen only single rollouts must guess what to do there.
+A later round meets other tails than the first: they were written after tails themselves, some of them after the same
+ones. Single rollouts, of which the SFT made its examples, do not show that.
 """
 
 import itertools
