@@ -349,6 +349,17 @@ def test_prompts(case):
         assert caches[0].length == caches[1].length == 31 and off(nexts[1], nexts[0]) < NEAR
 
 
+def test_documents_whose_first_one_is_padded():
+    """Then the mask must say it: what is padding for a row is not all that a later token may not see."""
+    wide, model = models(dict(head_dim=16, partial_rotary_factor=0.5))
+    tokens = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(0))
+    doc_ids, mask = (torch.arange(12) >= 8).long().expand(2, 12), torch.arange(12) >= torch.tensor([3, 0])[:, None]
+    with torch.inference_mode():
+        wanted = wide(tokens, doc_ids=doc_ids, mask=mask)
+        mine = fused.forward(model, tokens, doc_ids=doc_ids, mask=mask)
+        assert off(mine.logits, wanted.logits) < NEAR
+
+
 def test_which_caches_a_prompt_is_read_into():
     """An ordinary one in which nothing is yet; never one whose sequences have lengths of their own."""
     _, model = models({})
