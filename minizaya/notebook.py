@@ -60,6 +60,7 @@ def broken(source: str, width: int = 88) -> str:
     """Python `source` with its long lines broken: prose between words, code inside of brackets, a comment at the end of
     a line put above it. The code stays the same, but for words of docstrings; what cannot be broken stays long."""
     lines, prose, places, out, rest = source.splitlines(), set(), {}, [], ""
+    inner = {}            # row -> the indentation of what its open bracket holds, where the next row shows it
     depth = inside = 0    # open brackets; f-strings, which Python 3.12 takes apart
     for kind, text, (row, column), (end, _), _ in generate_tokens(StringIO(source).readline):
         inside += tok_name[kind].endswith("FSTRING_START")
@@ -70,6 +71,8 @@ def broken(source: str, width: int = 88) -> str:
             comma = lines[row - 1][:column].rstrip().endswith(",")
             places.setdefault(row, []).append((kind, column, (-depth, comma)))
         depth += text in ("(", "[", "{")
+        if tok_name[kind] == "NL" and depth and row < len(lines):
+            inner[row] = lines[row][:len(lines[row]) - len(lines[row].lstrip())]
         inside -= tok_name[kind].endswith("FSTRING_END")
     for row, line in enumerate(lines, 1):
         indent = line[:len(line) - len(line.lstrip())]
@@ -83,18 +86,18 @@ def broken(source: str, width: int = 88) -> str:
             rest = last.strip().removeprefix(mark) + " " if goes_on else ""
             out += full if goes_on else [*full, last]
             continue
-        found = places.get(row, [])
+        found, hang = places.get(row, []), max(indent + " " * 8, inner.get(row, ""), key=len)
         if len(line) > width and found and found[-1][0] == COMMENT:
             column = found.pop()[1]
             out += wrap(line[column:], width, initial_indent=indent, subsequent_indent=indent + "# ", **WORDS)
             line = line[:column].rstrip()
         while len(line) > width:
-            fits = [(rank, column) for _, column, rank in found if len(indent) + 8 < column <= width + 1]
+            fits = [(rank, column) for _, column, rank in found if len(hang) < column <= width + 1]
             if not fits:
                 break
             column = max(fits)[1]   # the fewest open brackets, then after a comma, then as late as it fits
             out.append(line[:column].rstrip())
-            line, shift = indent + " " * 8 + line[column:], column - len(indent) - 8
+            line, shift = hang + line[column:], column - len(hang)
             found = [(kind, at - shift, rank) for kind, at, rank in found if at > column]
         out.append(line)
     return "\n".join(out) + "\n"

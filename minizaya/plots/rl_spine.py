@@ -21,7 +21,8 @@ def what_counts(delta: float = 0.1, clip: float = 0.2) -> Figure:
     left.plot(p, 1 / p, color=BLACK, linestyle="--", linewidth=1, label="1 / p")
     left.plot(p, (p * (1 - p)) ** -0.5, color=ORANGE, label="GRPO")
     left.set(title="how much a problem counts", xlabel="pass rate p", ylabel="weight of its gradient", yscale="log",
-             ylim=(0.8, 100))
+             ylim=(0.8, 100), yticks=(1, 3, 10, 30, 100), yticklabels=("1", "3", "10", "30", "100"))
+    left.minorticks_off()
     left.legend(fontsize=8.5)
     steps = 400
     old = torch.linspace(0.0025, 0.9975, steps)[None].expand(steps, steps)
@@ -61,6 +62,8 @@ def chunks(ratios: dict[str, list[float]], threshold: float) -> Figure:
         axis.plot(range(1, len(values) + 1), values, "o-", color=color, label=name)
     axis.axhline(threshold, color=BLACK, linestyle="--", linewidth=1)
     longest = max(map(len, ratios.values()))
-    axis.set(xlabel="chunk of 64 tokens", ylabel="compressed size / size", yscale="log", xticks=range(1, longest + 1))
+    axis.set(xlabel="chunk of 64 tokens", ylabel="compressed size / size", yscale="log", xticks=range(1, longest + 1),
+             yticks=(0.02, 0.05, 0.1, 0.2, 0.4), yticklabels=("2%", "5%", "10%", "20%", "40%"))
+    axis.minorticks_off()
     axis.legend()
     return figure
