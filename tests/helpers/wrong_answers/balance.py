@@ -36,6 +36,12 @@ def my_load(routes, num_experts, mask=None):
     visits = F.one_hot(routes[real], num_experts + 1).sum((0, 1))[:num_experts]
     return (visits / (real.sum() * routes.shape[-1]).clamp_min(1)).expand(routes.shape[-1], -1)
 ''',
+        "every sequence counts the same, however long": '''
+def my_load(routes, num_experts, mask=None):
+    real = torch.ones(routes.shape[:2], dtype=torch.bool) if mask is None else mask
+    visits = (F.one_hot(routes, num_experts + 1) * real[..., None, None]).sum(1)
+    return (visits / real.sum(1).clamp_min(1)[:, None, None]).mean(0)[:, :num_experts]
+''',
         "no tokens, so 0 / 0": '''
 def my_load(routes, num_experts, mask=None):
     real = torch.ones(routes.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -170,6 +176,17 @@ def my_adamw(loads, lr, beta1, beta2):
         mean = beta1 * mean + (1 - beta1) * error
         square = beta2 * square + (1 - beta2) * error ** 2
         bias = bias - lr * mean / (square.sqrt() + 1e-8)
+        biases.append(bias)
+    return torch.stack(biases)
+''',
+        "one tensor, changed in place": '''
+def my_adamw(loads, lr, beta1, beta2):
+    bias, mean, square, biases = torch.zeros(loads.shape[-1]), 0.0, 0.0, []
+    for k, load in enumerate(loads, start=1):
+        error = load - load.mean()
+        mean = beta1 * mean + (1 - beta1) * error
+        square = beta2 * square + (1 - beta2) * error ** 2
+        bias -= lr * (mean / (1 - beta1 ** k)) / ((square / (1 - beta2 ** k)).sqrt() + 1e-8)
         biases.append(bias)
     return torch.stack(biases)
 ''',

@@ -33,6 +33,8 @@ def my_advantage(rewards):
         "the mean of the whole batch": MAXRL.replace("rewards.mean(-1, keepdim=True)", "rewards.mean()"),
         "divided by the deviation": MAXRL.replace("/ mean.clamp_min(1e-12)",
                                                   "/ (rewards.std(-1, keepdim=True) + 1e-4)"),
+        "the mean of the others": MAXRL.replace(
+            "(rewards - mean)", "(rewards - (mean * rewards.shape[-1] - rewards) / (rewards.shape[-1] - 1))"),
         "not divided": MAXRL.replace(" / mean.clamp_min(1e-12)", ""),
         "all-wrong groups keep the baseline": MAXRL.replace("torch.zeros_like(rewards)", "-torch.ones_like(rewards)"),
         "NaN where nothing was right": '''
@@ -60,6 +62,8 @@ def my_mask(logp, logp_rollout, advantage, delta, directional):
         "the difference of logarithms": MASK.replace("logp.exp() - logp_rollout.exp()", "logp - logp_rollout"),
         "the directions exchanged": (MASK.replace("advantage > 0", "advantage <= 0")
                                      .replace("advantage < 0", "advantage >= 0")),
+        "the move times the advantage": MASK.replace(
+            "logp.exp() - logp_rollout.exp()", "(logp.exp() - logp_rollout.exp()) * advantage.abs()"),
         "no direction": MASK.replace("    if not directional:\n        return", "    return"),
         "True where dropped": MASK.replace("return ~(", "return ("),
     },
@@ -77,6 +81,7 @@ def my_loss(logp, logp_rollout, advantage, valid, length, delta):
         "gradient through the mask's ratio only": LOSS.replace("(logp - old).exp()", "(logp - old).exp().detach()"),
         "padding multiplied by zero": LOSS.replace("logp.masked_fill(~valid, 0.0)", "logp").replace(
             "logp_rollout.masked_fill(~valid, 0.0)", "logp_rollout"),
+        "the old probabilities never count": LOSS.replace("(logp - old).exp()", "(logp - logp.detach()).exp()"),
         "divided by the answers alone": LOSS.replace("(len(logp) * length)", "len(logp)"),
         "clipped, not dropped": LOSS.replace("(valid & ~dropped)", "valid"),
     },
