@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..arch.model import Zaya
 from ..native.step import reader
-from .generate import answering, check_request, left_pad
+from .generate import answering, check_request, distinct, left_pad
 from .sample import choose, keep_mask, streams, tempered
 from .slots import SlotCache
 
@@ -69,7 +69,7 @@ class Request:
     trouble: str | None = None  # why it ends with "error"
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    routes: list[Tensor] = field(default_factory=list)
+    routes: list[list[int]] = field(default_factory=list)  # of each token that was read
     kept: list[Tensor] = field(default_factory=list)
 
 
@@ -91,7 +91,7 @@ class Engine:
         weight = model.embed.weight
         self.model, self.slots, self.size, self.joining = model, slots, size, min(joining, slots)
         self.compiled = compiled
-        self.decoder = reader(model, compiled)
+        self.look()
         self.bytes = SlotCache.bytes(model.config, slots + self.joining, size, weight.element_size())
         try:
             self.cache = SlotCache(model.config, slots, size, weight.dtype, weight.device)
@@ -150,7 +150,7 @@ class Engine:
 
         A request that ends with "error" has no pair; it is in `done`.
         """
-        with answering(self.model):
+        with answering(self.model, self.parts):
             written = self.decode() if self.active else []  # before the others join: those have had their token then
             written += self.join()
         for slot in range(len(self.active) - 1, -1, -1):  # from the end: `free` moves the last one
@@ -171,29 +171,34 @@ class Engine:
         count = min(self.joining, self.slots - len(self.active), len(self.waiting))
         if count == 0:
             return []
-        self.decoder = reader(self.model, self.compiled)
+        self.look()
         return self.read([self.waiting.popleft() for _ in range(count)])
+
+    def look(self) -> None:
+        """Takes the model as it is now."""
+        self.decoder, self.parts = reader(self.model, self.compiled), list(self.model.modules())
 
     def read(self, new: list[Request], again: bool = False) -> list[tuple[int, int]]:
         """Reads each prompt, and what there is of its answer, into a free slot, and writes its next token.
 
-        Where the model fails, each is read again, alone. One that fails then is finished, and has no slot.
+        Equal ones are read once. Where the model fails, each is read again, alone. One that fails then is finished, and
+        has no slot.
         """
-        texts = [request.prompt + request.tokens for request in new]
+        texts, rows = distinct([request.prompt + request.tokens for request in new])
         try:
             tokens, mask = left_pad(texts, self.model.embed.weight.device)
-            read = self.model.new_cache(len(new))
+            read = self.model.new_cache(len(texts))
             out = self.decoder(tokens, cache=read, mask=mask, last_only=True)
-            self.cache.join(read, [len(text) for text in texts])
+            self.cache.join(read, [len(text) for text in texts], rows)
         except Exception as error:  # trap: it holds the tensors of the call that failed; they go where it ends
             trouble = said(error)
         else:
             self.active += new
-            for row, request in enumerate(new):
+            for row, request in zip(rows, new):
                 if request.record:
-                    unread = tokens.shape[1] - len(texts[row]) + sum(map(len, request.routes))
-                    request.routes.append(out.routes[row, unread:].to(torch.int16))
-            return self.choose(new, out.logits[:, 0])
+                    unread = tokens.shape[1] - len(texts[row]) + len(request.routes)
+                    request.routes += out.routes[row, unread:].tolist()
+            return self.choose(new, out.logits[:, 0] if len(texts) == len(new) else out.logits[rows, 0])
         self.cache.batch = len(self.active)
         if again:
             new[0].trouble = trouble
@@ -219,10 +224,10 @@ class Engine:
                 self.cache.wipe(slot)
             self.active, self.cache.batch = [], 0
             return [pair for request in requests for pair in self.read([request], again=True)]
-        routes = out.routes.to(torch.int16)
-        for row, request in enumerate(requests):
-            if request.record:
-                request.routes.append(routes[row])
+        if any(request.record for request in requests):
+            for request, routes in zip(requests, out.routes[:, 0].tolist()):
+                if request.record:
+                    request.routes.append(routes)
         return self.choose(requests, out.logits[:, 0])
 
     def choose(self, requests: list[Request], logits: Tensor) -> list[tuple[int, int]]:
@@ -259,11 +264,13 @@ class Engine:
         temperature, top_p, min_p = requests[0].settings
         if not rows:
             return
-        logits, filters = tempered(logits[rows], temperature or 1.0), temperature > 0 and (top_p < 1 or min_p > 0)
+        if len(rows) < len(requests):
+            logits, chosen = logits[rows], chosen[rows]
+        logits, filters = tempered(logits, temperature or 1.0), temperature > 0 and (top_p < 1 or min_p > 0)
         if filters:
             kept = keep_mask(logits.softmax(-1), top_p, min_p)
             logits = logits.masked_fill(~kept, float("-inf"))
-        logprobs = logits.log_softmax(-1).gather(-1, chosen[rows, None])[:, 0].tolist()
+        logprobs = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
         kept = kept.cpu() if filters else None
         for row, i in enumerate(rows):
             requests[i].logprobs.append(logprobs[row])
@@ -274,9 +281,8 @@ class Engine:
         routes = None
         if request.record:
             layers = self.model.config.num_hidden_layers
-            length, read = len(request.prompt) + len(request.tokens), sum(map(len, request.routes))
-            routes = torch.full((length, layers), -1, dtype=torch.int16, device="cpu")
-            routes[:read] = torch.cat(request.routes) if request.routes else -1
+            unread = [[-1] * layers] * (len(request.prompt) + len(request.tokens) - len(request.routes))
+            routes = torch.tensor(request.routes + unread, dtype=torch.int16, device="cpu").view(-1, layers)
         kept = torch.stack(request.kept) if request.kept else None
         logprobs = request.logprobs if request.record else None
         self.done[request.number] = Completion(request.tokens, why, logprobs, routes, kept, request.trouble)

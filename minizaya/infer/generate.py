@@ -71,10 +71,14 @@ def decode(model: Zaya, read: Callable, prompts: list[list[int]], max_new_tokens
     answers: list[list[int]] = [[] for _ in prompts]
     device = model.embed.weight.device
     alive = list(range(len(prompts)))  # the prompt behind each row of the batch
-    tokens, mask = left_pad(prompts, device)
-    cache = model.new_cache(len(prompts))
+    texts, rows = distinct(prompts)
+    tokens, mask = left_pad(texts, device)
+    cache = model.new_cache(len(texts))
     for step in range(max_new_tokens):
         logits = read(tokens, cache=cache, mask=mask, last_only=True).logits[:, 0]
+        if len(logits) < len(alive):   # equal prompts have been read once
+            logits = logits[rows]
+            cache.select(torch.tensor(rows, device=device))
         chosen = choose_next(logits, uniforms=None if uniforms is None else uniforms[:, step])
         bar.update()
         going = []
@@ -92,6 +96,12 @@ def decode(model: Zaya, read: Callable, prompts: list[list[int]], max_new_tokens
             alive = [alive[row] for row in going]
         tokens, mask = chosen[:, None], None
     return answers
+
+
+def distinct(prompts: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """Each different prompt once, and for each of `prompts` its place among them."""
+    places = {text: row for row, text in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    return [list(text) for text in places], [places[tuple(prompt)] for prompt in prompts]
 
 
 def from_the_end(going: list[int]) -> list[int]:
@@ -137,9 +147,12 @@ def left_pad(prompts: list[list[int]], device: torch.device | None = None) -> tu
 
 
 @contextmanager
-def answering(model: torch.nn.Module) -> Iterator[None]:
-    """No gradients and eval mode inside; afterwards every module is in the mode it was in, also after an error."""
-    training = [module for module in model.modules() if module.training]
+def answering(model: torch.nn.Module, parts: Iterable[torch.nn.Module] | None = None) -> Iterator[None]:
+    """No gradients and eval mode inside; afterwards every module is in the mode it was in, also after an error.
+
+    parts: `model.modules()`, from someone who has asked for them before: to find them takes longer than a small step.
+    """
+    training = [module for module in (model.modules() if parts is None else parts) if module.training]
     if training:
         model.eval()
     try:

@@ -86,9 +86,11 @@ class SlotCache(Cache):
 
     # ---- joining and leaving -----------------------------------------------------------------------------------------
 
-    def join(self, read: Cache, lengths: list[int]) -> None:
-        """Takes in the sequences of `read`, an ordinary cache that has just read their prompts, padded on the left."""
-        for row, length in enumerate(lengths):
+    def join(self, read: Cache, lengths: list[int], rows: list[int]) -> None:
+        """Takes in the sequences `rows` of `read`, an ordinary cache that has just read their prompts, padded on the
+        left. lengths: of all of its prompts. A sequence may come in several times, to go on in several ways."""
+        for row in rows:
+            length = lengths[row]
             slot, start = self.batch, read.length - length
             for layer, room in enumerate(self.kv):
                 room[:, slot, :length] = read.kv[layer][:, row, start: read.length]

@@ -75,6 +75,30 @@ def test_as_a_generator_it_is_generate(model):
     assert engine_generate(Engine(model), prompts, 0) == [[]] * 5
 
 
+@pytest.mark.parametrize("how", ["engine", "generate"])
+def test_equal_prompts_are_read_once_and_answered_by_themselves(how):
+    """Three different ones of six, of other lengths: three rows are read, and each answer is what it is alone."""
+    model, read = tiny(3), []
+    prompts = [[1, 2], [3], [1, 2], [4, 5, 6], [1, 2], [3]]
+    wanted = generate_reference(model, prompts, 8, seed=7)
+    model.embed.register_forward_hook(lambda module, args, out: read.append(tuple(args[0].shape)))
+    found = (generate(model, prompts, 8, seed=7) if how == "generate"
+             else engine_generate(Engine(model, slots=6, size=12), prompts, 8, seed=7))
+    assert found == wanted and read == [(3, 3)] + [(6, 1)] * 7
+
+
+def test_the_routes_of_equal_prompts_are_each_ones_own():
+    model = tiny(3)
+    engine = Engine(model, slots=4, size=20)
+    numbers = [engine.submit(prompt, 9, seed=i, record=True) for i, prompt in enumerate([[1, 2, 3], [4], [1, 2, 3]])]
+    while engine.busy:
+        engine.step()
+    for number, prompt in zip(numbers, [[1, 2, 3], [4], [1, 2, 3]]):
+        done = engine.take(number)
+        routes = model(torch.tensor([prompt + done.tokens])).routes[0]
+        assert done.routes[:-1].equal(routes[:-1].short()) and done.routes[-1].tolist() == [-1, -1]
+
+
 def test_logprobs_and_routes_are_the_models():
     """In float32: within 1e-5 of a full forward pass; replaying the routes gives the same logits."""
     model = tiny(3, torch.float32)
