@@ -141,13 +141,20 @@ class Learner:
         return logp.new_zeros(valid.shape).masked_scatter(valid, logp), rollout_logp, valid, routes, recorded
 
 
-def micro_batches(rollouts: list[Rollout], most: int) -> list[list[int]]:
-    """Indices of rows of like length, at most `most` padded tokens together (one row may be longer)."""
-    order = sorted(range(len(rollouts)), key=lambda i: len(rollouts[i].prompt) + len(rollouts[i].tokens))
-    batches: list[list[int]] = [[]]
-    for i in order:
-        width = len(rollouts[i].prompt) + len(rollouts[i].tokens)  # the longest so far
-        if batches[-1] and width * (len(batches[-1]) + 1) > most:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+def micro_batches(rollouts: list[Rollout], most: int, price: int = 300) -> list[list[int]]:
+    """Indices of rows of like length, at most `most` padded tokens together (one row may be longer).
+
+    Of all ways to cut the rows, sorted by length, the one with the fewest padded tokens. price: what a batch costs by
+    itself, its many small operations, in tokens.
+    """
+    lengths = [len(r.prompt) + len(r.tokens) for r in rollouts]
+    order = sorted(range(len(rollouts)), key=lengths.__getitem__)
+    ways: list[tuple[int, int]] = [(0, 0)]   # of the first n rows: what they cost, and where their last batch begins
+    for end, last in enumerate(order, start=1):
+        starts = [start for start in range(end) if start == end - 1 or lengths[last] * (end - start) <= most]
+        ways.append(min((ways[start][0] + lengths[last] * (end - start) + price, start) for start in starts))
+    batches, end = [], len(order)
+    while end:
+        batches.append(order[ways[end][1]: end])
+        end = ways[end][1]
+    return batches[::-1]

@@ -472,6 +472,8 @@ def test_micro_batches_hold_like_lengths():
     batches = micro_batches(rollouts, 12)
     assert sorted(i for b in batches for i in b) == [0, 1, 2, 3, 4] and batches == [[1, 3], [0, 4], [2]]
     assert mz.ZayaConfig.preset("nano").num_experts == 4 and CONFIG.num_experts == 3
+    for price, wanted in ((5, [[1, 3], [0, 4], [2]]), (12, [[1, 3], [0, 4, 2]]), (20, [[1, 3, 0, 4, 2]])):
+        assert micro_batches(rollouts, 99, price) == wanted   # padded tokens and batches: 26 and 3, 34 and 2, 50 and 1
 
 
 @pytest.mark.parametrize("filtered", [(0,), (1, 3, 5), ()])
