@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.problems < 1 or not args.share > 0:
         raise ValueError(f"problems must be at least 1 and share positive, got {args.problems} and {args.share}")
     flags.writable("publish", args.publish and zoo.FOLDER / args.publish, parents=True)
-    torch.set_num_threads(1)  # the generator has a process, and a core, of its own
+    torch.set_num_threads(1 if args.processes == 1 else torch.get_num_threads())  # sums of one order, to be repeatable
     place = device.choose(args.device)
     model, tokenizer = zoo.open_model(args.model)
     model.to(place)

@@ -30,7 +30,7 @@ NUMBER = re.compile(r"(batch|taken|weights)-(\d{8,})\.safetensors")
 class Shelf:
     """Batches and weights in one folder. capacity: batches that may wait. Raises ValueError for a capacity below 2.
 
-    The trainer pulls for two updates at a time, so it needs two whole batches.
+    While the trainer learns from one batch, the next one waits and another one may be put beside it.
     """
 
     def __init__(self, folder: str | Path, capacity: int = 3):

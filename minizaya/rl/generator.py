@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
 from torch import Tensor
 
@@ -75,8 +75,14 @@ class Generator:
 
 def verified(asked: dict, text: str) -> float:
     """1 for a right answer, else 0."""
-    problem = tasks.get(asked["task"]).generate(asked["number"], asked["difficulty"])
-    return float(tasks.get(asked["task"]).verify(problem, text))
+    task = tasks.get(asked["task"])
+    return float(task.verify(problem_of(task, asked["number"], asked["difficulty"]), text))
+
+
+@lru_cache(maxsize=64)
+def problem_of(task: tasks.Task, number: int, difficulty: int) -> tasks.Problem:
+    """Kept for a while, since a group's answers are all to the same one."""
+    return task.generate(number, difficulty)
 
 
 def styled(asked: dict, text: str) -> float:

@@ -4,8 +4,9 @@
 
 The generator's half is `processes.GeneratorSide`; here are the trainer's, and `run`, which sets both to work. Weights
 are published every `SYNC` = 2 updates. An answer is at most 2 updates behind the weights that it trains: it says for
-each token which weights sampled it, and older batches are thrown away unread. In two processes new weights are loaded
-while answers are being written ("in flight"): such an answer spans versions, and the oldest counts.
+each token which weights sampled it. Older batches are thrown away unread, and none is begun that would be too old when
+its turn comes (`processes.wanted`). In two processes new weights are loaded while answers are being written ("in
+flight"): such an answer spans versions, and the oldest counts.
 
 Either process may be killed at any moment. The trainer's checkpoint (weights, optimizer, log, what it has trained on)
 is one rename; batches taken after it wait again. The generator starts a half-made batch anew, with the same number and
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from ..arch.model import Zaya
 from ..data.tokenizer import Tokenizer
 from ..notebook import tqdm
@@ -26,10 +29,9 @@ from ..train import checkpoint
 from ..train.loop import append, interrupts, read_log
 from .buffer import Shelf
 from .learner import Learner
-from .processes import GeneratorProcess, GeneratorSide, Job
+from .processes import STALENESS, GeneratorProcess, GeneratorSide, Job
 
-SYNC = 2       # updates between two publications of the weights
-STALENESS = 2  # updates that an answer may be behind
+SYNC = 2   # updates between two publications of the weights
 
 
 class TrainerSide:
@@ -52,8 +54,8 @@ class TrainerSide:
         shelf.publish(self.updates, checkpoint.model_state(model))
 
     def ready(self) -> bool:
-        """Are there two whole batches, or the one that completes a pair?"""
-        return len(self.shelf.numbers("batch")) >= SYNC - self.updates % SYNC
+        """Does a batch wait? ZAYA1's trainer pulls two at a time; its generators are two to five times as many."""
+        return bool(self.shelf.numbers("batch"))
 
     def step(self) -> dict | None:
         """One update, or None when no batch is fresh enough. Checkpoint and publication every SYNC updates."""
@@ -122,6 +124,8 @@ def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: d
                 own = Zaya(model.config).to(model.embed.weight)
             generator = GeneratorSide(job, own, tokenizer, shelf)
         else:
+            ends.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)   # the generator has a core of its own
             generator = GeneratorProcess(job, model.config, tokenizer, shelf.folder, str(device))
             ends.callback(generator.stop)
         stop = ends.enter_context(interrupts())

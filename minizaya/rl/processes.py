@@ -25,6 +25,8 @@ from .generator import Generator, draw_aggregation, draw_problem, verified
 from .learner import LearnerConfig
 from .mismatch import low_precision
 
+STALENESS = 2  # updates that an answer may be behind
+
 
 @dataclass
 class Job:
@@ -136,12 +138,21 @@ def generate_for_ever(job: Job, config: ZayaConfig, tokenizer: Tokenizer, folder
     side = GeneratorSide(job, Zaya(config).to(device), tokenizer, shelf)
     while os.getppid() == parent:
         side.refresh()
-        # the oldest would be thrown away unread: nothing is gained by running ahead of the trainer
-        if len(shelf.numbers("batch")) < shelf.capacity:
+        if wanted(shelf):
             side.make(in_flight=True)
         else:
             time.sleep(0.02)
     shelf.unlock()
+
+
+def wanted(shelf: Shelf) -> bool:
+    """Would a batch that is begun now be fresh enough when its turn comes?
+
+    As many updates as batches wait are made before it, and those that were made since the newest weights count, too:
+    their batches are taken, and no checkpoint covers them yet.
+    """
+    waiting = len(shelf.numbers("batch"))
+    return waiting == 0 or waiting + len(shelf.numbers("taken")) <= STALENESS
 
 
 class GeneratorProcess:
@@ -165,16 +176,16 @@ class GeneratorProcess:
 
     def watch(self) -> None:
         """A new process where the old one died. Raises RuntimeError after five deaths in a row without a batch."""
-        made = self.shelf.newest_info()
-        if made and made["number"] != self.seen:
-            self.seen, self.deaths = made["number"], 0
-        if not self.process.is_alive():
-            self.deaths += 1
-            if self.deaths >= 5:
-                raise RuntimeError(f"the generator died {self.deaths} times without making a batch; "
-                                   f"the last exit code was {self.process.exitcode}")
-            print(f"the generator died (exit code {self.process.exitcode}); starting it again", file=sys.stderr)
-            self.start()
+        if self.process.is_alive():
+            return
+        made = (self.shelf.newest_info() or {}).get("number")
+        self.deaths = self.deaths + 1 if made == self.seen else 1
+        self.seen = made
+        if self.deaths >= 5:
+            raise RuntimeError(f"the generator died {self.deaths} times without making a batch; "
+                               f"the last exit code was {self.process.exitcode}")
+        print(f"the generator died (exit code {self.process.exitcode}); starting it again", file=sys.stderr)
+        self.start()
 
     def stop(self) -> None:
         self.process.kill()

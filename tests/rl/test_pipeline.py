@@ -13,9 +13,9 @@ from minizaya.data import tasks
 from minizaya.rl import pipeline, processes
 from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import Scheduler
-from minizaya.rl.generator import Generator, draw_aggregation, draw_problem, room
+from minizaya.rl.generator import Generator, draw_aggregation, draw_problem, room, verified
 from minizaya.rl.pipeline import TrainerSide, run
-from minizaya.rl.processes import GeneratorProcess, GeneratorSide, generate_for_ever
+from minizaya.rl.processes import GeneratorProcess, GeneratorSide, generate_for_ever, wanted
 from minizaya.rl.rollout import Rollout
 from minizaya.train import checkpoint
 
@@ -74,9 +74,22 @@ def test_a_generator_of_its_own_takes_new_weights_in_flight_and_does_not_run_ahe
     made, alive = [], iter([5, 5, 5, 5])
     monkeypatch.setattr(processes, "GeneratorSide", Side)
     monkeypatch.setattr(processes.os, "getppid", lambda: next(alive, 1))
-    monkeypatch.setattr(Shelf, "numbers", lambda self, kind: range(self.capacity - (len(made) < 2)))
+    monkeypatch.setattr(Shelf, "numbers", lambda self, kind: range(kind == "batch" and len(made) >= 2))
+    monkeypatch.setattr(processes, "STALENESS", 0)
     generate_for_ever(tiny_job(1), tiny_model().config, TOKENIZER, tmp_path, "cpu", 5)
     assert made == [True, True]
+
+
+@pytest.mark.parametrize("waiting, taken, begun", [(0, 0, True), (0, 5, True), (1, 0, True), (2, 0, True),
+                                                   (3, 0, False), (1, 1, True), (1, 2, False), (2, 1, False)])
+def test_no_batch_is_begun_that_would_be_too_old_at_its_turn(tmp_path, waiting, taken, begun):
+    """Each that waits is an update before it, and so is each that was taken since the last checkpoint."""
+    shelf = Shelf(tmp_path, capacity=9)
+    for number in range(taken + waiting):
+        shelf.put(number, [rollout()], 1, {"number": number})
+        if number < taken:
+            shelf.take(0)
+    assert wanted(shelf) is begun
 
 
 # ---- the shelf -------------------------------------------------------------------------------------------------------
@@ -141,6 +154,17 @@ def test_room_does_not_know_the_problem():
     assert asked["room"] == room("countdown", 2)
     problem = tasks.get("countdown").generate(asked["number"], 2)
     assert problem.prompt == asked["prompt"] and tasks.split(problem) == "train"
+
+
+def test_a_groups_problem_is_made_once(monkeypatch):
+    task, made = tasks.get("copy"), []
+    monkeypatch.setattr(task, "generate", lambda *given: made.append(given) or type(task).generate(task, *given),
+                        raising=False)
+    problem = type(task).generate(task, 12345, 7)
+    for text, right in ((problem.completion, 1.0), ("#7$", 0.0)) * 3:
+        assert verified({"task": "copy", "number": 12345, "difficulty": 7}, text) == right
+    assert verified({"task": "copy", "number": 12346, "difficulty": 7}, problem.completion) == 0.0
+    assert made == [(12345, 7), (12346, 7)]
 
 
 def test_aggregation_prompts_hold_tails():
@@ -473,8 +497,8 @@ def test_the_staleness_of_a_batch_is_that_of_its_tokens(tmp_path):
         "update": 5, "batch": 7, "staleness": 2, "mean_staleness": 0.5, "reward": 0.5}
 
 
-def test_a_pair_of_batches_or_the_one_that_completes_it():
+def test_a_batch_is_enough_to_learn_from():
     side = object.__new__(TrainerSide)
-    for updates, waiting, ready in ((0, 1, False), (0, 2, True), (1, 0, False), (1, 1, True), (4, 1, False)):
-        side.updates, side.shelf = updates, SimpleNamespace(numbers=lambda kind, n=waiting: [0] * n)
-        assert side.ready() == ready
+    for waiting in (0, 1, 2):
+        side.updates, side.shelf = 1, SimpleNamespace(numbers=lambda kind, n=waiting: [0] * n)
+        assert side.ready() == (waiting > 0)
