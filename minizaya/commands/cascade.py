@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     model.to(place)
     if not cascade.train(model, tokenizer, args.out, seed=args.seed, processes=args.processes, share=args.share):
         return 130
-    plan = json.loads((args.out / "plan.json").read_text())
+    plan = json.loads((args.out / "plan.json").read_text("utf-8"))
     before, after = (cascade.examine(judged, tokenizer, plan["levels"], args.problems, seed=7)
                      for judged in (zoo.open_model(args.model)[0].to(place), model.eval()))
     gain = (sum(after.values()) - sum(before.values())) / len(after)

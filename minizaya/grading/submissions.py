@@ -97,8 +97,8 @@ def graded(submissions: list[Submission], limits: Limits = USUAL, workers: int =
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
-    warden = subprocess.Popen([sys.executable, "-m", "minizaya.grading.warden"], stdin=subprocess.PIPE, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    warden = subprocess.Popen([sys.executable, "-m", "minizaya.grading.warden"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, encoding="utf-8")
     try:
         with tqdm(total=len(jobs), desc="grading", unit="notebook", disable=not bar, file=sys.stderr) as progress:
             json.dump({"jobs": [[str(one.path.resolve()), one.lesson] for one in jobs], "limits": asdict(limits),

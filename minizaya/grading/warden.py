@@ -77,7 +77,7 @@ def main() -> None:
                     process.kill(one["pid"])
                     os.waitpid(one["pid"], 0)
                     line = json.dumps({"job": one["number"], "result": result(one, job["part"])})
-                    with open(out, "w", closefd=False) as stream:
+                    with open(out, "w", encoding="utf-8", closefd=False) as stream:
                         stream.write(line + "\n")
                     del running[end]
     finally:
@@ -91,7 +91,7 @@ def work(path: Path, lesson: str, limits: judge.Limits, part: str, writing: int)
         done = judge.grade(path, lesson, limits, part)
     except Exception:
         done = judge.nothing(lesson, f"the judge failed; please report it: {traceback.format_exc()}", part)
-    with open(writing, "w") as stream:
+    with open(writing, "w", encoding="utf-8") as stream:
         json.dump(done, stream)
 
 

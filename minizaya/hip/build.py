@@ -84,9 +84,9 @@ def build(source: str | Path, target: str, wave: int | None = None) -> Path:
     if wave not in (None, 32, 64) or (wave == 32 and target == "gfx942"):
         raise ValueError(f"wave must be 64, or 32 on other targets than gfx942, got {wave!r}")
     command, path = compiler(target), source_path(source)
-    name, text = ("text", str(source)) if path is None else (path.stem, path.read_text())
+    name, text = ("text", str(source)) if path is None else (path.stem, path.read_text("utf-8"))
     flags = FLAGS[target] + ([f"-DMZ_WAVE={wave or 64}"] if target in ("cpu", "trace") else [])
-    headers = "".join(path.read_text() for path in sorted([*KERNELS.glob("*.[hc]*"), *KERNELS.glob("*/*.h")]))
+    headers = "".join(path.read_text("utf-8") for path in sorted([*KERNELS.glob("*.[hc]*"), *KERNELS.glob("*/*.h")]))
     others = {"gfx942": ("hsaco", build_gfx942), "sm_90": ("cubin", build_sm_90)}
     suffix, build_one = others.get(target, ("so", build_cpu))
     watched = WATCHED if target == "trace" else ()
@@ -94,7 +94,7 @@ def build(source: str | Path, target: str, wave: int | None = None) -> Path:
 
     def make(aside: Path) -> Path:
         if path is None:
-            (aside / "text.hip").write_text(text)
+            (aside / "text.hip").write_text(text, "utf-8")
         return build_one(path or aside / "text.hip", aside, command, flags)     # its own file: messages name it
 
     beside = (".s",) if target == "gfx942" else ()
@@ -121,7 +121,7 @@ def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str]) -> 
     source, watched = path, flags
     if traced:
         run([*command, *flags, *WATCHED, "-I", KERNELS, "-x", "c++", "-S", path, "-o", aside / "kernel.s"])
-        refuse_endless((aside / "kernel.s").read_text())
+        refuse_endless((aside / "kernel.s").read_text("utf-8"))
         source, watched = aside / "kernel.s", [flag for flag in flags if not flag.startswith("-D")]
     run([*command, *watched, "-I", KERNELS, *(() if traced else ("-x", "c++")), "-c", source, "-o", aside / "kernel.o"])
     parts = [runtime(part, command, flags) for part in (("fibers", "trace") if traced else ("fibers",))]
@@ -146,7 +146,7 @@ def refuse_endless(listing: str) -> None:
 
 def runtime(part: str, command: list[str], flags: list[str]) -> Path:
     """fibers.o or trace.o, shared by all kernels."""
-    texts = [(KERNELS / name).read_text() for name in (f"{part}.cpp", "fibers.h")]
+    texts = [(KERNELS / name).read_text("utf-8") for name in (f"{part}.cpp", "fibers.h")]
     optimised = ["-O2" if flag == "-O1" else flag for flag in flags]
 
     def make(aside: Path) -> Path:

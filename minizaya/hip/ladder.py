@@ -30,7 +30,7 @@ SIZE = "16384 rows of 2048, float32"
 
 def source(step: str) -> str:
     """The text of a step. Raises ValueError for an unknown one."""
-    return path(step).read_text()
+    return path(step).read_text("utf-8")
 
 def path(step: str) -> Path:
     if step not in STEPS:
@@ -87,7 +87,7 @@ def measure(step: str) -> dict:
                us=None, limit=None, floors=None)
     if compiler.gfx942() is None:
         return row
-    listing = build(path(step), "gfx942").with_suffix(".s").read_text()
+    listing = build(path(step), "gfx942").with_suffix(".s").read_text("utf-8")
     name = "residual_norm_f32" if step == "v4" else step
     times = 8 if step == "v0" else 1           # all its turns are alike, and a whole row takes long to run on paper
     machine = predicted(listing, name, full(step, FULL[1] // times), 4 * (4 * FULL[0] * FULL[1] + 5 * FULL[1]), "f32",
@@ -119,7 +119,7 @@ def code(listing: str, name: str) -> str:
 
 def rms_norm_text() -> str:
     """A right answer to lesson 14's last exercise."""
-    return (KERNELS / "ladder/rms_norm.hip").read_text()
+    return (KERNELS / "ladder/rms_norm.hip").read_text("utf-8")
 
 def whole(text: str) -> str:
     """A student's kernel `rms_norm` with the header above it and the line below it that a launch needs."""

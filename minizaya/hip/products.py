@@ -52,13 +52,13 @@ def grid(tile: int, m: int, n: int) -> tuple[int, int, int]:
 def measure(step: str) -> dict:
     """vgpr, lds, occupancy and floors (`machine.floors`, us) of a step on 4096 x 4096 x 4096; sheet: the time that the
     matrix cores take on the sheet, over the largest floor. Raises NoCompiler without a compiler for gfx942."""
-    return of(build(path(step), "gfx942").with_suffix(".s").read_text(), step, TILES[step], SHORT.get(step, 1))
+    return of(build(path(step), "gfx942").with_suffix(".s").read_text("utf-8"), step, TILES[step], SHORT.get(step, 1))
 
 
 def measure_text(text: str, tile: int = 128) -> dict:
     """The same for a kernel `mine` in a text, with the arguments of the steps, launched with a block of 256 threads for
     each tile x tile numbers of C."""
-    return of(build(text, "gfx942").with_suffix(".s").read_text(), "mine", tile, 1)
+    return of(build(text, "gfx942").with_suffix(".s").read_text("utf-8"), "mine", tile, 1)
 
 
 def of(listing: str, name: str, tile: int, times: int) -> dict:

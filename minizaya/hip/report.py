@@ -42,7 +42,7 @@ def rows(only: str | None = None) -> list[dict]:
         functions = declared(source)
         if able:
             path = build(source, "gfx942")
-            listing = metadata(path.with_suffix(".s").read_text())
+            listing = metadata(path.with_suffix(".s").read_text("utf-8"))
         for name in functions:
             bytes_, flops = module.work(name, TOKENS)
             row = dict.fromkeys(COLUMNS) | dict(name=name, source=source, bytes=bytes_, flops=flops,
@@ -87,7 +87,7 @@ def markdown(source: str) -> str:
 def declared(source: str) -> list[str]:
     """The kernel functions of a source, in its order: what LAUNCHABLE names, its macros' parameters filled in. No
     compiler is asked, so that the list can be had anywhere."""
-    text = (KERNELS / source / f"{source}.hip").read_text().replace("\\\n", " ")
+    text = (KERNELS / source / f"{source}.hip").read_text("utf-8").replace("\\\n", " ")
     macros = {name: (re.split(r",\s*", parameters), re.findall(r"LAUNCHABLE\(([^)]*)\)", body))
               for name, parameters, body in re.findall(r"^#define (\w+)\(([^)]*)\)(.*)$", text, re.M)}
     found = []

@@ -85,7 +85,8 @@ def source_lines(path: Path, instructions: list[int]) -> dict[int, str]:
     """instruction -> "file:line", by binutils' addr2line; {} where it is missing."""
     if not instructions or not shutil.which("addr2line"):
         return {}
-    done = subprocess.run(["addr2line", "-e", str(path), *map(hex, instructions)], capture_output=True, text=True)
+    asked = ["addr2line", "-e", str(path), *map(hex, instructions)]
+    done = subprocess.run(asked, capture_output=True, encoding="utf-8")
     lines = [line.split(" ")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines()]
     return dict(zip(instructions, lines))
 

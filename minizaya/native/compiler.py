@@ -73,7 +73,8 @@ def said(*command: str) -> str:
 @functools.cache
 def _said(command: tuple[str, ...], path: str) -> str:
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20,
+                              encoding="utf-8", errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
@@ -83,7 +84,7 @@ def _said(command: tuple[str, ...], path: str) -> str:
 def processor() -> str:
     """Which CPU this is, and what it can do. trap: -march=native code of another one dies of illegal instructions."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     wanted = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
@@ -110,7 +111,7 @@ def run(command: Iterable[str | Path]) -> None:
     """Runs a compiler. Raises CompilerError, with what it said, when it fails or cannot be started."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
     except OSError as error:
         raise CompilerError(f"the compiler did not start: {error}") from None
     if done.returncode:
@@ -136,7 +137,8 @@ def shared(name: str, sources: list[Path]) -> Path | None:
         return aside / "made.so"
 
     try:
-        return kept(name, [*(source.read_text() for source in sources), *flags, *command, version(command) or ""], make)
+        texts = [source.read_text("utf-8") for source in sources]
+        return kept(name, [*texts, *flags, *command, version(command) or ""], make)
     except (OSError, CompilerError) as error:
         TROUBLE.append(str(error).splitlines()[0])
         return None

@@ -58,10 +58,11 @@ def run_job(target: str, ranks: int, limit: float = 300.0, timeout: float = 20.0
         raise ValueError(f"target must be 'module:function' and ranks at least 1, got {target!r} and {ranks!r}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "job.json").write_text(json.dumps({"target": target, "arguments": arguments, "timeout": timeout}))
+        job = {"target": target, "arguments": arguments, "timeout": timeout}
+        (folder / "job.json").write_text(json.dumps(job), "utf-8")
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)   # where they find each other
         wait(start(folder, ranks, store.port, foreground), folder, limit, foreground)
-        return [json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(ranks)]
+        return [json.loads((folder / f"result-{rank}.json").read_text("utf-8")) for rank in range(ranks)]
 
 
 # ---- the launcher ----------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def verdict(codes: list[int | None], folder: Path) -> RankFailed:
             return RankFailed(rank, f"rank {rank} was ended by {signal.Signals(-code).name}", code)
     for rank, code in enumerate(codes):
         if code not in (None, 0, LOST):
-            said = (folder / f"rank-{rank}.log").read_text(errors="replace").split("\n")
+            said = (folder / f"rank-{rank}.log").read_text("utf-8", "replace").split("\n")
             last = next((line for line in reversed(said) if line.strip()), f"exit code {code}")   # which is its error
             return RankFailed(rank, f"rank {rank} failed: {last}", code)
     silent = [rank for rank, code in enumerate(codes) if code is None]
@@ -195,11 +196,11 @@ def lost_peer(error: BaseException) -> bool:
 
 def work(folder: Path) -> None:
     """What each rank of `run_job` does."""
-    job = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text("utf-8"))
     module, _, function = job["target"].partition(":")
     with join(job["timeout"]):
         result = getattr(importlib.import_module(module), function)(**job["arguments"])
-        (folder / f"result-{dist.get_rank()}.json").write_text(json.dumps(result))
+        (folder / f"result-{dist.get_rank()}.json").write_text(json.dumps(result), "utf-8")
 
 
 if __name__ == "__main__":

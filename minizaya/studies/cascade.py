@@ -35,13 +35,13 @@ def one(seed: int) -> dict:
 
 def facts(folder: Path, start: Zaya, model: Zaya, tokenizer: Tokenizer) -> dict:
     """What is kept of a finished run's folder."""
-    levels = json.loads((folder / "plan.json").read_text())["levels"]
+    levels = json.loads((folder / "plan.json").read_text("utf-8"))["levels"]
     curve, difficulty = [], []
     for own in sorted(folder.glob("[0-9]-*")):
-        log = [json.loads(line) for line in (own / "trainer" / "log.jsonl").read_text().splitlines()]
+        log = [json.loads(line) for line in (own / "trainer" / "log.jsonl").read_text("utf-8").splitlines()]
         curve += [{"stage": own.name, "reward": round(r["reward"], 4), "length": round(r["length"], 1),
                    "k3": r.get("k3", 0.0), "staleness": r["staleness"]} for r in log if "update" in r]
-        made = [json.loads(line) for line in (own / "shelf" / "generator.jsonl").read_text().splitlines()]
+        made = [json.loads(line) for line in (own / "shelf" / "generator.jsonl").read_text("utf-8").splitlines()]
         difficulty += [{"stage": own.name, "levels": line["levels"]} for line in made if "levels" in line]
     return {"levels": levels, "minutes": round(cascade.minutes(folder), 1),
             "before": cascade.examine(start, tokenizer, levels, SETTING["problems"], seed=7),

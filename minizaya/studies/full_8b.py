@@ -36,7 +36,7 @@ def one(way: str) -> dict:
     done = subprocess.run([sys.executable, "-m", "minizaya", "bench", "--full", str(folder), "--pairs",
                            str(SETTING["pairs"]), "--json", *flags],
                            env=os.environ | switches | {"OMP_WAIT_POLICY": SETTING["OMP_WAIT_POLICY"]},
-                           capture_output=True, text=True)
+                           capture_output=True, encoding="utf-8")
     if done.returncode:
         raise ValueError(f"bench failed: {done.stderr[-500:]}")
     found = json.loads(done.stdout)

@@ -107,8 +107,12 @@ def write(path: Path, content: bytes) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Puts `content` into `path`, or leaves what was there: written aside, then renamed."""
     aside = path.with_name(f"writing-{path.name}")
-    write(aside, content)
-    os.replace(aside, path)
+    try:
+        write(aside, content)
+        os.replace(aside, path)
+    except OSError:                        # a full disk wants no half of a file
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def read_info(checkpoint: str | Path, written_as: str = FORMAT) -> dict:

@@ -271,7 +271,7 @@ def read_log(folder: Path, length: int) -> tuple[Path, list[dict]]:
             file.truncate(length)
     except OSError as error:
         raise OSError(error.errno, f"cannot write into the run folder {folder} ({error.strerror})") from error
-    return path, [json.loads(line) for line in path.read_text().splitlines()]
+    return path, [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def append(log: Path, record: dict) -> None:

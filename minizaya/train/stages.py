@@ -171,7 +171,7 @@ def rollouts(path: Path, model: Zaya, tokenizer: Tokenizer, levels: dict, proble
     They are kept in the file `path`, one problem a line, written aside and renamed: a second call reads them.
     """
     if path.exists():
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     rng, (end, ) = random.Random(f"rollouts/{seed}"), tokenizer.encode(tasks.END)
     names, drawn = sorted(levels), []
     for i in range(problems):

@@ -53,7 +53,7 @@ def held() -> dict[str, int]:
     Empty where the system does not say (it is Linux' /proc).
     """
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
     except OSError:
         return {}
     return {name: int(lines[field].split()[0]) * 1024 for name, field in

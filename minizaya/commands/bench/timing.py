@@ -30,12 +30,12 @@ def peak_mib(work: Callable[[], object]) -> float | None:
     """MiB of this process's memory that one call adds at its peak; None where the system does not count them (Linux
     does)."""
     def resident(name: str) -> int:
-        return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])   # kB
+        return int(Path("/proc/self/status").read_text("utf-8").split(f"{name}:")[1].split()[0])   # kB
 
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)   # trap: else what earlier calls gave back to the allocator would be free
-        Path("/proc/self/clear_refs").write_text("5")   # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")   # the peak begins anew
         before = resident("VmRSS")
     except (OSError, IndexError, AttributeError):
         work()

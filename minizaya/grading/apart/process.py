@@ -25,8 +25,8 @@ def fork(work: Callable[[], None], keep: int) -> int:
             os.dup2(nowhere, number)
         os.closerange(3, keep)
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
-        sys.stdin = open(0, closefd=False)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdin, sys.stdout, sys.stderr = (open(number, mode, encoding="utf-8", errors="backslashreplace",
+                                                  closefd=False) for number, mode in enumerate("rww"))
         work()
         code = 0
     finally:

@@ -70,23 +70,24 @@ def walk(code: Code, grid: tuple[int, int, int], block: int, args: Sequence) -> 
 def counted(source: str, kernel: str) -> dict:
     """grid, block, waves, and of one wave: `done` (instruction -> times), `unit` (clocks), `clock`; kept on disk."""
     module = module_of(source)
-    listing = build(source, "gfx942").with_suffix(".s").read_text()
-    return count(listing, kernel, lambda: launch_of(module, kernel), (KERNELS / source / f"{source}.py").read_text())
+    listing = build(source, "gfx942").with_suffix(".s").read_text("utf-8")
+    launch = (KERNELS / source / f"{source}.py").read_text("utf-8")
+    return count(listing, kernel, lambda: launch_of(module, kernel), launch)
 
 
 def count(listing: str, kernel: str, launch: Callable[[], tuple], made_of: str) -> dict:
     """The same for a kernel of any listing. launch: gives what `launch_of` gives; made_of: whatever that hangs on."""
     parts = [Path(__file__).parent / f"{name}.py" for name in ("listing", "operations", "registers", "memory", "wave")]
-    ingredients = [listing, *(part.read_text() for part in parts), Path(__file__).read_text(), made_of]
+    ingredients = [listing, *(part.read_text("utf-8") for part in parts), Path(__file__).read_text("utf-8"), made_of]
 
     def make(aside: Path) -> Path:
         grid, block, args = launch()
         wave = walk(kernels_of(listing, kernel)[kernel], grid, block, args)
         found = dict(grid=grid, block=block, done=dict(wave.done), unit=dict(wave.unit), clock=wave.clock)
-        (aside / "count.json").write_text(json.dumps(found))
+        (aside / "count.json").write_text(json.dumps(found), "utf-8")
         return aside / "count.json"
 
-    found = json.loads(kept(f"machine/{kernel}.json", ingredients, make).read_text())
+    found = json.loads(kept(f"machine/{kernel}.json", ingredients, make).read_text("utf-8"))
     found["done"] = {int(at): times for at, times in found["done"].items()}
     found["unit"] = Counter(found["unit"])
     blocks = found["grid"][0] * found["grid"][1] * found["grid"][2]
@@ -131,7 +132,7 @@ def hot_loop(code: Code, done: dict[int, int]) -> tuple[int, int]:
 
 def loop(source: str, kernel: str) -> dict:
     """The hot loop of a kernel: `turns` of the wave, `lines` (times, text), `kinds` (instructions a turn), `clocks`."""
-    code = kernels_of(build(source, "gfx942").with_suffix(".s").read_text(), kernel)[kernel]
+    code = kernels_of(build(source, "gfx942").with_suffix(".s").read_text("utf-8"), kernel)[kernel]
     done = counted(source, kernel)["done"]
     first, last = hot_loop(code, done)
     turns, kinds, clocks = max(done.get(first, 1), 1), Counter(), Counter()

@@ -40,13 +40,14 @@ def beside(source: str, kernel: str) -> dict:
     command = analyser()
     if command is None:
         raise NoCompiler("no llvm-mca: `apt-get install llvm-19`")
-    code = kernels_of(build(source, "gfx942").with_suffix(".s").read_text(), kernel)[kernel]
+    code = kernels_of(build(source, "gfx942").with_suffix(".s").read_text("utf-8"), kernel)[kernel]
     done = counted(source, kernel)["done"]
     first, last = hot_loop(code, done)
     taken = [code.instructions[i] for i in range(first, last + 1) if 2 * done.get(i, 0) >= done.get(first, 1)]
     taken = [one for one in taken if "branch" not in one.op]
-    said = subprocess.run([command, "-mtriple=amdgcn", "-mcpu=gfx942", f"-iterations={TURNS}", "-"], text=True,
-                          input="\n".join(one.text for one in taken), capture_output=True, check=True).stdout
+    said = subprocess.run([command, "-mtriple=amdgcn", "-mcpu=gfx942", f"-iterations={TURNS}", "-"],
+                          input="\n".join(one.text for one in taken), capture_output=True, check=True,
+                          encoding="utf-8").stdout
     names = re.findall(r"^\[\d\]\s+- (\w+)", said, re.M)
     spent = dict(zip(names, re.search(r"Resource pressure per iteration:\n.*\n(.*)\n", said)[1].split()))
     matrix = [one for one in taken if one.kind == "mfma"]

@@ -128,7 +128,7 @@ def train(model: Zaya, tokenizer: Tokenizer, folder: str | Path, table: tuple[St
         plan = json.loads(json.dumps({"table": [asdict(stage) for stage in table], "seed": seed, "share": share}))
         plan_file = folder / "plan.json"
         if plan_file.exists():
-            known = json.loads(plan_file.read_text())
+            known = json.loads(plan_file.read_text("utf-8"))
             if {key: known[key] for key in plan} != plan:
                 raise ValueError(f"{folder} was made with another table, seed or share; choose another folder")
         else:
@@ -180,8 +180,8 @@ def last_levels(stage_folder: Path) -> dict[str, int]:
 
 def minutes(folder: str | Path) -> float:
     """Minutes of all updates and of the waiting between them, from the stages' logs."""
-    logs = [line for log in sorted(Path(folder).glob("*/trainer/log.jsonl")) for line in log.read_text().splitlines()]
-    return sum(json.loads(line).get("seconds", 0.0) for line in logs) / 60
+    logs = [log.read_text("utf-8") for log in sorted(Path(folder).glob("*/trainer/log.jsonl"))]
+    return sum(json.loads(line).get("seconds", 0.0) for log in logs for line in log.splitlines()) / 60
 
 
 # ---- the table, to read ----------------------------------------------------------------------------------------------
