@@ -26,9 +26,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def nothing_outlives_its_test(request):
     """Settings of the whole process are what they were before the test. `tests/alone.py` is told of those that were
-    not; here they are only put back."""
+    not; here they are only put back. Random numbers begin anew."""
     before = tidy.state()
+    tidy.same_chances()
     yield
+    tidy.same_chances()       # for the next file's fixtures
     if (left := tidy.put_back(before)) and hasattr(request.config, "left_behind"):
         request.config.left_behind[request.node.nodeid] = left
 

@@ -107,3 +107,27 @@ def test_a_room_says_what_is_in_it(room):
         missing = [name for path in sorted((PACKAGE / room).iterdir()) if not (name := path.stem).startswith("__")
                    and (path.suffix == ".py" or (path / "__init__.py").exists()) and f"`{name}`" not in text]
         assert not missing, f"minizaya/{room} does not name {', '.join(missing)}"
+
+
+def without_encoding(code):
+    """The lines of calls that read or write text in whatever encoding the surroundings have."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call):
+            given = {word.arg: word.value for word in node.keywords}
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            mode = given.get("mode", node.args[1] if len(node.args) > 1 else None)
+            silent = {"read_text": not node.args, "write_text": len(node.args) < 2, "fdopen": True,
+                      "open": isinstance(node.func, ast.Name) and "b" not in str(getattr(mode, "value", ""))}
+            if "encoding" not in given and (silent.get(name) or {"text", "universal_newlines"} & given.keys()):
+                yield node.lineno
+
+
+def test_text_is_utf8_whatever_the_locale():
+    """`LC_ALL=C PYTHONUTF8=0`: no file, pipe or child's words may fail on a letter that is no ASCII."""
+    found = [f"{path.relative_to(ROOT)}:{line}" for folder in (PACKAGE, ROOT / "kernels", ROOT / "examples")
+             for path in sorted(folder.rglob("*.py")) for line in without_encoding(path.read_text(encoding="utf-8"))]
+    assert not found, f"say encoding=\"utf-8\" in {found}"
+    odd = ["open(x)", "open(x, 'w')", "p.read_text()", "p.write_text(t)", "run(c, text=True)", "open(x, mode='a')"]
+    right = ["open(x, 'rb')", "open(x, encoding='utf-8')", "p.read_text('utf-8')", "p.write_text(t, 'utf-8')",
+             "run(c, encoding='utf-8')", "stack.open(x)", "p.write_text(t, encoding='utf-8')"]
+    assert [len(list(without_encoding(line))) for line in odd + right] == [1] * len(odd) + [0] * len(right)

@@ -1,9 +1,11 @@
 """Nothing that a test sets for the whole process is there for the next one."""
 
 import os
+import random
 import signal
 import sys
 
+import numpy
 import torch
 
 import tidy
@@ -29,7 +31,7 @@ def test_what_a_test_left_is_put_back_and_named(tmp_path):
     assert torch.zeros(1).dtype == torch.float32 and torch.is_grad_enabled()
 
 
-SEEN = []
+SEEN, DRAWN = [], []
 
 
 def test_one_leaves_something():
@@ -42,3 +44,12 @@ def test_another_leaves_the_same_and_sees_nothing_of_it():
     """In either order: the fixture of `conftest.py` stands between them."""
     test_one_leaves_something()
     assert set(SEEN) == {torch.float32}
+
+
+def test_one_draws():
+    DRAWN.append((random.random(), numpy.random.random(), torch.rand(()).item()))
+
+
+def test_another_draws_the_same():
+    test_one_draws()
+    assert len(set(DRAWN)) == 1

@@ -163,6 +163,9 @@ def test_a_cache_of_another_model_is_refused(model):
     other = mz.Zaya(mz.ZayaConfig.preset("nano", head_dim=2 * model.config.head_dim))
     with pytest.raises(ValueError, match="cache was made for a model of another config"):
         model(tokens(2, 3), cache=other.new_cache(2))
+    same_shapes = mz.Zaya(mz.ZayaConfig(**model.config.to_dict() | {"rope_theta": 123.0}))
+    with pytest.raises(ValueError, match="cache was made for a model of another config"):
+        model(tokens(2, 3), cache=same_shapes.new_cache(2))
 
 
 @pytest.mark.parametrize("batch", (0, -1, 2.0, "2"))

@@ -288,6 +288,10 @@ def test_a_copy_does_not_follow_its_source():
         for tensor in case.peer.state_dict().values():
             tensor.zero_()
         assert torch.equal(ours(case.tokens, mask=case.our_mask).logits, before)
+    for training in (True, False):        # the mode goes along
+        assert hub.from_transformers(case.peer.train(training)).training == training
+        assert hub.to_transformers(ours.train(training)).training == training
+    case.peer.eval()
 
 
 def test_a_saved_checkpoint_in_bfloat16(tmp_path):

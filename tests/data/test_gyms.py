@@ -200,15 +200,18 @@ FAKES = {
 
 
         DATASETS = {"shout": (Shout, dict), "anything": (Anything, dict), "odd": (Odd, dict),
-                    "evaluating": (Evaluating, dict)}
+                    "evaluating": (Evaluating, dict), "bare": (Shout, dict)}
 
 
         def has_curriculum(name):
-            return name == "shout"
+            return name in ("shout", "bare")
 
 
         def create_curriculum(name):
-            return Curriculum()
+            made = Curriculum()
+            if name == "bare":
+                made.attributes = {}
+            return made
 
 
         def create_dataset(name, **config):
@@ -313,6 +316,8 @@ def test_difficulty_turns_the_gym_s_own_dial(fakes):
     assert shout.max_difficulty == 4
     assert [len(shout.generate(0, d).prompt) for d in (1, 2, 3)] == [2, 4, 6]
     assert len(gyms.reasoning_gym("shout", length=5).generate(0, 1).prompt) == 5
+    bare = gyms.reasoning_gym("bare")      # its curriculum has nothing to set
+    assert bare.max_difficulty == 1 and len(bare.generate(0, 1).prompt) == 3
     total = gyms.rlve("Sum", max_difficulty=3)
     largest = [max(int(total.generate(seed, d).prompt.split(" ")[0]) for seed in range(60)) for d in (1, 2, 3)]
     assert largest[0] < 10 <= largest[1] < 100 <= largest[2]

@@ -542,6 +542,13 @@ def test_any_text_is_run_or_refused(source):
         assert len(steps) <= program.STEP_LIMIT + 1
 
 
+def test_a_program_may_take_all_of_its_steps():
+    source = "[2ax+1bx+2]"          # head, two statements, end, two statements, end: seven steps
+    assert list(program.run(source, 1, 2, limit=7))[-1] == ("", 7, 2)
+    with pytest.raises(ValueError, match="within 6 steps"):
+        list(program.run(source, 1, 2, limit=6))
+
+
 @pytest.mark.parametrize("source, message", [
     ("ax+", "statements like"), ("[2ax+1", "close every"), ("ax+1]", "open every"), ("ax/0", "statements like"),
     ("[9" * 6 + "ax+1" + "]" * 6, "within 1000 steps"), ("[9]" * 200, "within 1000 steps"),

@@ -137,6 +137,7 @@ def test_the_limits_leave_room_for_long_conversations_and_large_numbers():
     assert Template(large).render(HELLO) == '{"id": 1700000000}' + " 1700000000" * 4 + " 1700000000 1099511627776"
     with pytest.raises(ValueError, match="at most 1048576 may be"):
         Template(" " * (2**20 + 1))
+    assert Template("{{ bos_token }}" + " " * (2**20 - 15)).render(HELLO).startswith("<bos>")
 
 
 def test_what_is_no_template(tmp_path, monkeypatch):

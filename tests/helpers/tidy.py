@@ -1,15 +1,17 @@
 """What a test may change for the whole process and leave changed for the next one; and how it is put back.
 
 `conftest.py` puts it back after each test, so that no test depends on what ran before it. `tests/alone.py` says who
-left something. Not among it: filters of warnings and handlers of logs, which pytest keeps itself; random generators,
-since a test that draws names its seed.
+left something. Not among it: filters of warnings and handlers of logs, which pytest keeps itself; and the generators of
+random numbers, which stand at one place before each test and each fixture of a file (`same_chances`).
 """
 
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable
 
+import numpy
 import torch
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGPIPE", "SIGXFSZ", "SIGALRM")
@@ -71,6 +73,13 @@ STATE: dict[str, tuple[Callable, Callable]] = {
     "torch's gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
     "open figures": (figures, close_figures),
 }
+
+
+def same_chances() -> None:
+    """A test that draws without a seed draws the same, whatever ran before it."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
 
 
 def state() -> dict[str, object]:

@@ -2,7 +2,9 @@
 in the engine, over HTTP."""
 
 import json
+import mmap
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 import minizaya as mz
 from minizaya import __main__ as cli
 from minizaya.hub import golden, shards
-from minizaya.hub.mapped import Mapped
+from minizaya.hub.mapped import Mapped, Page
 from minizaya.hub.paging import MAPPED, PagedZaya
 from minizaya.hub.weights import StandIn, open_weights
 from minizaya.infer.engine import Engine, engine_generate
@@ -229,6 +231,16 @@ def test_a_page_is_where_its_expert_lies(folder):
             page = mapped.expert(name, expert)
             bytes_there = page.whole[page.first: page.first + page.view.nbytes]
             assert bytes_there == page.view.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def test_pages_are_asked_for_and_given_back_whole():
+    """Read ahead: all pages that hold a byte of the matrix. Given back: those that hold no byte of a neighbour's."""
+    size, asked = mmap.PAGESIZE, []
+    whole = SimpleNamespace(madvise=lambda what, start, length: asked.append((what, start, start + length)))
+    Page(torch.zeros(3 * size // 4), whole, size - 8).soon()
+    Page(torch.zeros(3 * size // 4), whole, size - 8).leave()
+    Page(torch.zeros(size // 4), whole, 8).leave()           # no page is its own
+    assert asked == [(mmap.MADV_WILLNEED, 0, 4 * size - 8), (mmap.MADV_DONTNEED, size, 3 * size)]
 
 
 def test_an_expert_is_asked_for_at_its_first_visit_alone(small, monkeypatch):

@@ -76,6 +76,7 @@ def test_types_are_converted(tmp_path):
     small = load(save(model, tmp_path / "a", dtype=torch.bfloat16))
     assert small.embed.weight.dtype == torch.bfloat16 and small.layers[0].router.balancing_bias.dtype == torch.float32
     assert torch.equal(small.embed.weight, model.embed.weight.bfloat16())
+    assert not small.training
     wide = load(tmp_path / "a", dtype=torch.float32)
     assert torch.equal(wide.embed.weight, model.embed.weight.bfloat16().float())
 

@@ -1,6 +1,7 @@
 """The endpoint client against a real HTTP server on loopback: delays, errors, cut connections, kills, resumed runs."""
 
 import json
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
 from minizaya.infer.endpoint import Endpoint, retry_after
 from minizaya.infer.endpoint import client as the_client
+from minizaya.infer.endpoint.client import trace_of
 from minizaya.infer.endpoint.run_file import RunFile
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 
@@ -213,6 +215,14 @@ def test_reasoning_is_put_back(message, text):
         assert ask(client(server), "x") == [text]
 
 
+@pytest.mark.parametrize("content, finish, text", [
+    ("4", "length", "<think>2+2</think>4"), ("4", "stop", "<think>2+2</think>4"), ("", "length", "<think>2+2"),
+    ("", None, "<think>2+2"), ("", "stop", "<think>2+2</think>")])
+def test_reasoning_that_was_cut_off_stays_open(content, finish, text):
+    message = {"content": content, "reasoning_content": "2+2"}
+    assert trace_of({"choices": [{"message": message, "finish_reason": finish}]}) == text
+
+
 def test_a_longer_reading_keeps_its_end():
     with serving(reply={"content": "0123456789"}) as server:
         assert ask(client(server), "x", room=4) == ["6789"]
@@ -311,6 +321,13 @@ def test_what_the_tokenizer_cannot_read_fails_alone(tmp_path):
 
 
 # ---- a run file that several share -----------------------------------------------------------------------------------
+
+
+def test_a_request_counts_as_kept_when_the_disk_has_it(tmp_path, monkeypatch):
+    kept, there = RunFile(tmp_path / "run"), []
+    monkeypatch.setattr(os, "fsync", lambda number: there.append(((tmp_path / "run").read_bytes(), dict(kept.texts))))
+    kept.append("a", "1")
+    assert there == [(b'{"key": "a", "text": "1"}\n', {})]
 
 
 def test_a_run_file_may_be_shared(tmp_path):

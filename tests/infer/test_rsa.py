@@ -153,8 +153,8 @@ def test_conclusions_are_handed_on_where_there_are_some():
     result = markovian_rsa(lambda prompts, n: [[1, 2, 9, 4], [1, 2, 3, 4]], [8],
                            RSAConfig(N=2, C=1, T=1, beta=4, tau=2), reduce=reduce)
     assert result.prompts[1] == [[8, 4], [8, 3, 4]]
-    with pytest.raises(ValueError, match="reduce's tail has 4 tokens, tau is 2"):
-        markovian_rsa(lambda prompts, n: [[1, 2, 9, 4]] * 2, [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=2),
+    with pytest.raises(ValueError, match="reduce's tail has 4 tokens, tau is 3"):
+        markovian_rsa(lambda prompts, n: [[1, 2, 9, 4]] * 2, [8], RSAConfig(N=2, C=1, T=1, beta=4, tau=3),
                       reduce=lambda trace, tau: trace)
 
 

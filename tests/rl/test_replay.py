@@ -120,6 +120,9 @@ def test_bug_2_the_border_between_turns():
     first = torch.tensor([[0, 1], [2, 1], [-1, -1]])
     second = torch.tensor([[0, 1], [2, 1], [1, 0], [2, 2], [-1, -1]])
     assert joined([first, second]).tolist() == [[0, 1], [2, 1], [1, 0], [2, 2], [-1, -1]]
+    again = torch.tensor([[2, 2], [0, 0], [1, 0], [2, 2]])   # what is known stays, expert 0 too
+    assert joined([first, again]).tolist() == [[0, 1], [2, 1], [1, 0], [2, 2]]
+    assert joined([first, first]).tolist() == first.tolist()
     with pytest.raises(ValueError, match="cover"):
         joined([second, first])
 
@@ -310,6 +313,7 @@ def test_low_precision_copies_and_leaves_the_model_alone(model):
     assert float((int8(weight) - weight).abs().max()) <= float(weight.abs().amax(-1).max()) / 127 / 2 * 1.001
     assert all(len(row.unique()) <= 255 for row in int8(weight))
     assert len(int8(torch.linspace(-1, 1, 4001)[None]).unique()) == 255      # whole numbers -127..127, no finer
+    assert not int8(torch.zeros(2, 3)).any(), "a row of zeros stays one"
 
 
 @pytest.mark.parametrize("kind, ops, rounded", [("bfloat16", False, True), ("bfloat16", True, False),

@@ -188,6 +188,9 @@ def test_a_short_last_chunk_is_merged():
     """Three tokens alone would look incompressible, and hide the loop that they end."""
     assert len(canary([7] * 131)) == 2 and len(canary([7] * 63)) == 1 and canary([]) == []
     assert canary([7] * 131)[-1] < 0.06
+    assert len(canary([7] * 128)) == 2 and len(canary([7] * 192)) == 3, "a full one stands for itself"
+    ratios = canary(range(128))
+    assert not repeats(range(128), min(ratios)), "below the threshold, not at it"
 
 
 def test_a_chunk_counts_what_it_compresses_to_and_no_header():
@@ -582,6 +585,15 @@ def test_the_length_bonus_by_hand(scale):
     for best, open_ in ((0.8, True), (0.84, True), (0.86, False), (1.0, False)):
         gated = length_bonus(torch.tensor([[1.0, 1, 1, 0]]), torch.tensor([[2, 4, 12, 1]]), 12.0, best_rate=best)
         assert bool(gated.any()) == open_
+
+
+def test_the_borders_of_the_length_bonus():
+    """A rate that is just the best one less its slack has none; so many tokens over the shortest cost nothing."""
+    half, lengths = torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[4, 6, 1, 1]])
+    assert not length_bonus(half, lengths, 12.0, best_rate=0.75, rate_slack=0.25).any()
+    assert length_bonus(half, lengths, 12.0, best_rate=0.7499, rate_slack=0.25).any()
+    assert length_bonus(half, lengths, 12.0, slack=2.0)[0].tolist() == [0.25, 0.25, 0, 0]
+    assert length_bonus(half, lengths, 12.0, slack=1.9)[0].tolist() == [0.25, 0.125, 0, 0]
 
 
 def test_a_drawn_curve_does_not_become_a_step():

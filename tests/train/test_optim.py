@@ -178,6 +178,22 @@ def test_bad_input_is_named():
         Recipe(steps=1, optimizer="sgd")
 
 
+def test_a_closure_is_asked_once_and_may_ask_for_gradients():
+    """As any optimizer of torch does, also where nobody has gradients on."""
+    (matrix, *_), calls = fresh(), []
+    before = matrix.detach().clone()
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        loss = matrix.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = Muon([dict(params=[matrix], muon=True, weight_decay=0.0)], 0.1).step(closure)
+    assert calls == [True] and loss.item() == float(before.square().sum()) and not torch.equal(matrix, before)
+
+
 # ---- Newton-Schulz in other types ------------------------------------------------------------------------------------
 
 
