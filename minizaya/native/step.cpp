@@ -94,20 +94,7 @@ inline void put(uint16_t* at, float x) {  // to the nearest, to the even one whe
     *at = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
 
-// The error function, a quotient of two polynomials as in Eigen; off by less than 3e-7.
-inline Floats erf(Floats x) {
-    x = x < fill(-4.f) ? fill(-4.f) : x;
-    x = x > fill(4.f) ? fill(4.f) : x;
-    const Floats s = x * x;
-    Floats p = fill(-2.72614225801306e-10f), q = fill(-1.45660718464996e-05f);
-    for (float next : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,
-                       -2.95459980854025e-03f, -1.60960333262415e-02f}) p = p * s + next;
-    for (float next : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f})
-        q = q * s + next;
-    return x * p / q;
-}
-
-void gelu(float* x, long n) { each(x, n, [](Floats v) { return 0.5f * v * (1.f + erf(v * 0.70710678f)); }); }
+void gelu(float* x, long n) { each(x, n, [](Floats v) { return gelu(v); }); }
 
 void softmax(float* x, long n) {
     Floats top = fill(x[0]), sums = {};

@@ -59,5 +59,11 @@ class Visits(torch.autograd.Function):
 
 def visits(experts: Experts, x: Tensor, routes: Tensor, gates: Tensor) -> Tensor:
     """`experts(x, routes, gates)`: x (b, t, D), routes int64 (b, t), gates (b, t) -> (b, t, D)."""
+    if not torch.is_grad_enabled():   # nothing to keep for a gradient: one loop does it all
+        x, (count, size, inner) = x.contiguous(), experts.down_proj.shape
+        y = torch.empty_like(x)
+        call("visits", x, routes.contiguous(), gates.contiguous(), experts.gate_up_proj, experts.down_proj,
+             routes.numel(), size, inner, count, y)
+        return y
     return Visits.apply(x.flatten(0, 1), routes.flatten(), gates.flatten(), experts.gate_up_proj,
                         experts.down_proj).view_as(x)

@@ -1,4 +1,4 @@
-"""`fused.cpp`, `mix.cpp` and `attend.cpp`, compiled, and how to call them."""
+"""`fused.cpp`, `mix.cpp`, `attend.cpp` and `experts.cpp`, compiled, and how to call them."""
 
 import ctypes
 from functools import cache
@@ -11,7 +11,7 @@ from .. import compiler
 
 HERE = Path(__file__).parent
 # each includes the next
-SOURCES = [HERE / "attend.cpp", HERE / "mix.cpp", HERE / "fused.cpp", HERE.parent / "lanes.cpp"]
+SOURCES = [*(HERE / f"{name}.cpp" for name in ("experts", "attend", "mix", "fused")), HERE.parent / "lanes.cpp"]
 
 
 @cache

@@ -14,7 +14,6 @@ from ...arch.block import Block
 from ...arch.cache import Cache
 from ...arch.cca import CCA
 from ...arch.model import Zaya, ZayaOutput, check_inputs
-from ...arch.router import Router, choose
 from ...data.pack import IGNORE
 from .. import known
 from ..compiler import TROUBLE
@@ -22,8 +21,9 @@ from . import attend as causal
 from .experts import visits
 from .library import library
 from .loss import SummedLoss
-from .merge import merge_norm, rms_norm, scaled_norm
+from .merge import merge_norm, rms_norm
 from .mix import mixed, standard
+from .route import routed
 
 
 def obstacle(model: nn.Module) -> str | None:
@@ -130,22 +130,6 @@ def layer(block: Block, stream: Tensor, place: Place, below: Tensor | None, cach
     stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
     routes, gates, probs, state = routed(block.router, x, below, pinned)
     return block.moe_merge(block.experts(x, routes, gates), stream), routes, probs, state
-
-
-def routed(router: Router, x: Tensor, below: Tensor | None,
-           pinned: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """As `Router.forward`: depth averaging is a merge, too, and a norm follows it."""
-    if router.linear:
-        return router(x, below, pinned)
-    state, mlp = router.down_proj(x), router.mlp
-    if hasattr(router, "eda_scale"):
-        state, hidden = scaled_norm(router.eda_scale, mlp.norm, below, state)
-    else:
-        hidden = rms_norm(mlp.norm, state)
-    hidden = F.gelu(mlp.fc2(F.gelu(mlp.fc1(hidden))))
-    probs = mlp.out_proj(hidden).softmax(-1)
-    routes, gates = choose(probs, router.balancing_bias, pinned)
-    return routes, gates, probs, state
 
 
 def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None, padded: Tensor | None) -> Tensor:
