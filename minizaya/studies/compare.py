@@ -17,6 +17,7 @@ The *exam* mixes sheets of one to three parts with sheets of 24. No single trace
 vote over whole answers has nothing to count, while every part is found in some traces.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -79,8 +80,8 @@ def compare(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, 
     questions = [tokenizer.encode(problem.prompt) for problem in asked]
     rsa, found, known = setting.rsa, {}, {}
     aggregate = delimited(tokenizer.encode(SEPARATOR), tokenizer.encode(GO))
-    methods = {"markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta),
-               "majority": replace(rsa, N=(rsa.T + 1) * rsa.N, T=0)}
+    methods = {"majority": replace(rsa, N=(rsa.T + 1) * rsa.N, T=0),   # it has the others' round 0 in it
+               "markovian_rsa": rsa, "delethink": replace(rsa, C=1), "full_rsa": replace(rsa, tau=rsa.beta)}
     for name, config in tqdm(methods.items(), desc="compare", unit="method"):
         results = markovian_rsa_many(sampler(model, tokenizer, seed, known), questions, config, aggregate, seed)
         last = [[tokenizer.decode(trace) for trace in result.rounds[-1]] for result in results]
@@ -149,19 +150,18 @@ def sweep(model: Zaya, tokenizer: Tokenizer, setting: Setting, problems: int, se
 def sampler(model: Zaya, tokenizer: Tokenizer, seed: int, known: dict, temperature: float = 1.0) -> Generator:
     """A generator for `markovian_rsa_many`; each of its calls has its own chances.
 
-    known: answers of first calls. Three of the methods begin with the same round 0, which is then decoded once.
+    known: what first calls answered, by prompt and copy: four of the methods begin alike, and it is decoded once.
     """
     stop, calls = tokenizer.encode(tasks.END), iter(range(10**6))
 
     def sample(prompts: Sequence[Sequence[int]], max_new_tokens: int):
-        call = next(calls)
-        key = len(prompts), max_new_tokens
-        if call == 0 and key in known:
-            return known[key]
+        call, copies = next(calls), Counter()
+        asked = [(max_new_tokens, text, copies.update([text]) or copies[text]) for text in map(tuple, prompts)]
+        if call == 0 and known.keys() >= set(asked):
+            return [known[each] for each in asked]
         traces = generate(model, prompts, max_new_tokens, stop=stop, seed=seed * 1000 + call, rows=ROWS,
                           temperature=temperature)
-        if call == 0:
-            known[key] = traces
+        known.update({} if call else zip(asked, traces))
         return traces
 
     return sample

@@ -13,6 +13,7 @@ from minizaya.__main__ import main
 from minizaya.data import tasks, text
 from minizaya.data.tokenizer import CharTokenizer
 from minizaya.hub import zoo
+from minizaya.infer.generate import generate
 from minizaya.infer.rsa import RSAConfig
 from minizaya.rl import cascade
 from minizaya.studies import compare, scoring
@@ -172,6 +173,22 @@ def test_compare_counts_and_shapes(tiny):
     assert found == compare.compare(model, tokenizer, setting, problems=4, seed=0)
     assert found["single"]["tokens"] <= 6 and all(cell["tokens"] <= 2 * 3 * 6 for cell in found.values())
     assert "markovian_rsa" in compare.table(setting, found)
+
+
+def test_what_methods_begin_with_is_decoded_once(tiny, monkeypatch):
+    """The vote's rollouts hold the first ones of every other method, which are those that it would get alone."""
+    model, tokenizer = zoo.open_model(str(tiny))
+    setting, decoded = compare.Setting("copy", 2, RSAConfig(N=3, C=2, T=1, beta=6, tau=3)), []
+    prompts = [tokenizer.encode(problem.prompt) for problem in setting.problems(4, 0) for _ in range(3)]
+    alone = compare.sampler(model, tokenizer, 0, {})(prompts, 6)
+    after = compare.sampler(model, tokenizer, 0, known := {})
+    after(prompts * 2, 6)
+    assert compare.sampler(model, tokenizer, 0, known)(prompts, 6) == alone
+    assert after(prompts, 6) != alone, "a second call has chances of its own"
+    monkeypatch.setattr(compare, "generate", lambda model, given, *rest, **settings: decoded.append(len(given)) or
+                        generate(model, given, *rest, **settings))
+    compare.compare(model, tokenizer, setting, problems=4, seed=0)
+    assert decoded == [24, 12, 12, 12, 4]
 
 
 def test_compare_scores_by_the_mean(monkeypatch):
