@@ -194,6 +194,20 @@ def test_attention(batch, steps, group, kv_heads, size, seed):
         assert torch.equal(attend.attend(q, k, v)[:, :cut], mine[:, :cut])
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 150), st.integers(1, 2), st.integers(1, 2), st.sampled_from([16, 32, 48]),
+       st.integers(0, 99))
+@example(2, 129, 2, 2, 32, 0)      # as above; and several blocks of queries for a tile of keys
+@example(1, 32, 3, 1, 16, 1)       # blocks that are full
+@example(2, 66, 1, 1, 80, 2)
+@example(1, 1, 2, 1, 16, 3)
+def test_the_gradients_of_attention(batch, steps, group, kv_heads, size, seed):
+    draw = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(batch, steps, n, size, generator=draw) * 2 for n in (kv_heads * group, kv_heads, kv_heads)]
+    assert far(lambda _, *args: [attend.attend(*args)], lambda _, *args: [attend_reference(*args, None)], inputs,
+               torch.nn.Identity(), seed) < NEAR
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 150), min_size=1, max_size=4), st.integers(1, 150), st.integers(1, 2),
        st.integers(0, 99))
@@ -232,10 +246,8 @@ def test_which_attention_is_ours(monkeypatch):
     q = torch.ones(1, 2, 1, 32)
     for capability in ("AVX512", "AVX2", "DEFAULT"):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda own=capability: own)
-        assert not attend.takes(q, None)   # a gradient is wanted
-        with torch.no_grad():
-            assert attend.takes(q, None) == (capability == "AVX512")
-            assert not attend.takes(q, torch.ones(1)) and not attend.takes(q[..., :9], None)
+        assert attend.takes(q, None) == (capability == "AVX512")
+        assert not attend.takes(q, torch.ones(1)) and not attend.takes(q[..., :9], None)
 
 
 @settings(max_examples=15, deadline=None)

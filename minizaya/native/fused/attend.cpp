@@ -1,5 +1,5 @@
-// Causal attention of prompts, forward only: each query's softmax is made as the keys pass by, a tile of them at a time.
-// torch's own works on blocks of 512 keys, so a short prompt's upper triangle is computed and thrown away.
+// Causal attention and its gradients: each query's softmax is made as the keys pass by, a tile of them at a time. torch's
+// own works on blocks of 512 keys, so a short text's upper triangle is computed and thrown away.
 
 #include "mix.cpp"
 
@@ -34,6 +34,34 @@ void weigh(const float* shares, const float* shrink, const float* v, long row, l
             for (int c = 0; c < VECS; ++c) sum[r][c] += shares[r * KEYS + s] * load(v + s * row + c * N);
     for (int r = 0; r < ROWS; ++r)
         for (int c = 0; c < VECS; ++c) memcpy(y + r * d + c * N, &sum[r][c], sizeof(Floats));
+}
+
+// y (ROWS, d) += shares v: share s of row r lies at r * apart + s * step. v: count rows, `row` numbers apart.
+template <int VECS>
+void add_up(const float* shares, long apart, long step, const float* v, long row, long count, float* y, long d) {
+    Floats sum[ROWS][VECS];
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < VECS; ++c) sum[r][c] = load(y + r * d + c * N);
+    for (long s = 0; s < count; ++s)
+        for (int r = 0; r < ROWS; ++r)
+            for (int c = 0; c < VECS; ++c) sum[r][c] += shares[r * apart + s * step] * load(v + s * row + c * N);
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < VECS; ++c) memcpy(y + r * d + c * N, &sum[r][c], sizeof(Floats));
+}
+
+void add_all(const float* shares, long apart, long step, const float* v, long row, long count, float* y, long d) {
+    long i = 0;
+    for (; i + 2 * N <= d; i += 2 * N) add_up<2>(shares, apart, step, v + i, row, count, y + i, d);
+    for (; i < d; i += N) add_up<1>(shares, apart, step, v + i, row, count, y + i, d);
+}
+
+// Some tokens' keys or values, `row` numbers apart, on their side: (tiles, d, KEYS), zeros behind the last one.
+void lay(const float* from, long t, long row, long d, float* to) {
+    std::fill_n(to + (t - 1) / KEYS * d * KEYS, d * KEYS, 0.f);
+    for (long s = 0; s < t; ++s) {
+        float* column = to + s / KEYS * d * KEYS + s % KEYS;
+        for (long i = 0; i < d; ++i) column[i * KEYS] = from[s * row + i];
+    }
 }
 
 // ROWS queries, the first of which sees `seen` keys of this tile, as far as they go, each next one key more, but for the
@@ -83,9 +111,9 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
 }  // namespace
 
 // q, y (b, t, h, d); k, v (b, t, j, d). d is a multiple of N. padded (b): the first so many tokens of a row see but
-// themselves, and the others do not see them; null: none are.
+// themselves, and the others do not see them; null: none are. logs (b, h, t) or null: of what each softmax is divided by.
 extern "C" void attend(const float* q, const float* k, const float* v, const int64_t* padded, long b, long t, long heads,
-                       long kv_heads, long d, float* y, int threads) {
+                       long kv_heads, long d, float* y, float* logs, int threads) {
     const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, blocks = (t + QUERIES - 1) / QUERIES;
     std::vector<float> all(b * kv_heads * tiles * KEYS * d);
     float* turned = all.data();
@@ -127,9 +155,77 @@ extern "C" void attend(const float* q, const float* k, const float* v, const int
                     std::copy_n(v + ((row * t + s) * kv_heads + h / group) * d, d, to);
                     continue;
                 }
-                const float share = 1 / lanes(load(sum + (s - first) * N));
+                const float whole = lanes(load(sum + (s - first) * N)), share = 1 / whole;
+                if (logs) logs[(row * heads + h) * t + s] = top[s - first] + std::log(whole);
                 EACH(long i = 0; i < d; ++i) to[i] = out[(s - first) * d + i] * share;
             }
+        }
+    }
+}
+
+// Of d_y (b, t, h, d) the gradients of q, k and v; y and logs are what `attend` made of them, without padding. A thread
+// has one KV head of one text, with its queries. The shares of the softmax are computed once more.
+extern "C" void attend_back(const float* q, const float* k, const float* v, const float* y, const float* logs,
+                            const float* d_y, long b, long t, long heads, long kv_heads, long d, float* d_q, float* d_k,
+                            float* d_v, int threads) {
+    constexpr long BLOCK = 32;  // queries: so many terms has a sum of keys' gradients before it goes back to memory
+    const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, whole = tiles * KEYS * d;
+    const float scale = 1 / std::sqrt((float)d);
+    Ints lane;
+    for (int i = 0; i < N; ++i) lane[i] = i;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (long task = 0; task < b * kv_heads; ++task) {
+        static thread_local std::vector<float> room;
+        room.resize(std::max<size_t>(room.size(), 4 * whole + 3 * BLOCK * d + 2 * BLOCK * KEYS + 2 * BLOCK));
+        float *turned = room.data(), *sides = turned + whole, *dk = sides + whole, *dv = dk + whole, *own = dv + whole;
+        float *dy = own + BLOCK * d, *dq = dy + BLOCK * d, *log = dq + BLOCK * d, *through = log + BLOCK;
+        float *shares = through + BLOCK, *slopes = shares + BLOCK * KEYS;
+        const long row = task / kv_heads, j = task % kv_heads, apart = kv_heads * d;
+        const float *keys = k + (row * t * kv_heads + j) * d, *values = v + (row * t * kv_heads + j) * d;
+        lay(keys, t, apart, d, turned);
+        lay(values, t, apart, d, sides);
+        std::fill(dk, own, 0.f);
+        for (long at = 0, here; at < group * t; at += here) {  // blocks of one head after the other
+            const long h = j * group + at / t, first = at % t;
+            here = std::min(BLOCK, t - first);
+            std::fill(own, shares, 0.f);  // who is not there has no gradient
+            for (long n = 0; n < here; ++n) {
+                const long from = ((row * t + first + n) * heads + h) * d;
+                std::copy(q + from, q + from + d, own + n * d);
+                std::copy(d_y + from, d_y + from + d, dy + n * d);
+                log[n] = logs[(row * heads + h) * t + first + n];
+                through[n] = dot(d_y + from, y + from, d);
+            }
+            for (long tile = 0; tile * KEYS < first + here; ++tile) {
+                const bool all = (tile + 1) * KEYS <= first + 1;  // of these keys, for each of these queries
+                for (long n = 0; n < BLOCK; n += SCORED) {
+                    Floats scores[SCORED][4], slope[SCORED][4];
+                    scores_of(own + n * d, turned + tile * KEYS * d, d, scale, scores);
+                    scores_of(dy + n * d, sides + tile * KEYS * d, d, 1, slope);
+                    for (int r = 0; r < SCORED; ++r)
+                        for (int i = 0; i < 4; ++i) {
+                            Floats share = exponential(scores[r][i] - log[n + r]);
+                            const Ints later = lane + int(tile * KEYS + i * N - first - n - r);  // than the query
+                            if (!all) share = later > 0 ? Floats{} : share;
+                            const Floats ds = share * (slope[r][i] - through[n + r]) * scale;
+                            memcpy(shares + (n + r) * KEYS + i * N, &share, sizeof share);
+                            memcpy(slopes + (n + r) * KEYS + i * N, &ds, sizeof ds);
+                        }
+                }
+                const long count = std::min(KEYS, first + here - tile * KEYS);
+                for (long n = 0; n < BLOCK; n += ROWS)
+                    add_all(slopes + n * KEYS, KEYS, 1, keys + tile * KEYS * apart, apart, count, dq + n * d, d);
+                for (long s = 0; s < count; s += ROWS) {
+                    add_all(slopes + s, 1, KEYS, own, d, BLOCK, dk + (tile * KEYS + s) * d, d);
+                    add_all(shares + s, 1, KEYS, dy, d, BLOCK, dv + (tile * KEYS + s) * d, d);
+                }
+            }
+            for (long n = 0; n < here; ++n)
+                std::copy(dq + n * d, dq + (n + 1) * d, d_q + ((row * t + first + n) * heads + h) * d);
+        }
+        for (long s = 0; s < t; ++s) {
+            std::copy(dk + s * d, dk + (s + 1) * d, d_k + ((row * t + s) * kv_heads + j) * d);
+            std::copy(dv + s * d, dv + (s + 1) * d, d_v + ((row * t + s) * kv_heads + j) * d);
         }
     }
 }
