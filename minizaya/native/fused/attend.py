@@ -25,8 +25,9 @@ def padding(valid: Tensor | None, window: int | None, size: int) -> Tensor | Non
     None where `attend` cannot go by that: there is no padding, or other padding than this, or a window of keys that is
     shorter than the row, or somebody wants a gradient, or it is not `able` at all.
     """
-    crops = valid is not None and window is not None and window < valid.shape[1]
-    if valid is None or crops or torch.is_grad_enabled() or not able(size) or bool((valid[:, 1:] < valid[:, :-1]).any()):
+    if valid is None or torch.is_grad_enabled() or not able(size) or window is not None and window < valid.shape[1]:
+        return None
+    if bool((valid[:, 1:] < valid[:, :-1]).any()):
         return None
     return (~valid).sum(1)
 
