@@ -1,5 +1,6 @@
 """Where somebody looks: in a cell of a notebook, or at a terminal. Bars, verdicts and Ctrl-C differ between the two."""
 
+import re
 import sys
 from ast import parse
 from importlib.util import find_spec
@@ -57,23 +58,27 @@ def listing(*objects: object, doc: bool = True) -> None:
 
 
 def broken(source: str, width: int = 88) -> str:
-    """Python `source` with its long lines broken: prose between words, code inside of brackets, a comment at the end of
-    a line put above it. The code stays the same, but for words of docstrings; what cannot be broken stays long."""
-    lines, prose, places, out, rest = source.splitlines(), set(), {}, [], ""
+    """Python `source` with its long lines broken: prose between words, code inside of brackets, a string into two, a
+    comment at the end of a line put above it. The code stays the same, but for words of docstrings; what cannot be
+    broken stays long."""
+    lines, prose, places, strings, out, rest = source.splitlines(), set(), {}, {}, [], ""
     inner = {}            # row -> the indentation of what its open bracket holds, where the next row shows it
-    depth = inside = 0    # open brackets; f-strings, which Python 3.12 takes apart
-    for kind, text, (row, column), (end, _), _ in generate_tokens(StringIO(source).readline):
-        inside += tok_name[kind].endswith("FSTRING_START")
-        depth -= text in (")", "]", "}")
+    depth = inside = start = 0    # open brackets; f-strings, which Python 3.12 takes apart, and where one began
+    for kind, text, (row, column), (end, stop), _ in generate_tokens(StringIO(source).readline):
+        if tok_name[kind].endswith("FSTRING_START"):
+            inside, start = inside + 1, column if not inside else start
+        depth -= (text in (")", "}")) + 2 * (text == "]")   # rather between arguments than inside of an index
         if kind == STRING and text.startswith('"""') or kind == COMMENT and not lines[row - 1][:column].strip():
             prose.update(range(row, end + 1))
         elif kind == COMMENT or depth and not inside and lines[row - 1][column - 1:column] == " ":
             comma = lines[row - 1][:column].rstrip().endswith(",")
             places.setdefault(row, []).append((kind, column, (-depth, comma)))
-        depth += text in ("(", "[", "{")
+        depth += (text in ("(", "{")) + 2 * (text == "[")
         if tok_name[kind] == "NL" and depth and row < len(lines):
             inner[row] = lines[row][:len(lines[row]) - len(lines[row].lstrip())]
         inside -= tok_name[kind].endswith("FSTRING_END")
+        if depth and not inside and row == end and (kind == STRING or tok_name[kind].endswith("FSTRING_END")):
+            strings.setdefault(row, []).append((column if kind == STRING else start, stop))
     for row, line in enumerate(lines, 1):
         indent = line[:len(line) - len(line.lstrip())]
         if row in prose:
@@ -86,18 +91,32 @@ def broken(source: str, width: int = 88) -> str:
             rest = last.strip().removeprefix(mark) + " " if goes_on else ""
             out += full if goes_on else [*full, last]
             continue
-        found, hang = places.get(row, []), max(indent + " " * 8, inner.get(row, ""), key=len)
+        found, own = places.get(row, []), indent if row - 1 in inner else indent + " " * 8
+        hang = max(own, inner.get(row, ""), key=len)
         if len(line) > width and found and found[-1][0] == COMMENT:
             column = found.pop()[1]
             out += wrap(line[column:], width, initial_indent=indent, subsequent_indent=indent + "# ", **WORDS)
             line = line[:column].rstrip()
         while len(line) > width:
             fits = [(rank, column) for _, column, rank in found if len(hang) < column <= width + 1]
-            if not fits:
+            if fits:
+                column, mark = max(fits)[1], ""   # the fewest open brackets, then after a comma, then as late as fits
+                out.append(line[:column].rstrip())
+            elif halves := [half for a, b in strings.get(row, []) if a < width < b for half in halved(line, a, width)]:
+                column, mark = halves[-1]
+                out.append(line[:column] + mark[-1])
+            else:
                 break
-            column = max(fits)[1]   # the fewest open brackets, then after a comma, then as late as it fits
-            out.append(line[:column].rstrip())
-            line, shift = hang + line[column:], column - len(hang)
+            line, shift = hang + mark + line[column:], column - len(hang + mark)
             found = [(kind, at - shift, rank) for kind, at, rank in found if at > column]
+            strings[row] = [(max(a - shift, len(hang)), b - shift) for a, b in strings.get(row, []) if b > column]
         out.append(line)
     return "\n".join(out) + "\n"
+
+
+def halved(line: str, start: int, width: int) -> list[tuple[int, str]]:
+    """Where the string that begins at `start` can be taken apart within `width`: places after a space that is in no
+    braces, each with how a string of its kind begins."""
+    mark = re.match(r"""[a-zA-Z]*["']""", line[start:]).group()
+    return [(at, mark) for at in range(start + len(mark) + 1, width)
+            if line[at - 1] == " " and line[start:at].count("{") == line[start:at].count("}")]

@@ -167,6 +167,7 @@ class Subject:
         if not self.differentiable and any(x.requires_grad for x in handed):
             raise Refused("it judges gradients, and this function carries none")
         copies = [x.detach().clone() for x in handed]
+        lists = [(x, x.copy()) for x in (*args, *kwargs.values()) if isinstance(x, list)]
         try:
             with self.around():
                 result = fn(*args, **kwargs)
@@ -184,6 +185,10 @@ class Subject:
             if x.shape != copy.shape or not torch.equal(x.detach(), copy):
                 x.data = copy     # so that the counterexample shows what was handed over
                 raise Broken("it changed one of its inputs in place; make a new tensor instead")
+        for x, copy in lists:
+            if len(x) != len(copy) or any(now is not then for now, then in zip(x, copy)):
+                x[:] = copy
+                raise Broken("it changed one of its inputs in place; make a new list instead")
         return result
 
 

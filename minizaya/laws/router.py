@@ -127,11 +127,13 @@ def replay(fn, probs, bias, pinned):
 def replayed_logits(draw):
     b, t, experts = draw_a.size(draw, 1, 2), draw_a.size(draw, 1, 4), draw_a.size(draw, 1, 4)
     return dict(logits=draw_a.tensor(draw, b, t, experts + 1), bias=torch.zeros(experts + 1),
-                pinned=draw_a.integers(draw, b, t, low=0, high=experts))
+                pinned=draw_a.integers(draw, b, t, low=-1, high=experts))
 
 
-@law("router.replay_gradient", "replaying a route still teaches every router logit: the gate is a full softmax",
+@law("router.replay_gradient",
+     "replaying a route, or choosing one, still teaches every router logit: the gate is a full softmax",
      cases=draw_a.cases(replayed_logits), axes=dict(logits="b t e", pinned="b t"), subjects={"choose": lib.choose},
+     always=lambda: [dict(logits=torch.tensor([[[1.0, 2.0]]]), bias=torch.zeros(2), pinned=torch.tensor([[-1]]))],
      guards=[lib.choose])
 def replay_gradient(fn, logits, bias, pinned):
     """fn(probs, bias, pinned): as in router.replay, with probs = softmax(logits). The derivative of gate p_i with
@@ -142,8 +144,9 @@ def replay_gradient(fn, logits, bias, pinned):
     require(finite(gates).requires_grad, "the gate carries no gradient back to the router")
     (slope,) = torch.autograd.grad(gates.sum(), logits)
     p = textbook.softmax(logits.detach())
-    own = torch.nn.functional.one_hot(pinned, p.shape[-1])
-    gate = p.gather(-1, pinned[..., None])
+    wanted = torch.where(pinned >= 0, pinned, textbook.chosen(p, bias))
+    own = torch.nn.functional.one_hot(wanted, p.shape[-1])
+    gate = p.gather(-1, wanted[..., None])
     expect(slope, gate * (own - p), "b t e", "gradient of the logits")
 
 

@@ -157,10 +157,10 @@ def test_right_answers_of_another_make_pass():
             x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
         return x
 
-    def tape(routes, experts):
-        data = bytearray(255 if route < 0 else route for route in routes.flatten().tolist())
-        read = [-1 if byte == 255 else byte for byte in data]
-        return data, torch.tensor(read, dtype=torch.int16).view(routes.shape)
+    def tape(what, shape, experts):
+        if isinstance(what, torch.Tensor):
+            return bytearray(255 if route < 0 else route for route in what.flatten().tolist())
+        return torch.tensor([-1 if byte == 255 else byte for byte in what], dtype=torch.int16).view(shape)
 
     def k3(logp, logp_rollout):
         gap = logp - logp_rollout

@@ -36,6 +36,7 @@ def my_weights(particles, weights, difficulty, right, asked):
         "wrong answers forgotten": BELIEF.replace(" + (asked - right) * (1 - rate).log()", ""),
         "not clamped": BELIEF.replace(".clamp(1e-6, 1 - 1e-6)", ".clamp(1e-12, 1)"),
         "likelihoods end at what a float can hold": BELIEF.replace("+ likelihood)", "+ likelihood.clamp_min(-700))"),
+        "the old weights are overwritten": BELIEF.replace("    return ", "    weights[:] = ") + "    return weights\n",
         "not normalised": BELIEF.replace(".softmax(-1)", ".exp()"),
     },
     "scheduler": {
@@ -43,6 +44,8 @@ def my_weights(particles, weights, difficulty, right, asked):
         "from the group's own level": SCHEDULER.replace("if difficulty != level:\n        return level",
                                                         "level = difficulty"),
         "at 70% already": SCHEDULER.replace("> 0.7", ">= 0.7"),
+        "rounded to tenths": SCHEDULER.replace("sum(rewards) > 0.7 * len(rewards)",
+                                               "round(sum(rewards) / len(rewards), 1) > 0.7"),
         "over the top": SCHEDULER.replace("min(level + 1, highest)", "level + 1"),
         "down below one half": SCHEDULER.replace("sum(rewards) == 0", "sum(rewards) < 0.5 * len(rewards)"),
         "never down": SCHEDULER.replace("max(level - 1, 1) if sum(rewards) == 0 else level", "level"),

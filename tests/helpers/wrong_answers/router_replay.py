@@ -7,10 +7,11 @@ def my_k3(logp, logp_rollout):
     return (gap.exp() - 1 - gap).mean()
 '''
 TAPE = '''
-def my_tape(routes, num_experts):
-    data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())
-    read = [-1 if byte == 255 else byte for byte in data]
-    return data, torch.tensor(read, dtype=torch.int16).view(routes.shape)
+def my_tape(what, shape, num_experts):
+    if isinstance(what, torch.Tensor):
+        return bytes(255 if route < 0 else route for route in what.flatten().tolist())
+    read = [-1 if byte == 255 else byte for byte in what]
+    return torch.tensor(read, dtype=torch.int16).view(shape)
 '''
 CHOICE = '''
 def my_choice(probs, bias, pinned):
@@ -46,13 +47,27 @@ def my_k3(logp, logp_rollout):
         "unrecorded is the skip route": TAPE.replace("255 if route < 0 else route",
                                                      "num_experts if route < 0 else route"),
         "nothing is encoded": '''
-def my_tape(routes, num_experts):
-    return bytes(routes.numel()), routes.clone()
+kept = {}
+def my_tape(what, shape, num_experts):
+    if isinstance(what, torch.Tensor):
+        kept["routes"] = what.clone()
+        return bytes(what.numel())
+    return kept["routes"]
 ''',
-        "column by column": TAPE.replace("routes.flatten()", "routes.T.flatten()"),
-        "two bytes each": TAPE.replace(
-            "data = bytes(255 if route < 0 else route for route in routes.flatten().tolist())",
-                                       "data = routes.numpy().tobytes()").replace("byte == 255", "byte > 254"),
+        "a number for each record": '''
+kept = []
+def my_tape(what, shape, num_experts):
+    if isinstance(what, torch.Tensor):
+        kept.append(what.clone())
+        return bytes([len(kept) % 256] * what.numel())
+    return kept[what[0] - 1]
+''',
+        "the last token first": TAPE.replace("what.flatten()", "what.flip(0).flatten()").replace(
+            ".view(shape)", ".view(shape).flip(0)"),
+        "unrecorded is 254": TAPE.replace("255", "254"),
+        "column by column": TAPE.replace("what.flatten()", "what.T.flatten()"),
+        "two bytes each": TAPE.replace("bytes(255 if route < 0 else route for route in what.flatten().tolist())",
+                                       "what.numpy().tobytes()").replace("byte == 255", "byte > 254"),
         "int64 read back": TAPE.replace("dtype=torch.int16", "dtype=torch.int64"),
     },
     "pinned": {
@@ -64,6 +79,9 @@ def my_tape(routes, num_experts):
         "softmax of what was gathered": CHOICE.replace(
             "probs.gather(-1, routes[..., None]).squeeze(-1)",
             "probs.gather(-1, routes[..., None]).softmax(-1).squeeze(-1)"),
+        "the router learns from recorded routes alone": CHOICE.replace(
+            "return routes, probs.gather", "probs = torch.where(pinned[..., None] < 0, probs.detach(), probs)\n"
+            "    return routes, probs.gather"),
         "the gate is a constant": CHOICE.replace("return routes, probs.gather", "return routes, probs.detach().gather"),
         "scores in the type of the probabilities": CHOICE.replace("probs.detach().float()", "probs.detach()"),
         "the record is ignored": CHOICE.replace("torch.where(pinned < 0, routes, pinned)", "routes"),
