@@ -179,7 +179,7 @@ FAKES = {
                 if answer == "raise":
                     raise RecursionError
                 scores = {"none": None, "nan": float("nan"), "two": 2.0, "text": "1.0x"}
-                return scores.get(answer, 1.0 * (answer == entry["answer"]))
+                return scores.get(answer, 1.0 * (answer == entry.pop("answer")))    # spoils what it is given
 
 
         class Attribute:

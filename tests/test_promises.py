@@ -1,0 +1,484 @@
+"""Small things that docstrings promise in passing, room by room: what is the caller's stays his, what is called is told
+everything, the last number that is allowed is allowed. Bugs planted by hand had lived here."""
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import threading
+import urllib.error
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+
+import minizaya as mz
+from minizaya.arch import balance, experts
+from minizaya.arch.attention import locate
+from minizaya.arch.cca import value_shift
+from minizaya.data import chat, ngram, text
+from minizaya.data.aggregation import continuation, cut_off, problem_chat
+from minizaya.data.hf_tokenizer import HFTokenizer
+from minizaya.data.tasks import END, Problem, get, sheet
+from minizaya.data.template import Template
+from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
+from minizaya.hub import shards, zoo
+from minizaya.hub.contents import read_index
+from minizaya.hub.weights import StandIn
+from minizaya.infer.calls import ToolCall, write_call
+from minizaya.infer.endpoint import Endpoint
+from minizaya.infer.endpoint import client as the_client
+from minizaya.infer.parse import parse
+from minizaya.infer.rsa import majority
+from minizaya.rl.mismatch import int8, low_precision
+from minizaya.rl.replay import unpack_routes
+from minizaya.rl.rollout import Rollout
+from minizaya.train import checkpoint, stages
+from minizaya.train.loop import Recipe, Trainer, interrupts
+from minizaya.train.muon import Muon
+from minizaya.train.optim import learning_rate, muon
+from minizaya.train.sources import Batch
+
+BYTES = ByteTokenizer()
+SIZES = dict(vocab_size=29, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+             head_dim=8, num_experts=3, moe_intermediate_size=8, router_hidden_size=4, pad_token_id=0, bos_token_id=1,
+             eos_token_id=2)
+
+
+def tiny(backend="fast", **changes):
+    torch.manual_seed(0)
+    return mz.Zaya(mz.ZayaConfig.preset("nano", **SIZES | changes), backend)
+
+
+# ---- config and arch -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rms_norm_eps", "initializer_range", "rope_theta", "rope_theta_sliding"])
+def test_each_number_that_must_be_positive_is(name):
+    for bad in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"{name} must be positive, got {bad}"):
+            mz.ZayaConfig(**{name: bad})
+
+
+def test_half_of_the_value_channels_is_a_whole_number():
+    sizes = dict(num_attention_heads=2, head_dim=3, partial_rotary_factor=0.7)     # 2.1 channels turn: 2
+    assert mz.ZayaConfig(num_key_value_heads=2, **sizes).rotary_dim == 2
+    assert mz.ZayaConfig(num_key_value_heads=2, **sizes | {"partial_rotary_factor": 0.99}).rotary_dim == 2, "2.97 too"
+    with pytest.raises(ValueError, match=r"num_key_value_heads \* head_dim must be even .* got 1 \* 3"):
+        mz.ZayaConfig(num_key_value_heads=1, **sizes)
+
+
+def test_new_biases_are_zero_and_all_else_stays_one():
+    for name, p in tiny(lm_head_bias=True, attention_bias=True).named_parameters():
+        if p.dim() < 2:
+            assert torch.equal(p, torch.zeros_like(p) if name.endswith("bias") else torch.ones_like(p)), name
+
+
+def test_the_reference_reads_documents_as_the_fast_path_does():
+    fast, plain = tiny().double(), tiny("reference").double()
+    tokens, docs = torch.arange(3, 19)[None] % 29, torch.tensor([[4] * 3 + [2] * 5 + [4] * 1 + [7] * 7])
+    with torch.no_grad():
+        for module in fast.modules():
+            if isinstance(module, torch.nn.Conv1d):
+                module.bias.normal_()
+        plain.load_state_dict(fast.state_dict())
+        together = fast(tokens, doc_ids=docs).logits
+        torch.testing.assert_close(plain(tokens, doc_ids=docs).logits, together, rtol=0, atol=1e-10)
+        for start, stop in ((0, 3), (3, 8), (8, 9), (9, 16)):
+            alone = plain(tokens[:, start:stop]).logits
+            torch.testing.assert_close(together[:, start:stop], alone, rtol=0, atol=1e-10)
+
+
+def test_a_documents_first_token_has_nobody_before_it():
+    """What stood before the chunk is of another document; within a document it is that document's."""
+    now, then = torch.arange(4.0).view(1, 4, 1), torch.arange(4.0, 8.0).view(1, 4, 1)
+    before, nobody = torch.tensor([[90.0]]), torch.tensor([[70.0]])
+    late = value_shift(now, then, before, torch.tensor([[3, 0, 1, 0]]), nobody)[0, :, 1]
+    assert late.tolist() == [90.0, 70.0, 5.0, 70.0]
+    assert value_shift(now, then, before, torch.tensor([[3, 0, 1, 0]]))[0, :, 1].tolist() == [90.0, 90.0, 5.0, 90.0]
+
+
+@pytest.mark.parametrize("chunks", [(3, 2, 1, 3), (1, 8), (7, 2), (2, 2, 2, 3)], ids=str)
+@pytest.mark.parametrize("backend", ["fast", "reference"])
+@pytest.mark.parametrize("masked", [None, 1, 2])
+def test_chunks_of_few_tokens_see_their_past(chunks, backend, masked):
+    """Two tokens behind a past are where a mask that counts from the wrong corner shows. masked: the first chunk that
+    has a mask, whose first token is padding then."""
+    model, tokens = tiny(backend).double().eval(), torch.arange(3, 21).view(2, 9)
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    starts = [sum(chunks[:i]) for i in range(len(chunks))]
+    if masked is not None and masked < len(chunks):
+        valid[0, starts[masked]] = False
+    with torch.no_grad():
+        whole, cache = model(tokens, mask=valid).logits, model.new_cache(2)
+        for i, (start, size) in enumerate(zip(starts, chunks)):
+            mask = valid[:, start: start + size] if masked is not None and i >= masked else None
+            found = model(tokens[:, start: start + size], cache=cache, mask=mask).logits
+            real = valid[:, start: start + size]
+            torch.testing.assert_close(found[real], whole[:, start: start + size][real], rtol=0, atol=1e-10)
+
+
+def test_a_mask_of_padding_is_more_than_order_and_documents():
+    here = dict(batch=1, steps=3, past=0, dtype=torch.float32, device=torch.device("cpu"))
+    assert locate(tiny().config, **here).regular and locate(tiny().config, **here, doc_ids=torch.ones(1, 3)).regular
+    assert not locate(tiny().config, **here, valid=torch.tensor([[False, True, True]])).regular
+
+
+def test_the_balancing_bias_goes_where_the_model_goes():
+    assert tiny().to("meta", torch.bfloat16).layers[0].router.balancing_bias.device.type == "meta"
+
+
+@pytest.mark.parametrize("run", [experts.experts_grouped, experts.experts_loop])
+def test_experts_that_nobody_visits_have_a_gradient_where_the_fast_path_runs(run):
+    weights = [torch.randn(3, 4, 5, requires_grad=True), torch.randn(3, 5, 2, requires_grad=True)]
+    x = torch.randn(6, 5, requires_grad=True)
+    out = run(x, torch.full((6,), 3), torch.ones(6), *weights)
+    assert not out.any()
+    if run is experts.experts_grouped:
+        out.sum().backward()
+        assert all(w.grad is not None and not w.grad.any() for w in weights)
+
+
+def test_what_a_balancer_hands_out_is_the_callers():
+    one = balance.SignBalancer(2)
+    one.update(torch.tensor([1.0, 0.0])).add_(9)
+    assert one.bias.abs().max() < 1
+    one.load_state_dict({"bias": torch.tensor([1.0, -1.0], dtype=torch.float64)})
+    assert one.bias.dtype == torch.float32
+    for number in range(1, 65):      # equal loads are no error, whatever a float makes of their sum
+        assert not balance.SignBalancer(number).update(torch.full((number,), 1 / number)).any(), number
+
+
+def test_three_errors_by_hand():
+    """P, I and D, each the textbook's; AdamW's decay is by the rate."""
+    pid, errors = balance.PIDBalancer(2, kp=0.5, ki=0.25, kd=2.0), [0.1, 0.3, -0.2]
+    for i, error in enumerate(errors):
+        found = pid.update(torch.tensor([0.5 + error, 0.5 - error]))
+        wanted = -(0.5 * error + 0.25 * sum(errors[: i + 1]) + 2.0 * (error - (errors[i - 1] if i else 0)))
+        assert found.tolist() == pytest.approx([wanted, -wanted], abs=1e-6)
+    adamw = balance.AdamWBalancer(2, lr=0.1, weight_decay=0.5)
+    first = adamw.update(torch.tensor([0.9, 0.1]))
+    assert first.tolist() == pytest.approx([-0.1, 0.1], abs=1e-5)
+    before = adamw.mean.clone()
+    second = adamw.update(torch.tensor([0.5, 0.5]))
+    step = 0.1 * (0.9 * before / (1 - 0.9**2)) / ((0.999 * 0.001 * 0.16 / (1 - 0.999**2)) ** 0.5 + 1e-8)
+    assert second.tolist() == pytest.approx((first * 0.95 - step).tolist(), abs=1e-5)
+
+
+# ---- infer -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_answer_has_a_vote_and_none_has_not():
+    assert majority(["", "", "a"]) == "" and majority([None, None, "a"]) == "a" and majority([None]) is None
+
+
+def test_an_opening_tag_alone_is_no_reasoning():
+    assert parse("<think>").reasoning == "" and parse("<thin").reasoning == "<thin"
+
+
+@pytest.mark.parametrize("value", ["<", "a<think>b", "<function=x>", ["<b>"], {"<k": "</x"}, "</parameter>"], ids=str)
+def test_a_call_that_is_written_holds_no_tag_but_its_own(value):
+    written = write_call(ToolCall("f", {"x": value}))
+    assert not re.search("<think|<function=x|<[bk]|</x", written) and written.count("</parameter>") == 1
+    assert parse(written, thinking=False).calls == [ToolCall("f", {"x": value})]
+
+
+def test_a_call_in_json_that_is_cut_off_is_malformed_as_written():
+    for cut in ('{"name": "f", "argu', "{", "\n {", "<function=f>\n<par", ""):
+        reply = parse(f"so <zyphra_tool_call>{cut}", thinking=False)
+        assert (reply.content, reply.malformed) == ("so ", [f"<zyphra_tool_call>{cut}"]), cut
+    assert parse("so <zyphra_tool_call> is a tag", thinking=False).content == "so  is a tag"
+
+
+def asked(monkeypatch, answer, **settings):
+    """What goes out for one prompt: (address, seconds) of each request, and the client."""
+    seen = []
+
+    def urlopen(message, timeout):
+        seen.append((message.full_url, timeout))
+        return answer()
+
+    monkeypatch.setattr(the_client.urllib.request, "urlopen", urlopen)
+    endpoint = Endpoint("http://127.0.0.1:9/v1/", "m", BYTES, retries=0, pause=0.0, **settings)
+    endpoint([BYTES.encode("x")], 5)
+    return seen, endpoint
+
+
+def test_a_request_has_its_time_and_its_address(monkeypatch, tmp_path):
+    answer = json.dumps({"choices": [{"message": {"content": "4"}}]}).encode()
+    seen, _ = asked(monkeypatch, lambda: BytesIO(answer), timeout=7.5, run_file=tmp_path / "run")
+    assert seen == [("http://127.0.0.1:9/v1/chat/completions", 7.5)]
+    assert len(json.loads((tmp_path / "run").read_text())["key"]) == 64, "no two requests share a key"
+
+
+def test_a_refusal_without_words_is_told_by_its_reason(monkeypatch):
+    def refuse():
+        raise urllib.error.HTTPError("http://x", 400, "Bad Request", {}, BytesIO(b""))
+
+    assert asked(monkeypatch, refuse)[1].errors == ["HTTP 400: Bad Request"]
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_largest_vocabulary_of_an_ngram():
+    assert ngram.witten_bell([0], [0], 0x10FFFF, 1) == [pytest.approx(-math.log((1 + 1 / 0x10FFFF) / 2))]
+    with pytest.raises(ValueError, match="vocab_size must be in 1 to"):
+        ngram.witten_bell([0], [0], 0x110000)
+
+
+def test_turns_are_counted():
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"}]
+    spans = chat.encode(said, BYTES, reply=True).spans
+    assert [(s.kind, s.turn) for s in spans if s.kind != "template"] == [("prompt", 0), ("reasoning", 1), ("answer", 1)]
+    assert (spans[0].turn, spans[-1].turn) == (-1, 2)
+    worked = problem_chat(get("copy").generate(0, 2), BYTES).spans
+    assert [(span.kind, span.turn) for span in worked] == [("prompt", 0), ("reasoning", 1), ("answer", 1)]
+
+
+def test_of_two_turns_each_must_end():
+    mark, end = (BYTES.special_ids[name] for name in ("<|im_start|>", "<|im_end|>"))
+    with pytest.raises(ValueError, match="the turn that starts at token 2 never ends"):
+        chat.read([mark, end, mark, 65], BYTES)
+
+
+def test_of_two_tails_that_found_it_the_first_is_taken_up():
+    problem = get("countdown").generate(3, 2)
+    (a, b, c), target = problem.prompt[1:4], problem.prompt[5:7]
+    ways = [f"{x}{p}{y}{q}{z}" for x, y, z in ((a, b, c), (b, a, c), (c, b, a), (a, c, b), (b, c, a), (c, a, b))
+            for p in "+-*" for q in "+-*"]
+    first, second = [way for way in ways if get("countdown").verify(problem, way)][:2]
+    tails = [f"9x{way}={target}#{way}{END}" for way in (first, second)]
+    assert continuation(problem, tails) == tails[0][2:] and continuation(problem, tails[::-1]) == tails[1][2:]
+
+
+def test_a_pair_of_digits_that_are_not_there_is_not_tried():
+    parts = {"a": "38516"}        # two of 3, 8, 5, 1 whose sum ends in 6
+    reasoning, found = sheet.searched(parts, random.Random(0), 6, {"a": ["99", "51", "38"]})
+    assert (reasoning, found) == ("a516!", "a51")
+    problem = Problem("Q38516a?", "#", "a51", "sheet", 1)
+    assert "a99" not in sheet.united(problem, ["a998/#a99"])
+    assert sheet.united(problem, ["a516!#a38"]).startswith("a381/"), "a list counts, before the hits that led to it"
+
+
+def test_a_number_is_right_with_zeros_before_it():
+    for name in ("addition", "modchain", "base"):
+        problem = get(name).generate(1, 3)
+        said = [f"#00{problem.answer}$", f"#{problem.answer}0$"]
+        assert [get(name).verify(problem, words) for words in said] == [1, 0]
+
+
+def test_a_budget_cuts_before_a_tail_is_taken():
+    """All rollouts at about one place: what a tail ends with is where the budget ended, in half of the cases."""
+    whole = "".join(map(chr, range(48, 98)))
+    tails = [cut_off([whole], 5, random.Random(seed))[0] for seed in range(60)]
+    assert all(tail in whole and len(tail) in (4, 5) for tail in tails)
+    assert 15 < tails.count(whole[-5:]) < 45 and len(set(tails)) > 12
+
+
+def test_what_a_tokenizers_file_may_hold(tmp_path):
+    """Gaps between ids; words that were added and are no control tokens. <bos> is a token of its own."""
+    tokenizers = pytest.importorskip("tokenizers")
+    ids = {token: 3 * i for i, token in enumerate([*SPECIALS, "a", "b", "word"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.add_special_tokens(list(SPECIALS))
+    inner.add_tokens(["word"])
+    inner.save(str(tmp_path / "t.json"))
+    tokenizer = HFTokenizer(tmp_path / "t.json")
+    assert tokenizer.vocab_size == 3 * 10 + 1 and tokenizer.decode([27]) == "b"
+    assert tokenizer.encode("aword") == [24, 30] and set(tokenizer.text_of.values()) == set(SPECIALS)
+    with pytest.raises(ValueError, match="must be different tokens"):
+        HFTokenizer(tmp_path / "t.json", {"<bos>": "<|im_start|>"})
+
+
+def test_a_template_is_told_that_there_are_no_tools():
+    hello = [{"role": "user", "content": "a\U000f0001b"}]
+    assert Template("{{ tools is none }}").render(hello) == "True"
+    parts = Template("<{{ messages[0].content }}>").around(hello, 0, BYTES)
+    assert [BYTES.decode(part) for part in parts] == ["<ab", ">"], "a typed mark is dropped"
+
+
+def test_a_tokenizers_dict_holds_no_more_than_it_should():
+    with pytest.raises(ValueError, match="must have"):
+        from_dict(BYTES.to_dict() | {"more": 1})
+
+
+# ---- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_step_has_the_rate_of_the_schedule():
+    recipe = Recipe(steps=6, warmup=2, lr=0.01, optimizer="muon", momentum=0.5, beta1=0.8, beta2=0.7, final_share=0.1)
+    tokens = torch.arange(12)[None] % 9
+    trainer = Trainer(tiny(), recipe, lambda step: [Batch("x", tokens[:, :-1], tokens[:, 1:])])
+    trainer.train(bar=False)
+    assert [record["lr"] for record in trainer.records] == [learning_rate(s, 6, 0.01, 2, 0.1) for s in range(6)]
+    for group in trainer.optimizer.param_groups:
+        assert (group["momentum"], group["betas"]) == (0.5, (0.8, 0.7))
+    assert muon(trainer.model, 0.1, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_each_source_has_the_loss_of_its_own_targets():
+    """Token 0 is one like any other."""
+    model, tokens = tiny().eval(), torch.tensor([[5, 0, 7, 0, 0, 9]])
+    few = torch.where(torch.arange(5) < 2, tokens[:, 1:], -100)
+    batches = [Batch("all", tokens[:, :-1], tokens[:, 1:]), Batch("few", tokens[:, :-1], few)]
+    with torch.no_grad():
+        each = -model(tokens[:, :-1]).logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[0, :, 0]
+    record = Trainer(model, Recipe(steps=1), lambda step: batches, compiled=False).train_step()
+    assert record["loss_all"] == pytest.approx(each.mean().item(), rel=1e-5)
+    assert record["loss_few"] == pytest.approx(each[:2].mean().item(), rel=1e-5)
+    assert record["loss"] == pytest.approx((each.sum() + each[:2].sum()).item() / 7, rel=1e-5)
+
+
+def test_a_gradient_of_zeros_is_one():
+    p = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = Muon([dict(params=[p], muon=True, weight_decay=0.5)], 0.1, momentum=0.9)
+    p.grad = torch.ones(2, 2)
+    optimizer.step()
+    before, p.grad = p.detach().clone(), torch.zeros(2, 2)
+    optimizer.step()
+    assert int(optimizer.state[p]["step"]) == 2 and bool((p < before * 0.95).all()), "decay, and what momentum is left"
+
+
+def test_a_file_is_replaced_or_stays(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(OSError, match="No space"):
+                checkpoint.replace_file(path, b"new")
+        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path], "and nothing half-written beside it"
+    checkpoint.replace_file(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_only_looks_like_a_checkpoint_is_left_alone(tmp_path):
+    (tmp_path / "checkpoint-00000009").write_text("a file")
+    (tmp_path / "checkpoint-old").mkdir()
+    assert checkpoint.latest(tmp_path) is None
+    for number in (7, 100_000_000, 99_999_999):          # neither the last by name nor the last that was made
+        (tmp_path / f"checkpoint-{number:08d}").mkdir()
+    assert checkpoint.latest(tmp_path).name == "checkpoint-100000000"
+    for number in (7, 100_000_000, 99_999_999):
+        (tmp_path / f"checkpoint-{number:08d}").rmdir()
+    model = tiny()
+    optimizer = muon(model, 0.1)
+    for step in (1, 2):
+        saved = checkpoint.save(tmp_path, step, model, optimizer, None, {})
+        assert checkpoint.latest(tmp_path) == saved
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["checkpoint-00000002", "checkpoint-old"]
+
+
+def test_a_share_of_a_step_is_rounded_to_rows(monkeypatch):
+    """1.6 rows are 2, and 0.2 are still one; every task has its turn beside the focus."""
+    asked = []
+    monkeypatch.setattr(stages, "text_source", lambda tokens, rows, *rest: asked.append(rows))
+    monkeypatch.setattr(stages, "packed_source", lambda name, draw, rows, *rest: asked.append(rows))
+    letters = CharTokenizer(text.ALPHABET, unknown="unk")
+    stages.sources(stages.Stage("x", 10, 128, 1e3, {"text": 0.05, "problems": 0.95}), letters, 0)
+    stages.sources(stages.Stage("x", 10, 4096, 1e3, {"problems": 0.8, "text": 0.2}), letters, 0)
+    assert asked == [2, 30, 1, 1]
+
+
+def test_every_task_has_its_turn_beside_the_focus(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "generate", lambda model, prompts, *rest, **settings: [[1]] * len(prompts))
+    levels = {"copy": (1, 1), "parity": (1, 1), "reverse": (1, 1), "addition": (1, 1)}
+    letters = CharTokenizer(text.ALPHABET, unknown="unk")
+    found = stages.rollouts(tmp_path / "a", None, letters, levels, 16, 0, each=1, focus="copy")
+    counts = Counter(record["task"] for record in found)
+    assert counts == {"copy": 10, "parity": 2, "reverse": 2, "addition": 2}
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+def test_a_second_ctrl_c_raises():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop == [True]
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_who_watches_is_shown_the_records_after_each_evaluation():
+    tokens, seen = torch.arange(12)[None] % 9, []
+    trainer = Trainer(tiny(), Recipe(steps=5), lambda step: [Batch("x", tokens[:, :-1], tokens[:, 1:])])
+    trainer.train(evaluate=dict, eval_every=2, watch=lambda records: seen.append(len(records)), bar=False)
+    assert seen == [2, 4, 5]
+    trainer = Trainer(tiny(), Recipe(steps=3), lambda step: [Batch("x", tokens[:, :-1], tokens[:, 1:])])
+    trainer.train(evaluate=lambda: seen.append("end") or {}, bar=False)
+    assert seen[3:] == ["end"]
+
+
+# ---- rl --------------------------------------------------------------------------------------------------------------
+
+
+def test_each_row_has_a_scale_of_its_own():
+    weight = torch.tensor([[1000.0, 3.0], [0.001, 0.0007]])
+    assert torch.allclose(int8(weight), weight, rtol=0, atol=4) and float((int8(weight) - weight)[1].abs().max()) < 4e-6
+
+
+def test_an_answer_that_is_cut_keeps_what_it_earned():
+    whole = Rollout([5], [6, 7, 8], [-1.0, -2.0, -3.0], [0, 0, 1], torch.zeros(4, 2, dtype=torch.int16), {"task": "x"},
+                    0.5, torch.ones(3, 9, dtype=torch.bool), ("rare",))
+    part = whole.cut(2)
+    assert (part.reward, part.flags, part.problem) == (0.5, ("rare",), {"task": "x"})
+    assert (part.tokens, part.logprobs, part.versions) == ([6, 7], [-1.0, -2.0], [0, 0])
+    assert part.routes.shape == (3, 2) and part.kept.shape == (2, 9) and whole.tokens == [6, 7, 8]
+
+
+def test_an_engines_copy_answers_and_the_model_goes_on_training():
+    model = tiny().train()
+    assert not low_precision(model).training and model.training
+
+
+def test_bytes_too_many_are_refused():
+    with pytest.raises(ValueError, match="12 bytes, got 13"):
+        unpack_routes(bytes(13), 4, 3, 3)
+
+
+# ---- hub -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_file_keeps_of_biases_and_of_large_numbers(tmp_path):
+    model = tiny().bfloat16()
+    model.layers[0].router.balancing_bias[0] = 1 / 3
+    model.norm.weight.data[0] = 1e6
+    with pytest.raises(ValueError, match="norm.weight.* holds .* too large for torch.float16"):
+        shards.save(model, tmp_path / "a", dtype=torch.float16)      # as wide as bfloat16, and yet narrower
+    model = tiny()
+    model.layers[0].router.balancing_bias[0] = 1 / 3
+    again = shards.load(shards.save(model, tmp_path / "b", dtype=torch.bfloat16))
+    assert again.layers[0].router.balancing_bias[0] == torch.tensor(1 / 3)
+
+
+def test_every_file_of_a_folder_is_on_the_disk_before_it_is_moved(tmp_path, monkeypatch):
+    synced = set()
+    monkeypatch.setattr(os, "fsync", lambda number: synced.add(Path(os.readlink(f"/proc/self/fd/{number}")).name))
+    files = [path.name for path in shards.save(tiny(), tmp_path / "a", shard_bytes=9000).iterdir()]
+    assert synced == {name if name.endswith(".safetensors") else f"writing-{name}" for name in files}
+
+
+def test_a_name_is_as_long_as_its_bytes(tmp_path):
+    name = "é" * 130 + ".safetensors"
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match="may only name files of the same folder"):
+        read_index(tmp_path)
+
+
+def test_minutes_of_a_stage_have_a_tenth(tmp_path):
+    (tmp_path / "1-x").mkdir()
+    (tmp_path / "1-x" / "log.jsonl").write_text('{"tokens": 810, "tok_per_s": 10.0, "loss": 0.123456}\n')
+    assert zoo.stage_facts(tmp_path) == [{"stage": "1-x", "steps": 1, "tokens": 810, "minutes": 1.4, "loss": 0.1235}]
+
+
+def test_the_smallest_stand_in():
+    least = StandIn(BYTES.vocab_size)
+    assert least.decode([0, 65]) == "\0A" and StandIn(BYTES.vocab_size + 1).decode([BYTES.vocab_size]) == "[264]"
