@@ -128,6 +128,9 @@ def judge(name: str, fn: Callable | None = None, *, label: str | None = None, gu
         except Broken as error:
             raise broken(case, str(error), error) from None
         except Exception as error:
+            if "modified by an inplace operation" in str(error):   # torch's own words speak of versions and anomalies
+                raise broken(case, "no gradient comes back: a tensor was written into, as in out[i] = ..., that an "
+                                   "earlier step still needs; make a new one for each step, and stack them") from error
             raise broken(case, f"its result is of no use to the law ({type(error).__name__}: {error})") from error
 
     def broken(case: dict, message: str, cause: Broken | None = None) -> Broken:

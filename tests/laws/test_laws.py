@@ -114,6 +114,13 @@ def test_faults_are_told_apart(capsys):
     assert "it returned None: is a `return` missing?" in told(lambda now, then: None)
     assert "2 results" in told(lambda probs, bias: probs, "router.biased_choice")
 
+    def written_into(states, scales):
+        memory = states.clone()
+        for layer in range(1, len(states)):
+            memory[layer] = states[layer] + scales[layer] * memory[layer - 1]
+        return memory
+    assert "make a new one for each step, and stack them" in told(written_into, "router.depth_memory")
+
 
 def test_a_swallowed_guard_still_counts(capsys):
     def sly(now, then):
