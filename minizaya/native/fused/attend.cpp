@@ -65,21 +65,20 @@ void lay(const float* from, long t, long row, long d, float* to) {
 }
 
 // ROWS queries, the first of which sees `seen` keys of this tile, as far as they go, each next one key more, but for the
-// first `hidden` ones. `there`: how many there are. top: the largest score so far; sum (ROWS, N): those of
+// first `hidden` ones of each. `there`: how many there are. top: the largest score so far; sum (ROWS, N): those of
 // e^(score - top), lane by lane.
-void look_at(const float* q, const float* turned, const float* v, long row, long seen, long hidden, long there, long d,
-             float* top, float* sum, float* y) {
+void look_at(const float* q, const float* turned, const float* v, long row, long seen, const long* hidden, long there,
+             long d, float* top, float* sum, float* y) {
     Floats scores[ROWS][4];
     float shares[ROWS * KEYS], shrink[ROWS];
     Ints lane;
     for (int i = 0; i < N; ++i) lane[i] = i;
     const float scale = 1 / std::sqrt((float)d);
-    const bool all = seen >= KEYS && hidden == 0;   // of the tile, for each of these queries
-    const Ints before = Ints{} + int(hidden);
+    const bool all = seen >= KEYS && hidden[ROWS - 1] == 0;   // of the tile, for each of these queries
     scores_of(q, turned, d, scale, scores);
     scores_of(q + SCORED * d, turned, d, scale, scores + SCORED);
     for (int r = 0; r < ROWS; ++r) {
-        const Ints mine = Ints{} + int(std::min(KEYS, seen + r));
+        const Ints mine = Ints{} + int(std::min(KEYS, seen + r)), before = Ints{} + int(hidden[r]);
         Floats tops = fill(-INFINITY), sums = load(sum + r * N);
         for (int i = 0; i < 4; ++i) {
             const Ints key = lane + i * N;
@@ -102,17 +101,19 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
         }
         memcpy(sum + r * N, &sums, sizeof sums);
     }
-    const long count = std::min(there, seen + ROWS - 1);
+    const long begin = hidden[0], count = std::min(there, seen + ROWS - 1) - begin;
     long i = 0;
-    for (; i + 2 * N <= d; i += 2 * N) weigh<2>(shares, shrink, v + i, row, count, y + i, d);
-    for (; i < d; i += N) weigh<1>(shares, shrink, v + i, row, count, y + i, d);
+    v += begin * row;
+    for (; i + 2 * N <= d; i += 2 * N) weigh<2>(shares + begin, shrink, v + i, row, count, y + i, d);
+    for (; i < d; i += N) weigh<1>(shares + begin, shrink, v + i, row, count, y + i, d);
 }
 
 }  // namespace
 
-// q, y (b, t, h, d); k, v (b, t, j, d). d is a multiple of N. padded (b): the first so many tokens of a row see but
-// themselves, and the others do not see them; null: none are. logs (b, h, t) or null: of what each softmax is divided by.
-extern "C" void attend(const float* q, const float* k, const float* v, const int64_t* padded, long b, long t, long heads,
+// q, y (b, t, h, d); k, v (b, t, j, d). d is a multiple of N. first (b, t): the first key that each query sees, no later
+// than itself, nor than the next one's; null: all do from the start. logs (b, h, t) or null: of what each softmax is
+// divided by.
+extern "C" void attend(const float* q, const float* k, const float* v, const int64_t* first, long b, long t, long heads,
                        long kv_heads, long d, float* y, float* logs, int threads) {
     const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, blocks = (t + QUERIES - 1) / QUERIES;
     std::vector<float> all(b * kv_heads * tiles * KEYS * d);
@@ -121,53 +122,51 @@ extern "C" void attend(const float* q, const float* k, const float* v, const int
     {
 #pragma omp for schedule(static)
         for (long task = 0; task < b * kv_heads * tiles; ++task) {  // keys on their side, zeros behind the last one
-            const long pair = task / tiles, first = task % tiles * KEYS, n = std::min(KEYS, t - first);
-            const float* from = k + ((pair / kv_heads * t + first) * kv_heads + pair % kv_heads) * d;
+            const long pair = task / tiles, start = task % tiles * KEYS, n = std::min(KEYS, t - start);
+            const float* from = k + ((pair / kv_heads * t + start) * kv_heads + pair % kv_heads) * d;
             float* to = turned + task * KEYS * d;
             for (long s = 0; s < n; ++s)
                 for (long i = 0; i < d; ++i) to[i * KEYS + s] = from[s * kv_heads * d + i];
         }
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < b * heads * blocks; ++task) {
-            const long first = (blocks - 1 - task % blocks) * QUERIES, row = task / blocks / heads;  // long ones first
-            const long h = task / blocks % heads, pair = row * kv_heads + h / group, end = std::min(t, first + QUERIES);
-            const long begin = padded ? padded[row] : 0;
+            const long from = (blocks - 1 - task % blocks) * QUERIES, row = task / blocks / heads;  // long ones first
+            const long h = task / blocks % heads, pair = row * kv_heads + h / group, end = std::min(t, from + QUERIES);
+            const auto since = [&](long s) { return first ? first[row * t + std::min(s, t - 1)] : 0; };
             static thread_local std::vector<float> room;
             room.assign(QUERIES * (2 * d + N + 1), 0.f);
             float *own = room.data(), *out = own + QUERIES * d, *sum = out + QUERIES * d, *top = sum + QUERIES * N;
             std::fill(top, top + QUERIES, -INFINITY);
-            for (long s = first; s < end; ++s) {
-                const float* from = q + ((row * t + s) * heads + h) * d;
-                std::copy(from, from + d, own + (s - first) * d);
+            for (long s = from; s < end; ++s) {
+                const float* query = q + ((row * t + s) * heads + h) * d;
+                std::copy(query, query + d, own + (s - from) * d);
             }
-            for (long tile = begin / KEYS; tile * KEYS < end; ++tile)
-                for (long s = first; s < end; s += ROWS) {
+            for (long tile = since(from) / KEYS; tile * KEYS < end; ++tile)
+                for (long s = from; s < end; s += ROWS) {
                     const long seen = s + 1 - tile * KEYS;
-                    if (seen <= 0 || s + ROWS <= begin) continue;  // tiles begin where groups of ROWS queries do
-                    look_at(own + (s - first) * d, turned + (pair * tiles + tile) * KEYS * d,
-                            v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen,
-                            std::max(0L, begin - tile * KEYS), std::min(KEYS, t - tile * KEYS), d, top + s - first,
-                            sum + (s - first) * N, out + (s - first) * d);
+                    if (seen <= 0 || since(s) >= (tile + 1) * KEYS) continue;  // tiles begin where ROWS queries do
+                    long hidden[ROWS];
+                    for (int r = 0; r < ROWS; ++r) hidden[r] = std::max(0L, since(s + r) - tile * KEYS);
+                    look_at(own + (s - from) * d, turned + (pair * tiles + tile) * KEYS * d,
+                            v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen, hidden,
+                            std::min(KEYS, t - tile * KEYS), d, top + s - from, sum + (s - from) * N,
+                            out + (s - from) * d);
                 }
-            for (long s = first; s < end; ++s) {
+            for (long s = from; s < end; ++s) {
                 float* to = y + ((row * t + s) * heads + h) * d;
-                if (s < begin) {
-                    std::copy_n(v + ((row * t + s) * kv_heads + h / group) * d, d, to);
-                    continue;
-                }
-                const float whole = lanes(load(sum + (s - first) * N)), share = 1 / whole;
-                if (logs) logs[(row * heads + h) * t + s] = top[s - first] + std::log(whole);
-                EACH(long i = 0; i < d; ++i) to[i] = out[(s - first) * d + i] * share;
+                const float whole = lanes(load(sum + (s - from) * N)), share = 1 / whole;
+                if (logs) logs[(row * heads + h) * t + s] = top[s - from] + std::log(whole);
+                EACH(long i = 0; i < d; ++i) to[i] = out[(s - from) * d + i] * share;
             }
         }
     }
 }
 
-// Of d_y (b, t, h, d) the gradients of q, k and v; y and logs are what `attend` made of them, without padding. A thread
-// has one KV head of one text, with its queries. The shares of the softmax are computed once more.
-extern "C" void attend_back(const float* q, const float* k, const float* v, const float* y, const float* logs,
-                            const float* d_y, long b, long t, long heads, long kv_heads, long d, float* d_q, float* d_k,
-                            float* d_v, int threads) {
+// Of d_y (b, t, h, d) the gradients of q, k and v; y and logs are what `attend` made of them. A thread has one KV
+// head of one text, with its queries. The shares of the softmax are computed once more.
+extern "C" void attend_back(const float* q, const float* k, const float* v, const int64_t* first, const float* y,
+                            const float* logs, const float* d_y, long b, long t, long heads, long kv_heads, long d,
+                            float* d_q, float* d_k, float* d_v, int threads) {
     constexpr long BLOCK = 32;  // queries: so many terms has a sum of keys' gradients before it goes back to memory
     const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, whole = tiles * KEYS * d;
     const float scale = 1 / std::sqrt((float)d);
@@ -186,18 +185,20 @@ extern "C" void attend_back(const float* q, const float* k, const float* v, cons
         lay(values, t, apart, d, sides);
         std::fill(dk, own, 0.f);
         for (long at = 0, here; at < group * t; at += here) {  // blocks of one head after the other
-            const long h = j * group + at / t, first = at % t;
-            here = std::min(BLOCK, t - first);
+            const long h = j * group + at / t, start = at % t;
+            const auto since = [&](long s) { return first ? first[row * t + std::min(s, t - 1)] : 0; };
+            here = std::min(BLOCK, t - start);
             std::fill(own, shares, 0.f);  // who is not there has no gradient
             for (long n = 0; n < here; ++n) {
-                const long from = ((row * t + first + n) * heads + h) * d;
+                const long from = ((row * t + start + n) * heads + h) * d;
                 std::copy(q + from, q + from + d, own + n * d);
                 std::copy(d_y + from, d_y + from + d, dy + n * d);
-                log[n] = logs[(row * heads + h) * t + first + n];
+                log[n] = logs[(row * heads + h) * t + start + n];
                 through[n] = dot(d_y + from, y + from, d);
             }
-            for (long tile = 0; tile * KEYS < first + here; ++tile) {
-                const bool all = (tile + 1) * KEYS <= first + 1;  // of these keys, for each of these queries
+            for (long tile = since(start) / KEYS; tile * KEYS < start + here; ++tile) {
+                // of these keys, for each of these queries
+                const bool all = (tile + 1) * KEYS <= start + 1 && since(start + BLOCK - 1) <= tile * KEYS;
                 for (long n = 0; n < BLOCK; n += SCORED) {
                     Floats scores[SCORED][4], slope[SCORED][4];
                     scores_of(own + n * d, turned + tile * KEYS * d, d, scale, scores);
@@ -205,23 +206,26 @@ extern "C" void attend_back(const float* q, const float* k, const float* v, cons
                     for (int r = 0; r < SCORED; ++r)
                         for (int i = 0; i < 4; ++i) {
                             Floats share = exponential(scores[r][i] - log[n + r]);
-                            const Ints later = lane + int(tile * KEYS + i * N - first - n - r);  // than the query
-                            if (!all) share = later > 0 ? Floats{} : share;
+                            const Ints key = lane + int(tile * KEYS + i * N), own = Ints{} + int(start + n + r);
+                            const Ints sees = (key <= own) & (key >= Ints{} + int(since(start + n + r)));
+                            if (!all) share = sees ? share : Floats{};
                             const Floats ds = share * (slope[r][i] - through[n + r]) * scale;
                             memcpy(shares + (n + r) * KEYS + i * N, &share, sizeof share);
                             memcpy(slopes + (n + r) * KEYS + i * N, &ds, sizeof ds);
                         }
                 }
-                const long count = std::min(KEYS, first + here - tile * KEYS);
+                const long begin = std::max(0L, since(start) - tile * KEYS) / ROWS * ROWS;
+                const long count = std::min(KEYS, start + here - tile * KEYS);
                 for (long n = 0; n < BLOCK; n += ROWS)
-                    add_all(slopes + n * KEYS, KEYS, 1, keys + tile * KEYS * apart, apart, count, dq + n * d, d);
-                for (long s = 0; s < count; s += ROWS) {
+                    add_all(slopes + n * KEYS + begin, KEYS, 1, keys + (tile * KEYS + begin) * apart, apart,
+                            count - begin, dq + n * d, d);
+                for (long s = begin; s < count; s += ROWS) {
                     add_all(slopes + s, 1, KEYS, own, d, BLOCK, dk + (tile * KEYS + s) * d, d);
                     add_all(shares + s, 1, KEYS, dy, d, BLOCK, dv + (tile * KEYS + s) * d, d);
                 }
             }
             for (long n = 0; n < here; ++n)
-                std::copy(dq + n * d, dq + (n + 1) * d, d_q + ((row * t + first + n) * heads + h) * d);
+                std::copy(dq + n * d, dq + (n + 1) * d, d_q + ((row * t + start + n) * heads + h) * d);
         }
         for (long s = 0; s < t; ++s) {
             std::copy(dk + s * d, dk + (s + 1) * d, d_k + ((row * t + s) * kv_heads + j) * d);

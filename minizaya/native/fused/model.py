@@ -101,16 +101,15 @@ def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tens
     check_inputs(model.config, tokens, cache, routes, doc_ids, mask)
     batch, steps = tokens.shape
     valid = mask if cache is None else cache.advance(steps, mask)
-    padded = None if doc_ids is not None else causal.padding(valid, model.config.sliding_window, model.config.head_dim)
     # padding at the left needs no mask, which takes t bytes a token
-    place = locate(model.config, batch, steps, 0, torch.float32, tokens.device, doc_ids,
-                   valid if padded is None else None)
+    lean = causal.able(model.config.head_dim) and causal.at_left(valid)
+    place = locate(model.config, batch, steps, 0, torch.float32, tokens.device, doc_ids, None if lean else valid)
     place.valid = valid
     stream = (model.embed(tokens) + model.embed_bias) * model.embed_scale
     after = [*(block.attention_norm for block in model.layers[1:]), model.norm]
     x, state, chosen, probs = rms_norm(model.layers[0].attention_norm, stream), None, [], []
     for layer, block in enumerate(model.layers):
-        y = attention(block.attention, x, place, cache, padded)
+        y = attention(block.attention, x, place, cache)
         stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
         route, gates, prob, state = routed(block.router, x, state, None if routes is None else routes[..., layer])
         chosen.append(route)
@@ -126,19 +125,22 @@ def hidden(model: Zaya, tokens: Tensor, cache: Cache | None = None, routes: Tens
 def layer(block: Block, stream: Tensor, place: Place, below: Tensor | None, cache: Cache | None = None,
           pinned: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """As `Block.forward` without a cache, for whoever must call layers one by one; other experts may stand in."""
-    y = attention(block.attention, rms_norm(block.attention_norm, stream), place, None, None)
+    y = attention(block.attention, rms_norm(block.attention_norm, stream), place, None)
     stream, x = merge_norm(block.attention_merge, block.moe_norm, y, stream)
     routes, gates, probs, state = routed(block.router, x, below, pinned)
     return block.moe_merge(block.experts(x, routes, gates), stream), routes, probs, state
 
 
-def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None, padded: Tensor | None) -> Tensor:
-    """As `CCA.forward`: x (b, t, E) -> (b, t, E). padded: where no mask says it, see `attend.padding`."""
+def attention(layer: CCA, x: Tensor, place: Place, cache: Cache | None) -> Tensor:
+    """As `CCA.forward`: x (b, t, E) -> (b, t, E)."""
     if place.valid is not None:
         x = x * place.valid[..., None]   # padding must not leak through the convolutions
     q, k, v = (mixed if standard(layer.config) else CCA.project)(layer, x, place, cache)
     if cache is not None:
         cache.extend(layer.layer, k, v)   # it was empty: these are all keys and values
-    mask = place.masks[layer.sliding]
-    y = causal.attend(q, k, v, padded) if causal.takes(q, mask) else attend(q, k, v, mask)
+    if place.regular and causal.able(layer.config.head_dim):
+        window = layer.config.sliding_window if layer.sliding else None
+        y = causal.attend(q, k, v, causal.firsts(place, *x.shape[:2], window))
+    else:
+        y = attend(q, k, v, place.masks[layer.sliding])
     return layer.up_proj(rearrange(y, "b t h d -> b t (h d)"))
