@@ -111,6 +111,7 @@ rl.curriculum.Scheduler: up=0.7, drawn={}
 rl.generator.Generator: group=16, slots=256, size=512, min_p=0.0, threshold=0.02
 rl.learner.LearnerConfig: lr=0.001, adam_share=0.1, delta=0.1, directional=True, length=128.0, advantage='maxrl',
     brevity=0.0, replay=True, clip=1.0, rows=8192
+rl.learner.micro_batches: price=300
 rl.loss.token_logprobs: temperature=1.0
 rl.loss.dppo_mask: delta=0.1, directional=True
 rl.loss.policy_loss: delta=0.1, directional=True

@@ -32,8 +32,12 @@ from minizaya.hub.weights import StandIn
 from minizaya.infer.calls import ToolCall, write_call
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.endpoint import client as the_client
+from minizaya.infer.engine import Engine
 from minizaya.infer.parse import parse
 from minizaya.infer.rsa import majority
+from minizaya.infer.slots import SlotCache
+from minizaya.rl.learner import micro_batches
+from minizaya.rl.loss import token_logprobs
 from minizaya.rl.mismatch import int8, low_precision
 from minizaya.rl.replay import unpack_routes
 from minizaya.rl.rollout import Rollout
@@ -192,6 +196,47 @@ def test_a_call_in_json_that_is_cut_off_is_malformed_as_written():
         reply = parse(f"so <zyphra_tool_call>{cut}", thinking=False)
         assert (reply.content, reply.malformed) == ("so ", [f"<zyphra_tool_call>{cut}"]), cut
     assert parse("so <zyphra_tool_call> is a tag", thinking=False).content == "so  is a tag"
+
+
+def test_no_more_prompts_join_than_there_are_slots():
+    model = tiny()
+    few, many = (Engine(model, slots=2, size=9, joining=joining) for joining in (2, 16))
+    assert few.bytes == many.bytes == SlotCache.bytes(model.config, 4, 9, 4) and many.joining == 2
+
+
+def test_a_sequence_that_came_in_before_the_failure_goes_again():
+    """The second of two prompts does not get in, once: both are read again, and the slots are theirs alone."""
+    model, prompts = tiny(), [[3, 4], [5, 6, 7]]
+    engine = Engine(model, slots=2, size=9)
+    whole, tried = engine.cache.join, []
+
+    def join(read, lengths, rows):
+        tried.append(rows)
+        whole(read, lengths, rows[:1] if len(tried) == 1 else rows)
+        if len(tried) == 1:
+            raise RuntimeError("no memory")
+
+    engine.cache.join = join
+    numbers = [engine.submit(prompt, 5, temperature=0.0) for prompt in prompts]
+    while engine.busy:
+        engine.step()
+    wanted = mz.generate(model, prompts, 5, temperature=0.0)
+    assert [engine.take(number).tokens for number in numbers] == wanted and tried == [[0, 1], [0], [0]]
+    assert engine.cache.batch == 0
+
+
+def test_what_is_recorded_is_ones_own_beside_others_who_record_nothing():
+    found = []
+    for others in (0, 2):
+        engine = Engine(tiny(), slots=3, size=9)
+        for number in range(others):
+            engine.submit([3 + number], 5, seed=number)
+        own = engine.submit([7, 8], 5, seed=4, record=True)
+        while engine.busy:
+            engine.step()
+        found.append(engine.take(own))
+    assert found[0].tokens == found[1].tokens and torch.equal(found[0].routes, found[1].routes)
+    assert found[0].logprobs == pytest.approx(found[1].logprobs, abs=1e-5)
 
 
 def asked(monkeypatch, answer, **settings):
@@ -362,8 +407,9 @@ def test_what_only_looks_like_a_checkpoint_is_left_alone(tmp_path):
     (tmp_path / "checkpoint-00000009").write_text("a file")
     (tmp_path / "checkpoint-old").mkdir()
     assert checkpoint.latest(tmp_path) is None
-    for number in (7, 100_000_000, 99_999_999):          # neither the last by name nor the last that was made
+    for age, number in enumerate((7, 100_000_000, 99_999_999)):       # neither the last by name nor the last made
         (tmp_path / f"checkpoint-{number:08d}").mkdir()
+        os.utime(tmp_path / f"checkpoint-{number:08d}", (age, age))
     assert checkpoint.latest(tmp_path).name == "checkpoint-100000000"
     for number in (7, 100_000_000, 99_999_999):
         (tmp_path / f"checkpoint-{number:08d}").rmdir()
@@ -423,6 +469,19 @@ def test_who_watches_is_shown_the_records_after_each_evaluation():
 def test_each_row_has_a_scale_of_its_own():
     weight = torch.tensor([[1000.0, 3.0], [0.001, 0.0007]])
     assert torch.allclose(int8(weight), weight, rtol=0, atol=4) and float((int8(weight) - weight)[1].abs().max()) < 4e-6
+
+
+def test_a_row_that_is_too_long_is_a_batch_of_its_own():
+    rows = [Rollout([5] * n, [6], [-1.0], [0], torch.zeros(n + 1, 2, dtype=torch.int16), {}) for n in (1, 9, 2, 8)]
+    assert micro_batches(rows, 6, price=0) == [[0], [2], [3], [1]]
+    assert micro_batches(rows, 6) == [[0, 2], [3], [1]] and micro_batches(rows, 5) == [[0], [2], [3], [1]]
+
+
+def test_a_small_temperature_is_that_temperature():
+    logits = torch.tensor([0.0, -1e-12], dtype=torch.float64)
+    for temperature, gap in ((1e-12, 1.0), (1e-11, 0.1), (2.0, 0.0)):
+        first, second = token_logprobs(logits.expand(2, 2), torch.tensor([0, 1]), temperature).tolist()
+        assert first - second == pytest.approx(gap, abs=1e-9)
 
 
 def test_an_answer_that_is_cut_keeps_what_it_earned():

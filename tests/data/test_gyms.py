@@ -182,6 +182,10 @@ FAKES = {
                 return scores.get(answer, 1.0 * (answer == entry.pop("answer")))    # spoils what it is given
 
 
+        class Heir(Evaluating):
+            pass
+
+
         class Attribute:
             name, levels = "length", [2, 4, 6, 9]
 
@@ -200,7 +204,7 @@ FAKES = {
 
 
         DATASETS = {"shout": (Shout, dict), "anything": (Anything, dict), "odd": (Odd, dict),
-                    "evaluating": (Evaluating, dict), "bare": (Shout, dict)}
+                    "evaluating": (Evaluating, dict), "bare": (Shout, dict), "heir": (Heir, dict)}
 
 
         def has_curriculum(name):
@@ -343,6 +347,7 @@ def test_a_gym_works_as_one_of_our_tasks(fakes, monkeypatch):
     (lambda: gyms.reasoning_gym("shouts"), "shout"),
     (lambda: gyms.rlve("Evaluating"), r"evaluates no text; Evaluating has eval\("),
     (lambda: gyms.reasoning_gym("evaluating"), r"evaluates no text; evaluating has eval\("),
+    (lambda: gyms.reasoning_gym("heir"), r"evaluates no text; heir has eval\("),
     (lambda: gyms.reasoning_gym("anything").generate(0, 1), "full marks to"),
     (lambda: gyms.reasoning_gym("shout", suffix="#").generate(0, 1), "must not hold '#'"),
     (lambda: gyms.reasoning_gym("shout", suffix="$").generate(0, 1), "must not hold '#'"),

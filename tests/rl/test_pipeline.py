@@ -502,3 +502,11 @@ def test_a_batch_is_enough_to_learn_from():
     for waiting in (0, 1, 2):
         side.updates, side.shelf = 1, SimpleNamespace(numbers=lambda kind, n=waiting: [0] * n)
         assert side.ready() == (waiting > 0)
+
+
+def test_two_processes_take_a_thread_each_and_give_it_back(tmp_path, monkeypatch):
+    seen, idle = [], SimpleNamespace(stop=lambda: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(pipeline, "GeneratorProcess", lambda *given: idle)
+    torch.set_num_threads(2)
+    assert run(tiny_job(0), tiny_model(), TOKENIZER, tmp_path, processes=2, bar=False)
+    assert seen == [1] and torch.get_num_threads() == 2
