@@ -163,7 +163,8 @@ def temperature(fn, logits, temperature):
     for given, at, right, what in ((logits, temperature, wanted, "probability"),
                                    (logits + 1024.0, temperature, wanted, "with all logits 1024 higher"),
                                    (logits.float(), temperature, wanted, "from float32 logits"),
-                                   (logits, 1e-300, coldest, "at temperature 1e-300")):
+                                   (logits, 1e-300, coldest, "at temperature 1e-300"),
+                                   (logits + 1024.0, 1e-306, coldest, "at 1e-306, with all logits 1024 higher")):
         expect(fn(given, at), right, "b v", what)
 
 

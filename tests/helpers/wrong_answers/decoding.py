@@ -10,6 +10,10 @@ def my_probabilities(logits, temperature):
 def my_probabilities(logits, temperature):
     return logits.double().softmax(-1) / temperature
 ''',
+        "the maximum is not subtracted": '''
+def my_probabilities(logits, temperature):
+    return (logits.double() / temperature).softmax(-1)
+''',
         "in the logits' own type": '''
 def my_probabilities(logits, temperature):
     return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
