@@ -33,14 +33,24 @@ from minizaya.infer.calls import ToolCall, write_call
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.endpoint import client as the_client
 from minizaya.infer.engine import Engine
-from minizaya.infer.parse import parse
+from minizaya.infer.parse import Reply, parse
 from minizaya.infer.rsa import majority
 from minizaya.infer.slots import SlotCache
+from minizaya.parallel.layout import Layout
+from minizaya.plan.devices import findings
+from minizaya.plan.memory import activations, context_activations, optimizer_state, training_memory
+from minizaya.rl.advantage import mixed
+from minizaya.rl.curriculum import pass_rate
 from minizaya.rl.learner import micro_batches
 from minizaya.rl.loss import token_logprobs
 from minizaya.rl.mismatch import int8, low_precision
 from minizaya.rl.replay import unpack_routes
 from minizaya.rl.rollout import Rollout
+from minizaya.serve.checks import Wrong
+from minizaya.serve.formats import ChatFormat
+from minizaya.serve.messages import read_messages, read_tools
+from minizaya.serve.protocol import answer_by_rsa, chunks, message_of, read_request, reason, usage_of
+from minizaya.serve.telling import held_back
 from minizaya.train import checkpoint, stages
 from minizaya.train.loop import Recipe, Trainer, interrupts
 from minizaya.train.muon import Muon
@@ -237,6 +247,18 @@ def test_what_is_recorded_is_ones_own_beside_others_who_record_nothing():
         found.append(engine.take(own))
     assert found[0].tokens == found[1].tokens and torch.equal(found[0].routes, found[1].routes)
     assert found[0].logprobs == pytest.approx(found[1].logprobs, abs=1e-5)
+
+
+def test_an_engine_answers_in_eval_mode_and_gives_the_mode_back():
+    model, seen = tiny().train(), []
+    model.layers[1].eval()
+    model.norm.register_forward_hook(lambda module, args, out: seen.append(any(m.training for m in model.modules())))
+    engine = Engine(model, slots=1, size=9, compiled=False)
+    number = engine.submit([3, 4], 3, record=True)
+    while engine.busy:
+        engine.step()
+    assert seen == [False] * 3 and model.training and model.layers[0].training and not model.layers[1].training
+    assert engine.take(number).routes.dtype == torch.int16
 
 
 def asked(monkeypatch, answer, **settings):
@@ -471,6 +493,11 @@ def test_each_row_has_a_scale_of_its_own():
     assert torch.allclose(int8(weight), weight, rtol=0, atol=4) and float((int8(weight) - weight)[1].abs().max()) < 4e-6
 
 
+def test_figures_at_their_far_ends():
+    assert pass_rate(9, 1, 0.1) < 1e-20 and pass_rate(1, 9, 0.1) == 1.0
+    assert mixed(torch.tensor([[0.0, -1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.5]])).tolist() == [True, False, False, True]
+
+
 def test_a_row_that_is_too_long_is_a_batch_of_its_own():
     rows = [Rollout([5] * n, [6], [-1.0], [0], torch.zeros(n + 1, 2, dtype=torch.int16), {}) for n in (1, 9, 2, 8)]
     assert micro_batches(rows, 6, price=0) == [[0], [2], [3], [1]]
@@ -541,3 +568,102 @@ def test_minutes_of_a_stage_have_a_tenth(tmp_path):
 def test_the_smallest_stand_in():
     least = StandIn(BYTES.vocab_size)
     assert least.decode([0, 65]) == "\0A" and StandIn(BYTES.vocab_size + 1).decode([BYTES.vocab_size]) == "[264]"
+
+
+# ---- serve and plan --------------------------------------------------------------------------------------------------
+
+
+def read(size=400, **given):
+    return read_request({"messages": [{"role": "user", "content": "hi"}]} | given, ChatFormat(BYTES), size)
+
+
+def test_parts_of_a_message_are_one_text_and_thoughts_one_thought():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert read_messages({"messages": [{"role": "user", "content": parts}]}) == [{"role": "user", "content": "ab"}]
+    thought = {"role": "assistant", "content": "c", "reasoning_content": "a", "reasoning": "a"}
+    assert read_messages({"messages": [thought]})[0]["reasoning_content"] == "a"
+    with pytest.raises(Wrong, match="two names of one thing"):
+        read_messages({"messages": [thought | {"reasoning": "b"}]})
+
+
+def test_each_tool_has_a_name_of_its_own():
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g", "g")]
+    for choice, told in (("auto", tools[:2]), ("none", [])):
+        assert read_tools({"tools": tools[:2], "tool_choice": choice}) == told
+    for twice in (tools, tools[1:]):
+        with pytest.raises(Wrong, match="there is a function 'g' already"):
+            read_tools({"tools": twice})
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    assert read_messages({"messages": [{"role": "assistant", "tool_calls": [call]}]})[0]["tool_calls"][0] == call | {
+        "function": {"name": "f", "arguments": {}}}
+
+
+def test_what_a_request_may_ask_for():
+    assert len({read().seed for _ in range(5)}) == 5 and read(seed=3).seed == 3
+    taken = len(read().prompt)
+    for left, given, room in ((1, {}, 1), (9, {"max_completion_tokens": 4}, 4), (2, {"max_tokens": 9}, 2)):
+        assert read(taken + left, **given).room == room
+    with pytest.raises(Wrong, match=f"the longest text is {taken}"):
+        read(taken)
+    assert read(stop=["a", "b", "c", "d"]).stop == ("a", "b", "c", "d") and not read(stream=True).usage
+    assert not read(stream=True, stream_options={"include_obfuscation": True}).usage
+    rsa = {"N": 2, "C": 2, "T": 1, "beta": 20, "tau": 10}
+    least = next(size for size in range(taken, 1200) if fits(size, rsa))
+    form = read(least, rsa=rsa)
+    assert len(form.aggregate(form.prompt, [[65] * 10] * 2)) + 20 == least, "the last token is used, too"
+
+
+def fits(size, rsa):
+    try:
+        return bool(read(size, rsa=rsa))
+    except Wrong:
+        return False
+
+
+@pytest.mark.parametrize("trace, finish", [([65, 66], "length"), ([65, None], "stop"), ([], "length")])
+def test_a_trace_of_rsa_has_ended_where_its_last_token_says_so(trace, finish):
+    form, asked = ChatFormat(BYTES), read(900, rsa={"N": 1, "C": 1, "T": 0, "beta": 20, "tau": 10})
+    written = [form.stop[0] if token is None else token for token in trace]
+    assert answer_by_rsa(asked, form, lambda prompts, most: [written])[1:] == (finish, len(trace))
+
+
+def test_the_answer_of_most_traces_is_the_reply():
+    form, asked = ChatFormat(BYTES), read(900, rsa={"N": 3, "C": 1, "T": 0, "beta": 20, "tau": 10})
+    traces = [[*BYTES.encode(f"{said}</think>{said}", allow_special=True), form.stop[0]] for said in "abb"]
+    reply, finish, count = answer_by_rsa(asked, form, lambda prompts, most: traces)
+    assert (reply.content, finish, count) == ("b", "stop", 12)
+
+
+def test_what_may_become_a_stop_is_held_back():
+    for end, held in (("ab", 2), ("xa", 1), ("abx", 0), ("b", 0), ("xab", 2), ("x\ufffd", 1)):
+        assert held_back(end, ("abc", "q")) == held, end
+
+
+def test_what_an_answer_says():
+    call = ToolCall("f", {})
+    assert usage_of(3, 4) == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert (reason("length", True), reason("stop", True), reason("stop", False)) == ("length", "tool_calls", "stop")
+    assert message_of(Reply("", ""))["content"] == "" and message_of(Reply("", "", [call]))["content"] is None
+    assert [one["index"] for one in message_of(Reply("", "x", [call, call]))["tool_calls"]] == [0, 1]
+    told = chunks("m")(usage=usage_of(0, 0))
+    assert told["choices"] == [] and told["usage"]["total_tokens"] == 0 and "usage" not in chunks("m")(0, {})
+
+
+def test_what_is_run_again_keeps_one_layers_neighbours():
+    config, layout = mz.ZayaConfig.preset("nano"), Layout(cp=2)
+    for again, layers in ((True, 1), (False, 4)):
+        held = training_memory(config, 1, 64, recompute=again, layout=layout)
+        beside = context_activations(config, 1, 64, 2, "bfloat16")
+        assert held["activations"] == activations(config, 1, 32, "bfloat16", again) + layers * beside
+        assert held["optimizer"] == optimizer_state(config, layout=layout) + 4 * held["weights"] // 2
+        wide = training_memory(config, 1, 64, "float32", layout=layout)["optimizer"]
+        assert wide == optimizer_state(config, layout=layout), "float32 weights are their own"
+        total, overhead = held.pop("sum"), held.pop("overhead")
+        assert overhead == round(0.1 * sum(held.values())) and total == overhead + sum(held.values())
+
+
+def test_four_of_a_nodes_eight_have_three_links():
+    said = {(one["rule"], one["what"]): one for one in findings(mz.ZayaConfig(), Layout(dp=4, ep=8))}
+    four, eight = (said["whole nodes of 8", name] for name in ("dp", "ep"))
+    assert eight["ok"] and not four["ok"] and "at best 3 of a GPU's 7 links" in four["said"]
+    assert [one["ok"] for one in findings(mz.ZayaConfig(head_dim=96)) if one["what"] == "head_dim"] == [False]
