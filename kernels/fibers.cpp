@@ -29,7 +29,11 @@ extern char __stop_mz_lds[] __attribute__((weak, visibility("hidden")));
 
 namespace fibers {
 
+#ifdef MZ_TRACE
+Block* block;
+#else
 __thread Block* block;
+#endif
 const size_t STACK = 32 << 10;   // small, so that a block's fibers stay in the cache
 
 // ---- switching from one stack to another ------------------------------------------------------------------------------

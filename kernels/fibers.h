@@ -51,7 +51,11 @@ struct Block {
   char error[512];
 };
 
+#ifdef MZ_TRACE   // a traced launch uses one thread of the machine, and looking for a thread's own is slow
+extern Block* block;
+#else
 extern __thread Block* block;   // trap: never initial-exec, which would squeeze all LDS into the small static TLS block
+#endif
 
 void barrier(const char* file, int line);
 struct Seen { const Word (*slot)[2]; uint64_t present; };

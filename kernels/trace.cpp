@@ -74,10 +74,10 @@ static bool within(uintptr_t address, const void* start, size_t bytes) {
   return address >= (uintptr_t)start && address < (uintptr_t)start + bytes;
 }
 
-// The runtime's own memory, which the kernel's code touches on the way: stacks, thread numbers, slots of a wave.
+// The runtime's own memory, which the kernel's code touches on the way: thread numbers, slots of a wave.
 static bool ours(uintptr_t address) {
   fibers::Block& b = *fibers::block;
-  return within(address, b.stacks, fibers::STACK * b.threads) || within(address, &b, sizeof b) ||
+  return within(address, &b, sizeof b) ||
          within(address, b.thread, sizeof(fibers::Thread) * b.threads) ||
          within(address, b.wave, sizeof(fibers::Meeting) * ((b.threads + MZ_WAVE - 1) / MZ_WAVE)) ||
          within(address, b.team, sizeof(fibers::Meeting) * ((b.threads + 63) / 64)) ||
@@ -109,6 +109,7 @@ static void outside(uintptr_t address, size_t bytes, Kind kind, uint64_t instruc
 void note(uintptr_t address, size_t bytes, Kind kind, void* return_address) {
   if (!active || !fibers::block) return;
   fibers::Block& b = *fibers::block;
+  if (within(address, b.stacks, fibers::STACK * b.threads)) return;   // most accesses: a thread's own variables
   uint64_t instruction = (uintptr_t)return_address - 1 - library_start;
   Range* range = nullptr;
   uint16_t number = 0;

@@ -25,8 +25,8 @@ TARGETS = ("cpu", "trace", "gfx942", "sm_90")
 CPU = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-unknown-pragmas", "-DMZ_CPU"]
 # trap: without -ffp-contract=off a compiler fuses a * b + c where it likes, and no two targets round alike
 FLAGS = {
-    "cpu": [*CPU, "-O3", "-march=native", "-ffp-contract=off"],
-    "trace": [*CPU, "-O1", "-g", "-ffp-contract=off", "-DMZ_TRACE"],
+    "cpu": [*CPU, "-O1", "-march=native", "-ffp-contract=off"],
+    "trace": [*CPU, "-O1", "-g1", "-ffp-contract=off", "-DMZ_TRACE"],
     "gfx942": ["-x", "hip", "--offload-arch=gfx942", "--cuda-device-only", "-nogpuinc", "-nogpulib", "-nostdinc",
                "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-mcode-object-version=5", "-DMZ_BARE"],
     "sm_90": ["-x", "cu", "-std=c++17", "-O3", "-fmad=false", "-arch=sm_90", "-cubin"],

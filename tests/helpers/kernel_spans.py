@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minizaya import hip
-
 
 @dataclass
 class Span:
@@ -54,26 +52,3 @@ def about(value: Tensor, tolerance: float = 1e-5) -> Span:
     value = value.double()
     off = tolerance * (1 + value.abs())
     return Span(value - off, value + off)
-
-
-def caught(bug: tuple[str, str, str], name: str, checks, ways, without: tuple[str, ...] = ()) -> None:
-    """Plants a bug in a kernel's text and asserts that some check fails, on some of the ways to run it.
-
-    bug: (old text, which must stand there once; new text; why it is wrong). checks(run): raises AssertionError or
-    KernelError when the kernel is wrong. without: lines to leave out, of kernels that no check runs: it builds faster.
-    """
-    old, new, why = bug
-    text = (hip.KERNELS / name / f"{name}.hip").read_text()
-    if old not in text:                           # a bug in what the kernels share
-        text = text.replace('#include "gemm.h"\n', (hip.KERNELS / "gemm.h").read_text())
-    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
-    text = text.replace(old, new)
-    for line in without:
-        text = text.replace(line + "\n", "\n")
-    for target, wave, order in ways:
-        try:
-            with hip.order(order):
-                checks(hip.launcher(target, wave, text))
-        except (AssertionError, hip.KernelError):
-            return
-    raise AssertionError(f"nobody noticed: {why}")

@@ -39,36 +39,3 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, what: str = "") -> Non
         raise AssertionError(
             f"{what}: {int(wrong.sum())} of {wrong.numel()} differ; at {at} {wide[at]} instead of {right[at]}"
         )
-
-
-def assert_caught(name: str, bugs, everything, wanted, without=()) -> list[str]:
-    """Plants each (old, new, why) in the kernel's text and runs `everything(launcher)`, which gives tensors one by one,
-    on the CPU and under the tracer. Returns the whys of those that neither raise an error nor change a result.
-    without: lines of the text that are left out, so that only what runs is built."""
-    text = (hip.KERNELS / name / f"{name}.hip").read_text()
-    for header in sorted((hip.KERNELS / name).glob("*.h")):
-        text = text.replace(f'#include "{name}/{header.name}"\n', header.read_text())
-    for line in without:
-        assert line in text, f"{line!r} is not in {name}.hip"
-        text = text.replace(line, "")
-    survived, ways = [], (("trace", 64, "reverse"), ("cpu", 32, "7"))
-    assert not notices(text, ways[0], everything, wanted), f"{name}: wrong before any bug is planted"
-    for old, new, why in bugs:
-        times = text.count(old)
-        assert times == 1, f"{old!r} occurs {times} times in {name}.hip; the table must follow the code"
-        planted = text.replace(old, new)
-        if not any(notices(planted, way, everything, wanted) for way in ways):
-            survived.append(why)
-    return survived
-
-
-def notices(text: str, way, everything, wanted) -> bool:
-    target, wave, order = way
-    try:
-        with hip.order(order):
-            got = everything(hip.launcher(target, wave, text))
-        for x, right in zip(got, wanted, strict=True):
-            assert_close(x, right)
-    except (hip.KernelError, AssertionError):
-        return True
-    return False

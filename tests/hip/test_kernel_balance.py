@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_tools import WAYS, assert_close, every_way, needs_compiler, run
+import planted
+from kernel_tools import assert_close, every_way, needs_compiler, run
 from minizaya import hip
 from minizaya.arch.balance import AdamWBalancer
 
@@ -85,15 +86,6 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("old,new,why", BUGS, ids=[why.replace(" ", "_") for *_, why in BUGS])
-def test_planted_bugs_are_caught(old, new, why):
-    text = (hip.KERNELS / "balance" / "balance.hip").read_text()
-    assert text.count(old) == 1
-    for target, wave, order in WAYS[3:] + WAYS[:3]:     # the tracer first: it stops a wild write before it happens
-        launcher = hip.launcher(target, wave, text.replace(old, new))
-        with hip.order(order):
-            try:
-                compare(partial(balance.launch, launcher), 3, 5)
-            except (hip.KernelError, AssertionError):
-                return
-    pytest.fail(f"nobody saw it: {why}")
+@planted.each(BUGS)
+def test_planted_bugs_are_caught(bug):
+    planted.caught("balance", BUGS, bug, lambda launcher: compare(partial(balance.launch, launcher), 3, 5))

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_spans import about, caught
+import planted
+from kernel_spans import about
 from kernel_tools import WAYS, assert_close, both_types, every_way, needs_compiler, run
 from minizaya import hip
 
@@ -176,10 +177,10 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=[why for *_, why in BUGS])
+@planted.each(BUGS)
 def test_planted_bugs(bug):
     def checks(run):
         check_group(run, torch.arange(4200) % 4, 3)      # more than a block loads at once
         check_stages(run, *inputs(69, 9, 6, 2, torch.bfloat16))
         check_stages(run, *inputs(200, 40, 5, 1, torch.float32))       # more than a tile's tokens, several steps
-    caught(bug, "moe", checks, [WAYS[3], WAYS[0]])   # traced first: it stops before a wild write happens
+    planted.caught("moe", BUGS, bug, checks, [WAYS[3], WAYS[0]])

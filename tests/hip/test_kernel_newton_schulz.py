@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_spans import caught
+import planted
 from kernel_tools import WAYS, assert_close, both_types, every_way, needs_compiler, run
 from minizaya import hip
 from minizaya.train.muon import COEFFICIENTS, matched
@@ -145,11 +145,11 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=[why for *_, why in BUGS])
+@planted.each(BUGS)
 def test_planted_bugs(bug):
     def checks(run):
         check_scaled(run, matrices(1, 70, 66, torch.float32))
         check_products(run, matrices(1, 66, 5, torch.bfloat16))
         check_products(run, matrices(1, 8, 24, torch.float32))
         check_products(run, matrices(1, 140, 70, torch.float32))
-    caught(bug, "newton_schulz", checks, [WAYS[3], WAYS[0]])   # traced first: it stops before a wild write happens
+    planted.caught("newton_schulz", BUGS, bug, checks, [WAYS[3], WAYS[0]])

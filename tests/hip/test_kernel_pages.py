@@ -24,7 +24,7 @@ from minizaya.train import muon
 
 pytestmark = pytest.mark.skipif(not shutil.which("clang++-19") or not shutil.which("g++"),
                                 reason="the numbers are those of clang 19 and of the tracer, which needs g++")
-TABLES = ("BUGS", "ANY", "FULL")
+TABLES = ("BUGS", "ANY", "FULL", "EARLY")
 TOKENS = report.TOKENS
 
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel_tools import WAYS, every_way, needs_compiler, run
+import planted
+from kernel_tools import every_way, needs_compiler, run
 from minizaya import hip
 from minizaya.rl.replay import pack_routes
 
@@ -126,17 +127,10 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("old,new,why", BUGS, ids=[why.replace(" ", "_") for *_, why in BUGS])
-def test_planted_bugs_are_caught(old, new, why):
-    text = (hip.KERNELS / "route_tape" / "route_tape.hip").read_text()
-    assert text.count(old) == 1
-    for target, wave, order in WAYS[3:] + WAYS[:3]:     # the tracer first: it stops a wild write before it happens
-        launcher = hip.launcher(target, wave, text.replace(old, new))
-        with hip.order(order):
-            try:
-                for size in SIZES:
-                    check(launcher, size, torch.int64)
-                check(launcher, (200, 40, 7, 40), torch.int16)
-            except (hip.KernelError, AssertionError):
-                return
-    pytest.fail(f"nobody saw it: {why}")
+@planted.each(BUGS)
+def test_planted_bugs_are_caught(bug):
+    def checks(launcher):
+        for size in SIZES:
+            check(launcher, size, torch.int64)
+        check(launcher, (200, 40, 7, 40), torch.int16)
+    planted.caught("route_tape", BUGS, bug, checks)

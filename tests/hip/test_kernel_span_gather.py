@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import planted
 from kernel_tools import WAYS, every_way, needs_compiler, run
 from minizaya import hip
 from minizaya.data.pack import IGNORE, lay_out, pack
@@ -148,16 +149,9 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("old,new,why", BUGS, ids=[why.replace(" ", "_") for *_, why in BUGS])
-def test_planted_bugs_are_caught(old, new, why):
-    text = (hip.KERNELS / "span_gather" / "span_gather.hip").read_text()
-    assert text.count(old) == 1
-    for target, wave, order in WAYS[3:] + WAYS[:3]:     # the tracer first: it stops a wild write before it happens
-        launcher = hip.launcher(target, wave, text.replace(old, new))
-        with hip.order(order):
-            try:
-                for size in SIZES:
-                    check(launcher, size, torch.int64)
-            except (hip.KernelError, AssertionError):
-                return
-    pytest.fail(f"nobody saw it: {why}")
+@planted.each(BUGS)
+def test_planted_bugs_are_caught(bug):
+    def checks(launcher):
+        for size in SIZES:
+            check(launcher, size, torch.int64)
+    planted.caught("span_gather", BUGS, bug, checks)
