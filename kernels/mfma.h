@@ -19,6 +19,14 @@ DEVICE f32x16 operator+(f32x16 acc, float x) {
   for (int r = 0; r < 16; r++) acc[r] += x;
   return acc;
 }
+DEVICE f32x16 operator+(f32x16 acc, f32x16 x) {
+  for (int r = 0; r < 16; r++) acc[r] += x[r];
+  return acc;
+}
+DEVICE f32x16 operator*(f32x16 acc, float x) {
+  for (int r = 0; r < 16; r++) acc[r] *= x;
+  return acc;
+}
 #endif
 
 // What one lane brings to one step: `Mfma<T>::K` long inner axis, `PER` values a lane.

@@ -70,12 +70,17 @@ template <int N, class T> DEVICE void load(Head<T>& lds, const Inputs<T>& in, co
 template <class T> struct Coming {
   static constexpr int A_ROW = WIDEST / 4, AT_ONCE = THREADS / A_ROW, TURNS = (ROWS + HALO + AT_ONCE - 1) / AT_ONCE;
   floats<sizeof(T)> z[TURNS];                   // the bits of four each. trap: a struct carried over a barrier goes to scratch
+  unsigned first, last;                         // bytes to its numbers, and to those of the last turn: rows that exist
 
-  DEVICE void fetch(const T* from, int width) {   // from: of the first token
+  DEVICE Coming(int width) {
     int row = threadIdx.x / A_ROW, column = threadIdx.x % A_ROW * 4;
+    first = (row * width + column) * sizeof(T);
+    last = (at_most(row + (TURNS - 1) * AT_ONCE, ROWS + HALO - 1) * width + column) * sizeof(T);
+  }
+  DEVICE void fetch(const T* from, int width) {   // from: of the first token
 #pragma unroll
     for (int i = 0; i < TURNS; i++)
-      z[i] = bits_as<floats<sizeof(T)>>(*(const vec<T, 4>*)(from + (unsigned)(at_most(row + i * AT_ONCE, ROWS + HALO - 1) * width + column)));
+      z[i] = bits_as<floats<sizeof(T)>>(*(const vec<T, 4>*)((const char*)from + (i < TURNS - 1 ? first + i * AT_ONCE * width * (unsigned)sizeof(T) : last)));
   }
   DEVICE void put(Head<T>& lds) const {
     int row = threadIdx.x / A_ROW, column = threadIdx.x % A_ROW * 4;
@@ -109,14 +114,13 @@ DEVICE void depthwise(Head<T>& lds, const vec<T, M>& filter_bias, const vec<T, 2
     floats<M> z = widened(*(const vec<T, M>*)&lds.z[top + i + 1][c]), u = fma_of(tap1, z, bias);
     bool begins = BORDERS && borders >> i & 1;
     if (!begins) u = fma_of(tap0, z_before, u);
-    vec<T, 2 * M> both;
+    vec<vec<T, 2>, M> both;                     // whole words: taken apart, they would be put together again by two instructions
 #pragma unroll
     for (int j = 0; j < M; j++) {
       u[j] = nearest<T>(u[j]);
-      vec<T, 2> two = side_by_side<T>(begins ? bias[j] : late[j], u[j]);
-      both[2 * j] = two[0], both[2 * j + 1] = two[1];
+      both[j] = side_by_side<T>(begins ? bias[j] : late[j], u[j]);
     }
-    if (i > 0) *(vec<T, 2 * M>*)&lds.mixed[top + i - 1][2 * c] = both;
+    if (i > 0) *(vec<T, 2 * M>*)&lds.mixed[top + i - 1][2 * c] = bits_as<vec<T, 2 * M>>(bits_as<floats<M * sizeof(T) / 2>>(both));
     late = u, z_before = z;
   }
 }
@@ -154,6 +158,22 @@ DEVICE void grouped(f32x16& acc, const Head<T>& lds, bytes16 (&weights)[16], con
   }
 }
 
+// This lane's column of half the identity, four rows a step. Two neighbours of a column are chosen at once, as bits: number by
+// number it would be a hundred instructions.
+template <class T> DEVICE void half_identity(vec<T, 4> (&half)[4]) {
+  constexpr int WORDS = sizeof(T) / 2;          // in two T's
+  int lane = threadIdx.x % 64, at = lane % 32 - lane / 32 * 4;
+  vec<T, 2> pair = {{from_float<T>(at & 1 ? 0.f : 0.5f), from_float<T>(at & 1 ? 0.5f : 0.f)}};
+  vec<unsigned, WORDS> bits = bits_as<vec<unsigned, WORDS>>(pair);
+#pragma unroll
+  for (int step = 0; step < 4; step++) {
+    vec<unsigned, 2 * WORDS> words;
+#pragma unroll
+    for (int i = 0; i < 2 * WORDS; i++) words[i] = (at & ~1) == step * 8 + i / WORDS * 2 ? bits[i % WORDS] : 0u;
+    half[step] = bits_as<vec<T, 4>>(words);
+  }
+}
+
 // acc += z / 2 of this thread's column: a product with half the identity, which costs no vector instruction.
 template <class T> DEVICE void add_half(f32x16& acc, const Head<T>& lds, const vec<T, 4> (&half)[4]) {
   int lane = threadIdx.x % 64;
@@ -168,24 +188,31 @@ template <class T> DEVICE void add_half(f32x16& acc, const Head<T>& lds, const v
 template <bool FULL, class T> DEVICE void shift_values(const Inputs<T>& in, const Shape& s, T* v, int batch, int first, int head, int borders) {
   constexpr int M = FULL ? 2 : 1, AT_ONCE = FULL ? EACH : 1;
   int half = s.kv_heads * s.dim / 2, top = team() * EACH;
+  int begins = borders | (s.steps == 1 ? -1 : first + top == 0 ? 2 : 0);      // bit row + 1, with the first token of all
 #pragma unroll 1
   for (int turn = 0; turn < (FULL ? 1 : s.dim > 64 ? 2 * EACH : EACH); turn++) {
-    int own = threadIdx.x % 64 * M + turn / EACH * 64, c = head * s.dim + at_most(own, s.dim - M), back = c < half ? 0 : s.width();
+    int own = threadIdx.x % 64 * M + turn / EACH * 64, c = head * s.dim + at_most(own, s.dim - M);
+    unsigned own_row = c < half ? s.width() : 0;        // from the row before, which all lanes share: what lies in their own row
     vec<T, M> value[AT_ONCE];
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {         // all loads, then all stores
       int row = turn % EACH + i, token = at_most(first + top + row, s.steps - 1);
-      bool starts = token == 0 || borders >> (row + 1) & 1;
-      const T* from = in.packed + ((size_t)batch * s.steps + token) * s.width() + s.channels() + c - (starts ? 0 : back);
-      if (starts && back && in.before) from = in.before + (size_t)batch * half + c - half;
-      value[i] = *(const vec<T, M>*)from;
+      int starts = begins >> (row + 1) & 1;     // reckoned with: as a question it would cost vector instructions
+      const T* line = in.packed + ((size_t)batch * s.steps + token - 1 + starts) * s.width() + s.channels();
+      value[i] = *(const vec<T, M>*)(line + ((unsigned)c + (own_row & (unsigned)(starts - 1))));
+    }
+    if (begins) {                               // rare: what comes before a beginning
 #pragma unroll
-      for (int j = 0; j < M; j++)
-        if (starts && back && !in.before) value[i][j] = from_float<T>(0.f);
+      for (int i = 0; i < AT_ONCE; i++) {
+        if (c < half || !(begins >> (turn % EACH + i + 1) & 1)) continue;
+        if (in.before) value[i] = *(const vec<T, M>*)(in.before + (size_t)batch * half + c - half);
+#pragma unroll
+        for (int j = 0; j < M && !in.before; j++) value[i][j] = from_float<T>(0.f);
+      }
     }
 #pragma unroll
     for (int i = 0; i < AT_ONCE && own < s.dim && first + top + turn % EACH + i < s.steps; i++)
-      *(vec<T, M>*)(v + ((size_t)batch * s.steps + first + top + turn % EACH + i) * 2 * half + c) = value[i];
+      *(vec<T, M>*)(v + ((size_t)batch * s.steps + first + top + turn % EACH + i) * 2 * half + (unsigned)c) = value[i];
   }
 }
 
@@ -194,7 +221,7 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
   if (FULL) s.dim = WIDEST, s.rotary = WIDEST / 2;     // numbers that the compiler knows
   int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
   int lane = threadIdx.x % 64, column = team() * 32 + lane % 32, mine = at_most(column, s.dim - 1);
-  int borders = borders_of(in, s, batch, first), token = first + threadIdx.x / 8;
+  int borders = same_in_wave(borders_of(in, s, batch, first)), token = first + threadIdx.x / 8;
   if (!BACK) shift_values<FULL>(in, s, out.v, batch, first, kv_head, borders);
   bool inner = FULL && first >= HALO && first + ROWS <= s.steps, works = FULL || team() * 32 < s.dim;
   size_t row = (size_t)batch * s.steps + first;
@@ -204,30 +231,32 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
   constexpr int M = FULL ? 2 : 1;
   int own = threadIdx.x % 64 * M;               // the first of the columns that it walks
   vec<T, 4> half[4];
-#pragma unroll
-  for (int i = 0; i < 16; i++) half[i / 4][i % 4] = from_float<T>(i / 4 * 8 + lane / 32 * 4 + i % 4 == lane % 32 ? 0.5f : 0.f);
+  half_identity(half);
   f32x16 keys = mfma_zero(), half_key = mfma_zero(), queries = mfma_zero();    // y of k, k0 / 2, and the sum of all q0 / 2
-  Coming<T> coming;
+  Coming<T> coming(s.width());
   const T* tile = in.packed + ((size_t)batch * s.steps + first - HALO) * s.width();
   if (inner) coming.fetch(tile + (s.heads + kv_head) * s.dim, s.width());
-  for (int member = -1; member < group; member++) {                            // -1 is the key head
-    int head = member < 0 ? s.heads + kv_head : kv_head * group + member, channel = head * s.dim;
-    const T* weight_row = in.grouped + (size_t)(channel + mine) * s.dim * 2;
-    bytes16 weights[16];
+  const T* weight_row;
+  bytes16 weights[16];
+  float bias;
+  auto prepare = [&](int head, int next) {      // u of one head into LDS, its weights and z of the next one on their way
+    int channel = head * s.dim;
+    weight_row = in.grouped + (size_t)channel * s.dim * 2 + (unsigned)(mine * s.dim * 2);    // what all lanes share, then a lane's own
     vec<T, M> filter_bias;
     vec<T, 2 * M> taps;
     auto fetch_filters = [&](int c) {
-      filter_bias = *(const vec<T, M>*)(in.depthwise_bias + channel + at_most(c, s.dim - M));
-      taps = *(const vec<T, 2 * M>*)(in.depthwise + (channel + at_most(c, s.dim - M)) * 2);
+      unsigned there = at_most(c, s.dim - M);
+      filter_bias = *(const vec<T, M>*)(in.depthwise_bias + channel + there);
+      taps = *(const vec<T, 2 * M>*)(in.depthwise + channel * 2 + there * 2);
       if (c >= s.dim) filter_bias[0] = taps[0] = taps[1] = from_float<T>(0.f);      // so u is zero past the last channel
     };
     fetch_filters(own);
     if (FULL) fetch_weights(weights, weight_row, 0);
-    float bias = to_float(in.grouped_bias[channel + mine]);
+    bias = to_float((in.grouped_bias + channel)[(unsigned)mine]);
     if (inner) coming.put(lds);
     else load<FULL ? 4 : 1>(lds, in, s, batch, first, channel);
     __syncthreads();                            // z is there, and everyone has done with turned
-    if (inner && member + 1 < group) coming.fetch(tile + (kv_head * group + member + 1) * s.dim, s.width());
+    if (inner && next >= 0) coming.fetch(tile + next * s.dim, s.width());
 #pragma unroll 1
     for (int c = own; c < WIDEST; c += 64 * M) {
       if (c != own) fetch_filters(c);
@@ -235,24 +264,24 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
       else depthwise<true, M>(lds, filter_bias, taps, c, borders);
     }
     __syncthreads();
-    if (member < 0) {
-      if (works) grouped<FULL>(keys, lds, weights, weight_row, s);
-      if (works) add_half(half_key, lds, half);
-      keys = keys + bias;
-      __syncthreads();                          // everyone has read z, whose place the next one takes
-      continue;
-    }
-    f32x16 x = half_key;
+  };
+  prepare(s.heads + kv_head, kv_head * group);  // apart from the queries: in their loop, all sums would be copied at each turn
+  if (works) grouped<FULL>(keys, lds, weights, weight_row, s);
+  if (works) add_half(half_key, lds, half);
+  keys = keys + bias;
+  __syncthreads();                              // everyone has read z, whose place the next one takes
+  for (int head = kv_head * group; head < kv_head * group + group; head++) {
+    prepare(head, head + 1 < kv_head * group + group ? head + 1 : -1);
+    int channel = head * s.dim;
+    f32x16 x = half_key + bias;
     if (works) grouped<FULL>(x, lds, weights, weight_row, s);
     if (works) add_half(x, lds, half);
     if (works) add_half(queries, lds, half);
-    x = x + bias;
     finish<FULL, BACK, T>(lds, angles, s, x, 1.f, {BACK ? out.d_q + row * q_row + channel : nullptr,
                                                    BACK ? out.dy + row * s.channels() + channel : out.q + row * q_row + channel,
                                                    q_row, BACK ? s.channels() : q_row, count});
   }
-#pragma unroll
-  for (int r = 0; r < 16; r++) keys[r] += queries[r] * (1.f / group) + half_key[r];
+  keys = keys + (queries * (1.f / group) + half_key);
   float d_scale = finish<FULL, BACK, T>(lds, angles, s, keys, to_float(in.temperature[kv_head]),
                                         {BACK ? out.d_k + row * k_row + kv_head * s.dim : nullptr,
                                          BACK ? out.dy + row * s.channels() + q_row + kv_head * s.dim : out.k + row * k_row + kv_head * s.dim,

@@ -62,8 +62,9 @@ DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* dept
     }
   }
   __syncthreads();                              // everyone has read mixed, whose place du takes
+  float (*first_row)[WIDEST + 4] = lds.du + mfma_row(0, lane);
 #pragma unroll
-  for (int r = 0; r < 16; r++) lds.du[mfma_row(r, lane)][column] = acc[r];
+  for (int r = 0; r < 16; r++) first_row[mfma_row(r, 0)][column] = acc[r];
   __syncthreads();
 
   int half = s.kv_heads * s.dim / 2, group = s.heads / s.kv_heads, kv_head = head < s.heads ? head / group : head - s.heads;

@@ -14,7 +14,7 @@ template <bool FULL, class T> struct Angles {
   // RoPE of 16 numbers, backwards with -1.
   DEVICE void turn(floats<4> (&y)[4], float way) const {
     floats<4> first = y[0], over = up * way;
-    y[0] = first * at - y[1] * over, y[1] = fma_of(first, over, y[1] * at);
+    y[0] = fma_of(y[1], over * -1.f, first * at), y[1] = fma_of(first, over, y[1] * at);
   }
   // The same of pair i of a row.
   template <class S> DEVICE void turn(float& y_a, float& y_b, const S* row, int i, int half, float way) const {
@@ -41,8 +41,12 @@ DEVICE float finish(Head<T>& lds, const Angles<FULL, T>& angles, const Shape& s,
   for (int p = 0; FULL && BACK && p < 4; p++)
     g[p] = widened(*(const vec<T, 4>*)(rows.gradient + (size_t)at_most(mine, rows.count - 1) * rows.gradient_stride + own * 4 + 32 * p));
   __syncthreads();                              // everyone has read mixed, whose place this takes
+  float (*top)[WIDEST + 4] = lds.turned + mfma_row(0, lane);     // the rows below it at distances that the compiler knows
 #pragma unroll
-  for (int r = 0; r < 16; r++) lds.turned[mfma_row(r, lane)][team() * 32 + lane % 32] = x[r];
+  for (int r = 0; r < 16; r++) {
+    top[mfma_row(r, 0)][team() * 32 + lane % 32] = x[r];
+    stay_in_order();                            // two stores made one would need an addition for their place
+  }
 #pragma unroll 1
   for (int i = 0; !FULL && BACK && i < EACH * 2; i++) {         // whole rows at a time, where z was
     int r = team() * EACH + i / 2, c = lane + i % 2 * 64;
@@ -80,7 +84,7 @@ DEVICE float finish(Head<T>& lds, const Angles<FULL, T>& angles, const Shape& s,
   float inward = square > TINY ? dot * inverse * inverse : 0.f;      // the part along x, which the norm takes away
 #pragma unroll
   for (int p = 0; FULL && mine < rows.count && p < 4; p++)
-    *(vec<T, 4>*)(rows.to + (size_t)mine * rows.stride + own * 4 + 32 * p) = narrowed<T>((BACK ? g[p] - y[p] * inward : y[p]) * (unit * scale));
+    *(vec<T, 4>*)(rows.to + (unsigned)(mine * rows.stride + own * 4 + 32 * p)) = narrowed<T>((BACK ? g[p] - y[p] * inward : y[p]) * (unit * scale));
   if (!FULL) {
 #pragma unroll 1
     for (int i = own; i < half; i += 8) {
