@@ -132,13 +132,15 @@ def build_cpu(path: Path, aside: Path, command: list[str], flags: list[str]) -> 
 
 def refuse_endless(listing: str) -> None:
     """Raises KernelError for a loop that has nothing in it: a jump to itself, where no call could stop it."""
-    lines, place = listing.splitlines(), None
+    lines, place, mark = listing.splitlines(), None, r"\t\.loc (\d+) (\d+)"
     for i, line in enumerate(lines):
         jump = re.match(r"\t(?:jmp|b)\t(\.L\w+)$", line)
         back = i - 1
         while jump and back and lines[back].startswith((".", "\t.")) and lines[back] != f"{jump[1]}:":
-            place, back = re.match(r"\t\.loc (\d+) (\d+)", lines[back]) or place, back - 1
+            place, back = re.match(mark, lines[back]) or place, back - 1
         if jump and lines[back] == f"{jump[1]}:":
+            # where the loop has no mark of its own, the last one above it
+            place = place or next((found for line in reversed(lines[:back]) if (found := re.match(mark, line))), None)
             file = re.search(rf'\t\.file {place[1]} ".*?([^"/]+)"\n', listing) if place else None
             where = f" at {file[1]}:{place[2]}" if file else ""
             raise KernelError(f"endless: a loop that nothing can end{where}")
