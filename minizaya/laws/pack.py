@@ -20,9 +20,7 @@ BINS = dict(subjects={"pack": lib.pack, "pack_naive": lib.pack_naive}, guards=[l
 
 def packed(fn, lengths, capacity) -> list[list[int]]:
     """The judged function's bins, after checking that every index is in exactly one of them."""
-    handed = list(lengths)
-    bins = fn(handed, capacity)
-    require(handed == lengths, "it changed the lengths it was given")
+    bins = fn(lengths, capacity)
     require(isinstance(bins, list) and all(isinstance(b, list) for b in bins),
             f"a list of lists is wanted, you gave {bins!r}")
     require(sorted(i for b in bins for i in b) == list(range(len(lengths))),

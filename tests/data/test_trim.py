@@ -96,7 +96,9 @@ def test_malformed_results_are_told():
     assert "is a `return` missing" in laws.judge("trim.fits", lambda c, b, t: None).message
     assert "no Trimmed" in laws.judge("trim.fits", lambda c, b, t: [1]).message
     assert "there is no action 'cut'" in laws.judge("trim.fits", by_tokens(lambda t, m, a, b: (t, m, "cut"))).message
-    assert "changed the conversation" in laws.judge("trim.fits", lambda c, b, t: (ap_trim(c, b, t), c.pop())[0]).message
+    assert "make a new list" in laws.judge("trim.fits", lambda c, b, t: (ap_trim(c, b, t), c.pop())[0]).message
+    longer = laws.judge("trim.fits", lambda c, b, t: (ap_trim(c, b, t), c[0].update(content="x"))[0])
+    assert "changed the conversation" in longer.message
 
 
 # ---- stages, errors, speed -------------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ WRONG = {
         lambda past, z: z[:, -past.shape[1]:] if past.shape[1] else past,
     ],
     "decoding.greedy_cached": [
-        (greedy_spoils, "it changed the prompt"),
+        (greedy_spoils, "make a new list instead"),
         greedy(tuple),
         (greedy(lambda got: [x - 11 for x in got]), "an id outside the vocabulary"),
         random_tokens,

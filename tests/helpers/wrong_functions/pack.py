@@ -42,7 +42,7 @@ WRONG = {
         one_more,
         as_tuples,
         (lambda n, c: pack.pack(n, c)[1:], "every index must be in one bin"),
-        (spoils_input, "it changed the lengths"),
+        (spoils_input, "make a new list instead"),
     ],
     "pack.fits": [
         all_in_one,

@@ -82,7 +82,7 @@ WRONG = {
     "rl.routes_as_bytes": [
         (tape(bytes_of=list), "bytes are wanted, you gave list"),
         remembered,
-        tape(routes_of=lambda routes: routes + 1),
+        (tape(routes_of=lambda routes: routes + 1), "the routes read back"),
     ],
     "rl.scheduler": [
         lambda level, highest, difficulty, rewards: scheduled(level, highest, level, rewards),

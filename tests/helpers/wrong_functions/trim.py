@@ -89,7 +89,8 @@ def shaped(change):
 
 def spoils_input(conversation, budget, tokenizer):
     got = ap_trim(conversation, budget, tokenizer)
-    conversation.append({"role": "user", "content": "and?"})
+    for message in conversation:   # the list of them stays as it was
+        message["content"] += "?"
     return got
 
 
