@@ -67,7 +67,6 @@ class RSAConfig:
         if self.tau > self.beta:
             raise ValueError(f"tau must be at most beta = {self.beta} (a tail is a part of a trace), got {self.tau}")
 
-
     def traces(self, t: int) -> int:
         """How many traces round t has."""
         return self.N if t < self.T or self.final_n is None else self.final_n
