@@ -172,8 +172,8 @@ def mix_far(changes, batch, steps, documents, seed):
 @example(dict(cca_time0=3, cca_time1=4), 2, 9, True, 1)
 @example(dict(cca_time0=3, cca_time1=4), 1, 2, False, 2)
 def test_queries_keys_and_values(changes, batch, steps, documents, seed):
-    """The same draws each time: where a head happens to be short the norm makes its roundings long, in the plain way as
-    well, and one draw in 300 is off by more."""
+    """The same draws each time: the temperature's gradient is one number, a sum that may cancel to a hundredth of its
+    terms and keeps their roundings, in the plain way as well; two draws of 600 are off by more."""
     assert mix_far(changes, batch, steps, documents, seed) < NEAR
 
 
