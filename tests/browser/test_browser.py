@@ -61,7 +61,10 @@ def opened(chromium, address, path="", **view):
 
 
 def idle(page):
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached")
+    # trap: a notebook whose kernel is still starting counts as idle, too, and "Run All Cells" then runs none
+    shown = ".jp-NotebookPanel:not(.lm-mod-hidden) "
+    page.wait_for_selector(shown + ".jp-Toolbar-kernelName >> text=ipykernel")
+    page.wait_for_selector(shown + ".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached")
 
 
 def lesson(page, name):
