@@ -40,14 +40,16 @@ class Cell:
 def document(path: Path) -> dict:
     """The notebook's JSON, sources joined. Raises ValueError, in words, when the file is none."""
     try:
+        if not path.is_file():       # a pipe would keep us waiting
+            raise ValueError("there is no such file")
         if path.stat().st_size > MOST:
             raise ValueError(f"it has more than {MOST >> 20} MiB: clear its outputs")
         text = path.read_text(encoding="utf-8-sig")
         if not text.strip():
             raise ValueError("it is empty")
         notebook = json.loads(text)
-        if not isinstance(notebook["cells"], list):
-            raise ValueError("its cells are no list")
+        if not isinstance(notebook.get("cells"), list):
+            raise ValueError("it has no list of cells")
         for cell in notebook["cells"]:
             if not isinstance(cell.get("metadata", {}), dict):
                 raise ValueError("the metadata of a cell are no object")

@@ -64,10 +64,11 @@ def found(folder: Path) -> tuple[list[Submission], list[Path]]:
 
 
 def notebooks(folder: Path) -> Iterator[Path]:
+    """Also what cannot be read, a link to nowhere, say: its student gets a verdict, and is not passed over."""
     for path in sorted(folder.rglob("*.ipynb")):
         inside = path.relative_to(folder).parts
         hidden = any(part.startswith(".") or part == "kept" for part in inside[:-1])     # kept: by `lessons --reset`
-        if path.is_file() and not hidden and len(inside) <= 4:
+        if not path.is_dir() and not hidden and len(inside) <= 4:
             yield path
 
 
@@ -101,7 +102,7 @@ def graded(submissions: list[Submission], limits: Limits = USUAL, workers: int =
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, encoding="utf-8")
     try:
         with tqdm(total=len(jobs), desc="grading", unit="notebook", disable=not bar, file=sys.stderr) as progress:
-            json.dump({"jobs": [[str(one.path.resolve()), one.lesson] for one in jobs], "limits": asdict(limits),
+            json.dump({"jobs": [[os.path.realpath(one.path), one.lesson] for one in jobs], "limits": asdict(limits),
                        "workers": workers, "part": part}, warden.stdin)
             warden.stdin.close()
             for line in warden.stdout:

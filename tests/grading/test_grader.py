@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -111,6 +112,9 @@ FILES = {"empty": "", "spaces": "  \n", "cut off": '{"cells": [{"cell_ty', "text
          "odd metadata": '{"cells": [{"cell_type": "code", "metadata": [], "source": []}]}',
          "brackets": json.dumps({"cells": [{"cell_type": "code", "metadata": {}, "source": "(" * 100_000}]})}
 
+NO_FILES = {"a link to nowhere": lambda path: path.symlink_to("gone.ipynb"), "a pipe": os.mkfifo,
+            "a link to itself": lambda path: path.symlink_to(path.name)}
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
@@ -129,6 +133,9 @@ def results(tmp_path_factory):
     (folder / "a file beside it" / "mine.py").write_text(HELPER)
     for student, content in FILES.items():
         hand_in(f"file: {student}", content)
+    for student, make in NO_FILES.items():
+        (folder / f"file: {student}").mkdir()
+        make(folder / f"file: {student}" / f"{NAME}.ipynb")
     for student, answer in HOSTILE.items():
         path = hand_in(f"cheat: {student}", {})
         path.write_text(json.dumps(notebook(answer.replace("HERE", repr(str(path))))))
@@ -168,7 +175,7 @@ def test_nothing_beyond_its_process_is_touched(results, student):
     assert what.startswith("PermissionError"), what
 
 
-@pytest.mark.parametrize("student", FILES)
+@pytest.mark.parametrize("student", [*FILES, *NO_FILES])
 def test_a_file_that_is_no_notebook_costs_only_itself(results, student):
     result = results[3][f"file: {student}"]
     assert {verdict["verdict"] for verdict in result["exercises"].values()} == {"wrong"}
@@ -176,7 +183,7 @@ def test_a_file_that_is_no_notebook_costs_only_itself(results, student):
 
 def test_everyone_is_in_the_report(results):
     everything, strangers, done, _ = results
-    wanted = {*HONEST, *(f"file: {name}" for name in FILES), *(f"cheat: {name}" for name in HOSTILE)}
+    wanted = {*HONEST, *(f"file: {name}" for name in (*FILES, *NO_FILES)), *(f"cheat: {name}" for name in HOSTILE)}
     assert {one.student for one, _ in done} == wanted
     (copy,) = [one for one in everything if one.of]
     assert copy.path.name == f"{NAME}-Copy1.ipynb" and copy.student == "right"
