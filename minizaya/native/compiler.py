@@ -108,14 +108,17 @@ def home() -> Path:
 
 
 def run(command: Iterable[str | Path]) -> None:
-    """Runs a compiler. Raises CompilerError, with what it said, when it fails or cannot be started."""
+    """Runs a compiler. Raises CompilerError when it fails or cannot be started: why, in the first line, then the command
+    and all that it said."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
     except OSError as error:
         raise CompilerError(f"the compiler did not start: {error}") from None
     if done.returncode:
-        raise CompilerError(f"the compiler refused: {' '.join(words)}\n{done.stderr.strip()}")
+        lines = done.stderr.split("\n")       # the first error is the reason, and warnings may stand before it
+        why = next((line for line in lines if "error" in line.lower()), done.stderr.strip().rpartition("\n")[2])
+        raise CompilerError(f"the compiler refused: {why.strip() or words[0]}\n{' '.join(words)}\n{done.stderr.strip()}")
 
 
 def shared(name: str, sources: list[Path]) -> Path | None:

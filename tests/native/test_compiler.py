@@ -80,6 +80,24 @@ def test_nothing_half_made_is_left(tmp_path, monkeypatch):
         compiler.run([tmp_path / "nobody"])
 
 
+def test_why_a_compiler_refused_is_its_first_line(tmp_path, monkeypatch):
+    """Whoever goes on without it says one line: the reason, not the command; a full disk for temporary files, say."""
+    refuses = tmp_path / "c++"
+    refuses.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 1 && exit\n"
+                       "echo 'a.cpp:1: warning: old' >&2; echo 'c++: fatal error: No space left on device' >&2\n"
+                       "echo 'compilation terminated.' >&2; exit 1\n")
+    refuses.chmod(0o755)
+    monkeypatch.setenv("CXX", str(refuses))
+    monkeypatch.setenv("MINIZAYA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler, "TROUBLE", ["before"])
+    (tmp_path / "a.cpp").write_text("int one;")
+    assert compiler.shared("room/thing.so", [tmp_path / "a.cpp"]) is None
+    assert compiler.TROUBLE[1:] == ["the compiler refused: c++: fatal error: No space left on device"]
+    with pytest.raises(compiler.CompilerError) as caught:
+        compiler.run([refuses, "a.cpp"])
+    assert str(caught.value).splitlines()[1:3] == [f"{refuses} a.cpp", "a.cpp:1: warning: old"]
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     """One clear line, and whoever can do without goes on without."""
     (tmp_path / "file").write_text("no folder")
