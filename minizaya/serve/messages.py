@@ -37,7 +37,9 @@ def checked_message(name: str, message: object, before: list[dict]) -> dict:
     only(name, said, {"role", "content", "name"} | USED.get(role, set()), "message")
     found = {"role": role, "content": checked_content(name, said.get("content", "" if role == "assistant" else None))}
     if "name" in said:
-        found["name"] = checked_content(f"{name}.name", said["name"])
+        if not isinstance(said["name"], str):
+            raise Wrong(f"{name}.name must be text, got {type(said['name']).__name__}", "messages")
+        found["name"] = said["name"]
     if "function_call" in said:
         raise Wrong(f"{name}: function_call is not supported; tool_calls is its new form", "messages")
     thought = {checked_content(f"{name}.{key}", said[key]) for key in ("reasoning_content", "reasoning") if key in said}
@@ -48,6 +50,9 @@ def checked_message(name: str, message: object, before: list[dict]) -> dict:
     if "tool_calls" in said:
         calls = typed(said, "tool_calls", list, [])
         checked = [checked_call(f"{name}.tool_calls[{j}]", call) for j, call in enumerate(calls)]
+        ids = [call["id"] for call in checked if call["id"]]
+        if len(set(ids)) < len(ids):       # whose answer would come back?
+            raise Wrong(f"{name}.tool_calls: each call needs an id of its own, got {brief(ids)}", "messages")
         found |= {"tool_calls": checked} if checked else {}
     if "tool_call_id" in said:
         known = [call["id"] for earlier in before for call in earlier.get("tool_calls", ())]
@@ -120,6 +125,11 @@ def read_tools(given: dict) -> list[dict]:
         for key, kind in (("description", str), ("parameters", dict)):
             if function.get(key) is not None and not isinstance(function[key], kind):
                 raise Wrong(f"tools[{i}].function.{key} must be a {kind.__name__}, got {brief(function[key])}", "tools")
+        properties = (function.get("parameters") or {}).get("properties")
+        if properties is not None and not (isinstance(properties, dict) and all(
+                isinstance(schema, (dict, bool)) for schema in properties.values())):    # types are read from it
+            raise Wrong(f"tools[{i}].function.parameters.properties must be an object of schemas, "
+                        f"got {brief(properties)}", "tools")
         if any(function["name"] == other["function"]["name"] for other in tools[:i]):  # which schema would count?
             raise Wrong(f"tools[{i}]: there is a function {brief(function['name'])} already", "tools")
     choice = given.get("tool_choice", "auto")

@@ -78,6 +78,11 @@ def present(given: dict) -> dict:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def is_one_of(value: object, allowed: tuple) -> bool:
+    """trap: to Python false is 0 and true is 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+
+
 def read_request(document: object, form: ChatFormat | TaskFormat, size: int) -> Request:
     """Checks everything; `form` turns the messages into tokens, size is the longest text that there is room for.
 
@@ -89,7 +94,7 @@ def read_request(document: object, form: ChatFormat | TaskFormat, size: int) -> 
         raise Wrong("the body must be a JSON object")
     given = present(document)
     for name, value in given.items():
-        if name not in READ | IGNORED and value not in NEUTRAL.get(name, ()):
+        if name not in READ | IGNORED and not is_one_of(value, NEUTRAL.get(name, ())):
             raise Wrong(f"{brief(name)} is not supported" + f", got {brief(value)}" * (name in NEUTRAL), name)
     try:
         return checked_request(given, form, size)
@@ -109,7 +114,10 @@ def checked_request(given: dict, form: ChatFormat | TaskFormat, size: int) -> Re
     limit = size - len(prompt)
     if limit < 1:
         raise Wrong(f"messages take {len(prompt)} tokens, the longest text is {size}", "messages")
-    room = min(whole(given, name, 1, None, limit) for name in ("max_tokens", "max_completion_tokens"))
+    rooms = {whole(given, name, 1, None, limit) for name in ("max_tokens", "max_completion_tokens") if name in given}
+    if len(rooms) > 1:
+        raise Wrong("max_tokens and max_completion_tokens are two names of one thing, and differ", "max_tokens")
+    room, = rooms or {limit}
     settings = {name: number(given, name, *limits) for name, limits in LIMITS.items()}
     request = Request(prompt, min(room, limit), whole(given, "n", 1, 16, 1), typed(given, "stream", bool, False),
                       usage_wanted(given), settings, whole(given, "seed", -2**63, 2**63 - 1, secrets.randbelow(2**53)),
@@ -134,7 +142,7 @@ def read_completion(document: object, form: TaskFormat, size: int) -> Request:
     if not isinstance(prompt, str) or not prompt:
         raise Wrong(f"prompt must be a text, not an empty one, got {brief(prompt)}", "prompt")
     for name in sorted(set(given) & (OF_CHATS | set(OF_COMPLETIONS))):
-        if given.pop(name) not in OF_COMPLETIONS.get(name, ()):
+        if not is_one_of(given.pop(name), OF_COMPLETIONS.get(name, ())):
             raise Wrong(f"{name} is not supported in /completions", name)
     try:
         return read_request(given | {"messages": [{"role": "user", "content": prompt}]}, form, size)

@@ -157,6 +157,28 @@ def test_borders_of_a_request():
         refused("N may be at most 64, T at most 32", rsa=rsa | more)
 
 
+@pytest.mark.parametrize("fields, says", [
+    ({"max_tokens": 5, "max_completion_tokens": 9}, "max_tokens and max_completion_tokens are two names of one thing"),
+    ({"top_k": False}, "'top_k' is not supported, got False"),
+    ({"presence_penalty": False}, "'presence_penalty' is not supported, got False"),
+    ({"logprobs": 0}, "'logprobs' is not supported, got 0"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": ["x"]}}}]},
+     r"tools\[0\].function.parameters.properties must be an object of schemas"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": "integer"}}}}]},
+     "must be an object of schemas, got {'x': 'integer'}"),
+])
+def test_nothing_in_a_request_is_guessed(fields, says):
+    """Of two values for one thing neither is taken, nor false for a number or 0 for false, nor what is no schema."""
+    form = ChatFormat(TOKENIZER)
+    with pytest.raises(Wrong, match=says):
+        read_request({"messages": USER} | fields, form, 4000)
+    assert read_request({"messages": USER, "max_tokens": 5, "max_completion_tokens": 5}, form, 4000).room == 5
+    assert read_request({"messages": USER, "top_k": 0, "logprobs": False, "ignore_eos": False}, form, 4000).n == 1
+    schemas = {"x": {}, "y": True}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": schemas}}}
+    assert read_request({"messages": USER, "tools": [tool]}, form, 4000).tools == [tool]
+
+
 def test_what_a_message_may_leave_out():
     """A developer is a system; a call without arguments has none, however a client writes that."""
     assert read_messages({"messages": [{"role": "developer", "content": "x"}]}) == [{"role": "system", "content": "x"}]
@@ -438,6 +460,9 @@ def test_reasoning_by_either_name(said):
 
 @pytest.mark.parametrize("message, says", [
     ({"role": "assistant", "reasoning": "a", "reasoning_content": "b"}, "two names of one thing"),
+    ({"role": "user", "content": "a", "name": [{"type": "text", "text": "b"}]}, "name must be text, got list"),
+    ({"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": name}} for name in "fg"]},
+     "each call needs an id of its own"),
     ({"role": "user", "content": "x", "reasoning": "a"}, "'reasoning' is not supported"),
     ({"role": "user", "content": "x", "tool_calls": []}, "'tool_calls' is not supported"),
     ({"role": "user", "content": "x", "tool_call_id": "a"}, "'tool_call_id' is not supported"),
