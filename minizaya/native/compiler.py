@@ -108,17 +108,18 @@ def home() -> Path:
 
 
 def run(command: Iterable[str | Path]) -> None:
-    """Runs a compiler. Raises CompilerError when it fails or cannot be started: why, in the first line, then the command
-    and all that it said."""
+    """Runs a compiler. Raises CompilerError when it fails or cannot be started: why, in one line, then the command and
+    all that it said."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
     except OSError as error:
         raise CompilerError(f"the compiler did not start: {error}") from None
     if done.returncode:
-        lines = done.stderr.split("\n")       # the first error is the reason, and warnings may stand before it
-        why = next((line for line in lines if "error" in line.lower()), done.stderr.strip().rpartition("\n")[2])
-        raise CompilerError(f"the compiler refused: {why.strip() or words[0]}\n{' '.join(words)}\n{done.stderr.strip()}")
+        said = done.stderr.strip()
+        errors = [line for line in said.split("\n") if "error" in line.lower()]     # a warning may stand before it
+        why = errors[0] if errors else said.rpartition("\n")[2]
+        raise CompilerError(f"the compiler refused: {why.strip() or words[0]}\n{' '.join(words)}\n{said}")
 
 
 def shared(name: str, sources: list[Path]) -> Path | None:
