@@ -402,6 +402,15 @@ def test_each_source_has_the_loss_of_its_own_targets():
     assert record["loss"] == pytest.approx((each.sum() + each[:2].sum()).item() / 7, rel=1e-5)
 
 
+def test_two_micro_batches_of_one_source_have_one_loss():
+    model, tokens = tiny().eval(), torch.tensor([[5, 0, 7, 0, 0, 9], [3, 1, 4, 1, 5, 9]])
+    batches = [Batch("own", row[None, :-1], row[None, 1:]) for row in tokens]
+    with torch.no_grad():
+        each = -model(tokens[:, :-1]).logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])
+    record = Trainer(model, Recipe(steps=1), lambda step: batches, compiled=False).train_step()
+    assert record["loss_own"] == record["loss"] == pytest.approx(each.mean().item(), rel=1e-5)
+
+
 def test_a_gradient_of_zeros_is_one():
     p = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = Muon([dict(params=[p], muon=True, weight_decay=0.5)], 0.1, momentum=0.9)

@@ -26,6 +26,7 @@ class Batch:
     inputs: int64 (b, t). targets: int64 (b, t), the token after each input, or IGNORE. valid: bool (b, t), False where
     an input is padding, or None. Padding stands on the right, where no real token sees it, so the model needs no mask.
     doc_ids: int64 (b, t), the document of each token where a row holds several, or None: one document a row.
+    Raises ValueError for another shape than that of the inputs, a valid that is not bool, or padding elsewhere.
     """
 
     name: str
@@ -35,6 +36,13 @@ class Batch:
     doc_ids: Tensor | None = None
 
     def __post_init__(self):
+        for name in ("targets", "valid", "doc_ids"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.inputs.shape:
+                raise ValueError(f"{name} must have the shape of inputs, {tuple(self.inputs.shape)}, "
+                                 f"got {tuple(value.shape)}")
+        if self.valid is not None and self.valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool, got {self.valid.dtype}")
         if self.valid is not None and bool((self.valid[:, 1:] & ~self.valid[:, :-1]).any()):
             raise ValueError("valid: padding must stand on the right of every row")
 

@@ -199,6 +199,18 @@ def test_a_loop_earns_nothing():
     assert generator.judged(1, asked | {"number": number}, [0]).reward == 1
 
 
+def test_each_token_has_the_version_that_wrote_it():
+    """Of weights that nobody has loaded it is 0: what a trainer's updates are counted from."""
+    model = tiny_model()
+    generator = Generator(model, TOKENIZER, group=2, slots=2, size=40, judge=lambda asked, text: 0.0)
+    asked = [{"prompt": "12+34?", "room": 3}, {"prompt": "1+2?", "room": 2}]
+    written = generator.answer(asked, 0)
+    assert [r.prompt for r in written] == [TOKENIZER.encode(one["prompt"]) for one in asked for _ in range(2)]
+    assert all(r.versions == [0] * len(r.tokens) for r in written)
+    generator.load(model.state_dict(), 7)
+    assert all(r.versions == [7] * len(r.tokens) for r in generator.answer(asked, 0))
+
+
 def test_an_answer_that_breaks_is_told_with_its_problem():
     """Before its first token, too. Broken weights must not become a batch."""
     model = tiny_model()

@@ -316,6 +316,14 @@ def test_low_precision_copies_and_leaves_the_model_alone(model):
     assert not int8(torch.zeros(2, 3)).any(), "a row of zeros stays one"
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_float32_operations_keep_all_but_the_large_matrices(model, kind):
+    low = dict(low_precision(model, kind, float32_ops=True).named_parameters())
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, low[name])}
+    large = ("attention.down_proj.weight", "attention.up_proj.weight", "experts.gate_up_proj", "experts.down_proj")
+    assert moved == {name for name in low if name.endswith(large) or name == "embed.weight"}
+
+
 @pytest.mark.parametrize("kind, ops, rounded", [("bfloat16", False, True), ("bfloat16", True, False),
                                                 ("int8", False, False)])
 def test_activations_are_rounded_in_bfloat16_alone(model, kind, ops, rounded):

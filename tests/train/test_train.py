@@ -787,6 +787,25 @@ def test_a_batch_moves_whole(valid, docs):
     assert (batch.valid is None, batch.doc_ids is None) == (valid is None, docs is None)
 
 
+@pytest.mark.parametrize("field, wrong, says", [
+    ("targets", torch.ones(2, 7, dtype=torch.int64), r"targets must have the shape of inputs, \(2, 8\), got \(2, 7\)"),
+    ("targets", torch.ones(8, 2, dtype=torch.int64), r"targets must have the shape of inputs"),
+    ("targets", torch.ones(2, 8, dtype=torch.int32), r"targets must be int64 \(2, 8\), as inputs, got torch.int32"),
+    ("targets", torch.full((2, 8), -1), r"targets must lie in 0..\d+ or be -100, got -1..-1"),
+    ("targets", torch.full((2, 8), 10**6), r"targets must lie in 0..\d+ or be -100, got 1000000"),
+    ("valid", torch.ones(2, 9, dtype=torch.bool), "valid must have the shape of inputs"),
+    ("valid", torch.ones(2, 8, dtype=torch.int64), "valid must be bool, got torch.int64"),
+    ("doc_ids", torch.ones(1, 8, dtype=torch.int64), "doc_ids must have the shape of inputs"),
+])
+@pytest.mark.parametrize("compiled", [None, False])
+def test_a_batch_that_does_not_fit_together_is_refused(field, wrong, says, compiled):
+    """On both paths, before anything is computed: loops would read past the end of targets that are too few."""
+    ones = torch.ones(2, 8, dtype=torch.int64)
+    with pytest.raises(ValueError, match=says):
+        batch = Batch("x", ones, **{"targets": ones, field: wrong})
+        Trainer(tiny_model(), Recipe(steps=1), lambda step: [batch], compiled=compiled).train_step()
+
+
 def test_momentum_without_muon_is_refused():
     with pytest.raises(ValueError, match="momentum is of Muon"):
         Recipe(steps=1, momentum=0.5)
