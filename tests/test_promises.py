@@ -10,11 +10,14 @@ import signal
 import threading
 import urllib.error
 from collections import Counter
+from contextvars import copy_context
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+from jinja2 import TemplateError
 
 import minizaya as mz
 from minizaya.arch import balance, experts
@@ -25,16 +28,18 @@ from minizaya.data.aggregation import continuation, cut_off, problem_chat
 from minizaya.data.hf_tokenizer import HFTokenizer
 from minizaya.data.tasks import END, Problem, get, sheet
 from minizaya.data.template import Template
+from minizaya.data.template import room as the_room
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
 from minizaya.hub import shards, zoo
-from minizaya.hub.contents import read_index
+from minizaya.hub.contents import Entry, read_index
+from minizaya.hub.mapped import Mapped, view_of
 from minizaya.hub.weights import StandIn
-from minizaya.infer.calls import ToolCall, write_call
+from minizaya.infer.calls import ToolCall, strict_json, write_call
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.endpoint import client as the_client
 from minizaya.infer.engine import Engine
 from minizaya.infer.parse import Reply, parse
-from minizaya.infer.rsa import majority
+from minizaya.infer.rsa import RSAConfig, majority, markovian_rsa_many
 from minizaya.infer.slots import SlotCache
 from minizaya.parallel.layout import Layout
 from minizaya.plan.devices import findings
@@ -54,8 +59,8 @@ from minizaya.serve.telling import held_back
 from minizaya.train import checkpoint, stages
 from minizaya.train.loop import Recipe, Trainer, interrupts
 from minizaya.train.muon import Muon
-from minizaya.train.optim import learning_rate, muon
-from minizaya.train.sources import Batch
+from minizaya.train.optim import adamw, learning_rate, muon
+from minizaya.train.sources import Batch, seed_of
 
 BYTES = ByteTokenizer()
 SIZES = dict(vocab_size=29, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
@@ -90,6 +95,12 @@ def test_new_biases_are_zero_and_all_else_stays_one():
     for name, p in tiny(lm_head_bias=True, attention_bias=True).named_parameters():
         if p.dim() < 2:
             assert torch.equal(p, torch.zeros_like(p) if name.endswith("bias") else torch.ones_like(p)), name
+
+
+def test_each_new_matrix_is_drawn_with_the_configs_range():
+    for name, p in tiny(lm_head_bias=True, attention_bias=True, initializer_range=0.3).named_parameters():
+        if p.dim() >= 2:
+            assert abs(float(p.detach().std()) / 0.3 - 1) < 6 * (2 * p.numel()) ** -0.5, name
 
 
 def test_the_reference_reads_documents_as_the_fast_path_does():
@@ -289,6 +300,25 @@ def test_a_refusal_without_words_is_told_by_its_reason(monkeypatch):
     assert asked(monkeypatch, refuse)[1].errors == ["HTTP 400: Bad Request"]
 
 
+def test_a_line_break_alone_is_an_empty_value():
+    """Of either kind: between the two that stand around a value nothing stands."""
+    for end in ("\n", "\r\n"):
+        block = f"<zyphra_tool_call><function=f><parameter=x>{end}</parameter></function></zyphra_tool_call>"
+        assert parse(block, thinking=False).calls == [ToolCall("f", {"x": ""})]
+
+
+def test_the_key_that_stands_twice_is_named():
+    with pytest.raises(ValueError, match="^'b' stands twice in an object$"):
+        strict_json('{"a": 1, "b": 2, "c": 3, "b": 4}')
+
+
+def test_every_question_has_a_token():
+    rsa = RSAConfig(N=2, C=1, T=1, beta=3, tau=2)
+    for questions in ([[5], []], [[]], []):
+        with pytest.raises(ValueError, match="questions must hold at least one question of at least one token"):
+            markovian_rsa_many(lambda prompts, room: [[1]] * len(prompts), questions, rsa)
+
+
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +405,28 @@ def test_a_tokenizers_dict_holds_no_more_than_it_should():
         from_dict(BYTES.to_dict() | {"more": 1})
 
 
+def test_all_that_is_left_may_be_spent_and_what_is_shown_is_paid_for_once():
+    def spending():
+        the_room.LEFT.set([10, 10])
+        the_room.fits(10)
+        with pytest.raises(TemplateError, match="more than 10 steps"):
+            the_room.fits(11)
+        assert the_room.shown(None, "abc") == "abc" and the_room.LEFT.get()[0] == 7
+        the_room.spend(7)
+        with pytest.raises(TemplateError, match="more than 10 steps"):
+            the_room.spend(1)
+
+    copy_context().run(spending)
+
+
+@pytest.mark.parametrize("kind", [ByteTokenizer, partial(CharTokenizer, "abc")], ids=["bytes", "characters"])
+def test_a_control_token_of_ones_own_is_one(kind):
+    tokenizer = kind(specials=[*SPECIALS, "<mine>"])
+    ids = tokenizer.encode("a<mine>b", allow_special=True)
+    assert len(ids) == 3 and tokenizer.decode(ids) == "a<mine>b"
+    assert tokenizer.decode(ids, keep_special=False) == "ab"
+
+
 # ---- train -----------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +461,33 @@ def test_two_micro_batches_of_one_source_have_one_loss():
         each = -model(tokens[:, :-1]).logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])
     record = Trainer(model, Recipe(steps=1), lambda step: batches, compiled=False).train_step()
     assert record["loss_own"] == record["loss"] == pytest.approx(each.mean().item(), rel=1e-5)
+
+
+def test_a_checkpoint_comes_at_each_multiple_and_at_the_end(monkeypatch):
+    saved, batch = [], Batch("x", torch.tensor([[3, 4]]), torch.tensor([[4, 5]]))
+    monkeypatch.setattr(Trainer, "save", lambda trainer: saved.append(trainer.step))
+    Trainer(tiny(), Recipe(steps=5), lambda step: [batch], compiled=False).train(save_every=2, bar=False)
+    assert saved == [2, 4, 5]
+
+
+@pytest.mark.parametrize("make", [adamw, muon])
+def test_what_is_frozen_is_not_the_optimizers(make):
+    model = tiny()
+    model.embed.weight.requires_grad_(False)
+    own = {id(p) for group in make(model, 0.1).param_groups for p in group["params"]}
+    assert own == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_a_step_is_made_in_training_mode():
+    model = tiny().eval()
+    batch = Batch("x", torch.tensor([[3, 4]]), torch.tensor([[4, 5]]))
+    Trainer(model, Recipe(steps=1), lambda step: [batch], compiled=False).train_step()
+    assert all(module.training for module in model.modules())
+
+
+def test_seeds_fill_63_bits():
+    seeds = [seed_of("x", i) for i in range(99)]
+    assert 2**62 < max(seeds) < 2**63 and min(seeds) >= 0 and len({seed % 2**31 for seed in seeds}) == 99
 
 
 def test_a_gradient_of_zeros_is_one():
@@ -577,6 +656,16 @@ def test_minutes_of_a_stage_have_a_tenth(tmp_path):
 def test_the_smallest_stand_in():
     least = StandIn(BYTES.vocab_size)
     assert least.decode([0, 65]) == "\0A" and StandIn(BYTES.vocab_size + 1).decode([BYTES.vocab_size]) == "[264]"
+
+
+def test_what_is_mapped_is_counted_and_a_tensor_of_no_bytes_is_one(tmp_path):
+    model = tiny()
+    shards.save(model, tmp_path / "weights")
+    mapped = Mapped(tmp_path / "weights")
+    assert mapped.bytes == 4 * sum(t.numel() for name, t in model.state_dict().items() if name != "head.weight")
+    entry = next(iter(mapped.entries.values()))
+    nothing = Entry(entry.file, torch.float32, (0, 3), 8, 8)
+    assert view_of(mapped.maps[entry.file], nothing).shape == (0, 3)
 
 
 # ---- serve and plan --------------------------------------------------------------------------------------------------

@@ -223,6 +223,19 @@ def test_large_matrices_stay_in_the_file(small):
     assert not paged.training and paged.embed.weight.numel() == 0
 
 
+def test_a_token_outside_the_vocabulary_is_refused_in_each_call(small):
+    """In the first, and where one more token goes through C++, which would read past the table."""
+    paged, size = PagedZaya(small), CONFIG.vocab_size
+    with torch.inference_mode():
+        for wrong in (size, -1):
+            with pytest.raises(ValueError, match=f"tokens must lie in 0..{size - 1}"):
+                paged(torch.tensor([[wrong]]))
+            cache = paged.new_cache(1)
+            paged(tokens_of(1, 1, 3), cache=cache)
+            with pytest.raises(ValueError, match=f"tokens must lie in 0..{size - 1}"):
+                paged(torch.tensor([[wrong]]), cache=cache)
+
+
 def test_a_page_is_where_its_expert_lies(folder):
     """Read ahead once, at the first visit, and given back: the bytes of this expert, not of its neighbour."""
     mapped = Mapped(folder)

@@ -301,6 +301,7 @@ def test_a_refusal_is_one_whatever_the_status(code, error):
     ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42"), ({"content": []}, ""),
     ({"role": "assistant"}, ""),
     ({"content": "4", "reasoning_content": None, "reasoning": "2+2"}, "<think>2+2</think>4"),
+    ({"content": "4", "reasoning_content": "2+2", "reasoning": "in short"}, "<think>2+2</think>4"),
     ({"content": "4", "reasoning_content": "", "reasoning": [{"type": "text", "text": "2"}]}, "<think>2</think>4")])
 def test_texts_come_in_parts_and_by_two_names(message, text):
     with serving(reply=message) as server:

@@ -316,6 +316,20 @@ def test_new_weights_in_flight_are_recorded_token_by_token(tmp_path):
     assert all(r.versions == sorted(r.versions) and r.versions[:5] == [0] * len(r.versions[:5]) for r in found)
 
 
+def test_weights_that_are_gone_before_they_are_read_are_not_taken_for_loaded(tmp_path, monkeypatch):
+    shelf, model = Shelf(tmp_path), tiny_model()
+    state = {name: value.clone() for name, value in model.state_dict().items() if name != "head.weight"}
+    shelf.publish(0, state)
+    side = GeneratorSide(tiny_job(8), tiny_model(1), TOKENIZER, shelf)
+    monkeypatch.setattr(shelf, "weights", lambda: 3)
+    side.refresh()
+    assert side.version == side.generator.version == 0
+    monkeypatch.undo()
+    shelf.publish(4, state)
+    side.refresh()
+    assert side.version == side.generator.version == 4
+
+
 def test_a_copy_in_low_precision_takes_new_weights_too(tmp_path):
     shelf, model = Shelf(tmp_path), tiny_model()
     state = {name: value.clone() for name, value in model.state_dict().items() if name != "head.weight"}
