@@ -5,6 +5,8 @@ bytes, the rest as JSON in the header. It is written aside and renamed, so whoev
 """
 
 import json
+import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,8 @@ class Rollout:
 
 
 def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: int | None = None) -> Rollout:
-    """`rollout`, or ValueError if its prompt is empty or its parts disagree. vocab_size: columns of kept; None: any."""
+    """`rollout`, or ValueError if its prompt is empty, its parts disagree, or a number can be none: a NaN would be in
+    every weight after one update. vocab_size: columns of kept; None: any."""
     n = len(rollout.tokens)
     if not rollout.prompt:
         raise ValueError("prompt must hold at least one token, got none")
@@ -58,6 +61,12 @@ def check_rollout(rollout: Rollout, layers: int, num_experts: int, vocab_size: i
     for name in ("logprobs", "versions"):
         if len(getattr(rollout, name)) != n:
             raise ValueError(f"{name} must have one entry a new token, {n}, got {len(getattr(rollout, name))}")
+    if not all(-math.inf < logprob <= 1e-6 for logprob in rollout.logprobs):     # 1e-6: a sum's rounding
+        raise ValueError(f"logprobs must be finite and at most 0, got {reprlib.repr(rollout.logprobs)}")
+    if not math.isfinite(rollout.reward):
+        raise ValueError(f"reward must be a finite number, got {rollout.reward!r}")
+    if isinstance(rollout.flags, str) or not all(isinstance(flag, str) for flag in rollout.flags):
+        raise ValueError(f"flags must be a tuple of texts, got {rollout.flags!r:.80}")
     if rollout.kept is not None:
         kind, shape = rollout.kept.dtype, tuple(rollout.kept.shape)
         if kind != torch.bool or shape != (n, vocab_size or shape[-1]):

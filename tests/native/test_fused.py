@@ -487,6 +487,11 @@ def test_what_cannot_be_goes_the_plain_way():
         assert torch.equal(fused.summed_loss(own, tokens, tokens)[0],
                            fused.summed_loss(own, tokens, tokens, compiled=False)[0])
     model.recompute = False
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(ValueError, match="fused loops: torch.autocast chooses other types"):
+            fused.summed_loss(model, tokens, tokens, compiled=True)
+        assert torch.equal(fused.summed_loss(model, tokens, tokens)[0],
+                           fused.summed_loss(model, tokens, tokens, compiled=False)[0])
     with pytest.raises(ValueError, match="compiled must be True, False or None"):
         fused.summed_loss(model, tokens, tokens, compiled="no")
     for wrong in (-1, model.config.vocab_size):

@@ -259,6 +259,19 @@ def test_what_some_answers_kept_comes_back_to_them(model, tmp_path, filtered):
         assert two.kept is None or two.kept.untyped_storage().nbytes() == two.kept.nbytes   # lets the others go
 
 
+@pytest.mark.parametrize("name, wrong, says", [
+    ("logprobs", [-0.5, 0.1], "logprobs must be finite and at most 0"), ("flags", "repeats", "flags must be a tuple"),
+    ("logprobs", [math.nan, 0.0], "logprobs must be finite"), ("logprobs", [-math.inf, 0.0], "logprobs must be finite"),
+    ("reward", math.nan, "reward must be a finite number, got nan"), ("reward", math.inf, "reward must be a finite"),
+])
+def test_what_would_spoil_an_update_is_refused_with_its_name(name, wrong, says):
+    whole = dict(prompt=[1], tokens=[3, 3], logprobs=[-0.5, 0.0], versions=[0, 0], problem={},
+                 routes=torch.zeros(3, 2, dtype=torch.int16))
+    check_rollout(Rollout(**whole), 2, 4)
+    with pytest.raises(ValueError, match=says):
+        check_rollout(Rollout(**whole | {name: wrong}), 2, 4)
+
+
 @pytest.mark.parametrize("name, wrong", [("tokens", [1.5, 2]), ("versions", [0.5, 1.0]), ("prompt", ["1"])])
 def test_ids_and_versions_are_integers(tmp_path, name, wrong):
     """A file would keep 1.5, and give it back."""

@@ -452,8 +452,12 @@ def test_muon_has_no_momentum_and_biases_stay(model):
 def test_a_broken_gradient_moves_nothing(model):
     learner, rollouts = Learner(model, LearnerConfig()), batch(model, [1, 0, 0, 1, 1, 0])
     before = {name: p.clone() for name, p in model.named_parameters()}
-    rollouts[0].logprobs[0] = math.nan
+    broken = model.norm.register_forward_hook(lambda module, args, out: out * math.nan)
     with pytest.raises(ValueError, match="not finite"):
+        learner.update(rollouts, 3)
+    broken.remove()
+    rollouts[0].logprobs[0] = math.nan
+    with pytest.raises(ValueError, match="logprobs must be finite and at most 0, got .nan"):
         learner.update(rollouts, 3)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     with pytest.raises(ValueError, match="whole groups of 4"):

@@ -31,6 +31,8 @@ def obstacle(model: nn.Module) -> str | None:
     why = known.obstacle(model)
     if why is None and model.embed.weight.dtype != torch.float32:
         why = "its weights are not float32"
+    if why is None and torch.is_autocast_enabled("cpu"):
+        why = "torch.autocast chooses other types"
     if why is None and model.recompute:
         why = "it computes activations twice"
     return why or (TROUBLE[-1] if library() is None else None)
