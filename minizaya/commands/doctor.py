@@ -121,7 +121,8 @@ def examine(folder: Path = ROOT / "lessons") -> dict:
     """Everything the doctor knows, as plain JSON values. "ok" is False when something required is missing."""
     required = {name: version(name) for name in REQUIRED}
     optional = {name: version(name) for name in OPTIONAL}
-    tools = {"c++": named(compiler.cpp()), "gfx942": named((compiler.gfx942() or [None])[0]), "gpu": gpu()}
+    tools = {"c++": named(compiler.cpp()), "gfx942": named((compiler.gfx942() or [None])[0]), "gpu": gpu(),
+             "cache": compiler.writable()}
     missing = [name for name, found in required.items() if found is None or too_old(found, REQUIRED[name])]
     return {
         "ok": not missing and sys.version_info >= PYTHON,
@@ -164,9 +165,9 @@ def report(facts: dict) -> str:
         extra, purpose = OPTIONAL[name]
         lines.append(f"  {'○' if found is None else '✔'} {name:14}{found or 'missing':22}{purpose} (extra {extra!r})")
     absent = {"c++": "none: nothing can be compiled for the CPU", "gfx942": "none: nothing can be compiled for MI300",
-              "gpu": "none: everything runs on the CPU"}
-    for name, found in facts["tools"].items():
-        lines.append(f"  {'✔' if found else '○'} {name:14}{found or absent[name]}")
+              "gpu": "none: everything runs on the CPU",
+              "cache": "cannot be written, so nothing is compiled; MINIZAYA_CACHE may name a folder"}
+    lines += [f"  {'✔' if found else '○'} {name:14}{found or absent[name]}" for name, found in facts["tools"].items()]
     lines += ["", "lessons"]
     if not facts["lessons"]:
         lines.append("  the folder lessons/ is not beside the package; it comes with the repository"
@@ -176,8 +177,7 @@ def report(facts: dict) -> str:
         said = lesson["problem"] or (f"missing: {', '.join(lesson['missing'])}" if lesson["missing"] else "ready")
         minutes = "" if lesson["minutes"] is None else f"{lesson['minutes']} min"
         lines.append(f"  {state} {lesson['name']:24}{minutes:>8}  {said}")
-    for kind, command in facts["install"].items():
-        lines += ["", f"To install what is missing ({kind}):", f"  {command}"]
+    lines += [f"\nTo install what is missing ({kind}):\n  {command}" for kind, command in facts["install"].items()]
     return "\n".join(lines)
 
 

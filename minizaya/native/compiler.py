@@ -107,6 +107,17 @@ def home() -> Path:
         raise OSError(f"{error} MINIZAYA_CACHE may name a folder to keep what is compiled") from None
 
 
+def writable() -> str | None:
+    """`home`, where something can be put there; else None, and nothing is compiled."""
+    try:
+        folder = home()
+        while not folder.exists():
+            folder = folder.parent
+        return str(home()) if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) else None
+    except OSError:
+        return None
+
+
 def run(command: Iterable[str | Path]) -> None:
     """Runs a compiler. Raises CompilerError when it fails or cannot be started: why, in one line, then the command and
     all that it said."""

@@ -186,6 +186,19 @@ def floor(line):
     return name, (int(major), int(minor))
 
 
+def test_doctor_says_whether_what_is_compiled_can_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIZAYA_CACHE", str(tmp_path / "new" / "cache"))
+    assert doctor.examine()["tools"]["cache"] == str(tmp_path / "new" / "cache") and not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINIZAYA_CACHE", str(tmp_path / "file" / "cache"))
+    facts = doctor.examine()
+    assert facts["tools"]["cache"] is None
+    assert "○ cache         cannot be written, so nothing is compiled; MINIZAYA_CACHE" in doctor.report(facts)
+    monkeypatch.setenv("MINIZAYA_CACHE", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *asked: False)        # root may write anywhere
+    assert doctor.examine()["tools"]["cache"] is None
+
+
 def test_doctor_knows_what_pyproject_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert doctor.REQUIRED == dict(map(floor, project["dependencies"]))

@@ -372,6 +372,27 @@ def test_an_orphan_generator_ends(tmp_path):
     assert Shelf(tmp_path).numbers("batch") == []
 
 
+def test_who_waits_for_another_generator_goes_with_its_parent(tmp_path, monkeypatch):
+    """Whoever the orphan's new parent is: not everywhere process 1."""
+    held, waits = Shelf(tmp_path), []
+    assert held.lock("generator")
+
+    def sleep(seconds):
+        waits.append(seconds)
+        assert len(waits) < 9
+
+    monkeypatch.setattr(processes.time, "sleep", sleep)
+    monkeypatch.setattr(processes.os, "getppid", lambda: 5 if len(waits) < 2 else 77)
+    generate_for_ever(tiny_job(2), tiny_model().config, TOKENIZER, str(tmp_path), "cpu", parent=5)
+    assert len(waits) == 2 and Shelf(tmp_path).numbers("batch") == []
+
+
+def test_a_checkpoint_names_every_batch_that_it_covers(straight):
+    """A kill before they are gone from the shelf must not bring one of them back."""
+    info = checkpoint.read_info(checkpoint.latest(straight[0] / "trainer"))
+    assert info["done"] == list(range(8)) and info["step"] == 8
+
+
 def test_a_generator_that_cannot_start_is_an_error(tmp_path):
     generator = GeneratorProcess(None, tiny_model().config, TOKENIZER, tmp_path)  # no job: it dies at once
     with pytest.raises(RuntimeError, match="died 5 times"):
