@@ -1,6 +1,7 @@
 """Laws of Markovian recursive self-aggregation, over scripted generators. Names start with "rsa."."""
 
 from collections import Counter
+from itertools import combinations
 
 from ..infer import rsa as lib
 from . import strategies as draw_a
@@ -86,15 +87,25 @@ def rounds(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): generator(prompts, max_new_tokens) -> traces, all lists of int;
     rsa has N, C, T, beta, tau; aggregate(question, tails) -> prompt -> an object with rounds, prompts (T + 1 lists of N
     token lists each) and generated_tokens. Without aggregate (None) the layout of a prompt is your own, but the
-    question is in it. A round may be one call of the generator, or several."""
+    question is in it, and each of the C tails. A round may be one call of the generator, or several."""
     _, script, _ = played(fn, question, config, lengths, seed)
     require(script.calls[0][0] == [question] * config.N,
             f"round 0 reads {script.calls[0][0]}, the law wants the question alone")
     alone = Script(lengths, config.N)
     fn(alone, list(question), config, None, seed)
-    for prompt in (prompt for prompts, _ in alone.calls for prompt in prompts):
-        require(any(prompt[i: i + len(question)] == question for i in range(len(prompt))),
-                f"without aggregate you made the prompt {prompt}, which does not hold the question {question}")
+    for t, (prompts, _) in enumerate(alone.calls):
+        known = [trace[-config.tau:] for trace in alone.traces[t - 1]] if t else []
+        for prompt in prompts:
+            require(holds(prompt, question),
+                    f"without aggregate you made the prompt {prompt}, which does not hold the question {question}")
+            held = sum(holds(prompt, tail) for tail in known)
+            require(held == (config.C if t else 0),
+                    f"without aggregate you made the prompt {prompt} of round {t}, in which are {held} of the tails "
+                    f"{known}; the law wants C = {config.C} of them")
+
+
+def holds(prompt, part):
+    return any(prompt[i: i + len(part)] == part for i in range(len(prompt)))
 
 
 @law("rsa.tails", "a tail is the last tau tokens of a trace of the round before, or the whole trace if it is shorter",
@@ -165,29 +176,39 @@ def bound(fn, question, config, lengths, seed):
         require(longest <= room, f"a prompt has {longest} tokens, the bound is {room}")
 
 
-@law("rsa.seed", "the same seed draws the same subsets, and another seed others", **RSA)
+@law("rsa.seed", "the same seed and question draw the same subsets; another seed, or another question, others", **RSA)
 def seeded(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     config = lib.RSAConfig(N=8, C=3, T=2, beta=config.beta, tau=config.tau)
-    first, again, other = (played(fn, question, config, lengths, s)[2] for s in (seed, seed, seed + 1))
+    runs = [(question, seed), (question, seed), (question, seed + 1), ([*question, 7], seed)]
+    first, again, other, elsewhere = (played(fn, asked, config, lengths, s)[2] for asked, s in runs)
     require(first == again, "two runs with one seed read different tails")
     require(first != other, "another seed reads the same tails in every trace")
+    require(first != elsewhere, f"with the seed {seed} the questions {question} and {[*question, 7]} read the "
+            "same tails in every trace, the law wants subsets of its own for each question")
 
 
-@law("rsa.uniform", "every trace is as likely to be read as any other, and each new trace draws for itself", **RSA)
+@law("rsa.uniform", "every trace, with every other, is as likely to be read, and each new trace draws for itself",
+     **RSA)
 def uniform(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
-    config, read, alike, again, itself = lib.RSAConfig(N=4, C=2, T=2, beta=2, tau=1), Counter(), 0, 0, 0
+    config, read, together = lib.RSAConfig(N=4, C=2, T=2, beta=2, tau=1), Counter(), Counter()
+    alike, again, itself = 0, 0, 0
     for s in range(60):
         _, script, both = played(fn, question, config, lengths, seed + s)
         homes, later = ([frozenset(script.home[tail[-1]][1] for tail in chosen) for chosen in own] for own in both)
         read.update(n for pair in homes for n in pair)
+        together.update(homes)
         alike += len(set(homes)) == 1
         again += homes == later
         itself += sum(n in pair for n, pair in enumerate(homes))
     # 240 draws, each reading a trace with probability 1/2: 120 +- 7.7; five standard deviations
     for n in range(4):
         require(80 <= read[n] <= 160, f"in 240 draws of 2 of 4 traces, trace {n} was read {read[n]} times")
+    # 240 draws, each of the six pairs with probability 1/6: 40 +- 5.8
+    for pair in map(frozenset, combinations(range(4), 2)):
+        require(together[pair] >= 10, f"in 240 draws of 2 of 4 traces, the traces {sorted(pair)} were read together "
+                                      f"{together[pair]} times")
     require(alike <= 12, f"in {alike} of 60 runs all four traces read the same tails")  # by chance one in 216
     require(again <= 6, f"in {again} of 60 runs both rounds read the same subsets")     # by chance one in 1296
     require(80 <= itself <= 160, f"in 240 draws of 2 of 4 traces, {itself} held the trace's own tail")

@@ -215,6 +215,92 @@ def my_rsa(generator, question, rsa, aggregate=None, seed=0):
         traces.append(generator(own, rsa.beta))
     return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
 ''',
+        "the question is left out of the draw": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(seed)
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "the tails forgotten where aggregate is None": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: list(question))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "the first tail alone where aggregate is None": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + tails[0])
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "the question grows in place": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    def joined(question, tails):
+        for tail in tails:
+            question += tail
+        return list(question)
+
+    aggregate = aggregate or joined
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "neighbours in a ring": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else (tails + tails)[at: at + rsa.C]
+                      for tail in tails for at in [draw.randrange(rsa.N)]]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
     },
     "majority": {
         "no answer votes": '''

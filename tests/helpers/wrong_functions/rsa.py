@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 
 def textbook(generator, question, rsa, aggregate=None, seed=0, *, tail=None, draw=None, first=0, extra_rounds=0,
-             count=None, pool=None, copy=True):
+             count=None, pool=None, of_question=True):
     """Markovian RSA, written again with hooks for bugs."""
     aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    rng = random.Random(f"{seed}/{question}")
+    rng = random.Random(f"{seed}/{question if of_question else ''}")
     tail = tail or (lambda trace, tau: trace[-tau:])
     rounds, prompts = [], []
     for t in range(rsa.T + 1 + extra_rounds):
@@ -126,9 +126,29 @@ def one_prompt_for_all(generator, question, rsa, aggregate=None, seed=0):
     return textbook(generator, question, rsa, aggregate and told, seed)
 
 
+def ring(first, n, count):
+    """Neighbours in a ring, from a place drawn by chance: opposite traces are never read together."""
+    return [(first + k) % n for k in range(count)]
+
+
+def question_alone(generator, question, rsa, aggregate=None, seed=0):
+    """Without aggregate the tails are forgotten."""
+    return textbook(generator, question, rsa, aggregate or (lambda question, tails: list(question)), seed)
+
+
+def longer_and_longer(generator, question, rsa, aggregate=None, seed=0):
+    """Without aggregate the question itself grows: a list that is extended in place."""
+    def extended(question, tails):
+        for tail in tails:
+            question += tail
+        return list(question)
+
+    return textbook(generator, question, rsa, aggregate or extended, seed)
+
+
 WRONG = {
     "rsa.rounds": [
-        without_aggregate, asks_more, (other_question, "aggregate got the question"),
+        without_aggregate, question_alone, longer_and_longer, asks_more, (other_question, "aggregate got the question"),
         (result(lambda got: delattr(got, "prompts")), "the result has no prompts"),
         (with_bug(**BUGS["one round too many"]), "rounds of the generator"),
         (result(lambda got: got.rounds.reverse()), "rounds are not the traces"), hides_its_prompts,
@@ -142,11 +162,13 @@ WRONG = {
     "rsa.full_chain": [with_bug(tail=lambda trace, tau: trace[-1:])],
     "rsa.accounting": [with_bug(**BUGS["prompts are counted"])],
     "rsa.bound": [twice_as_long, with_bug(**BUGS["whole traces"]), hides_its_prompts],
-    "rsa.seed": [lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, 0),
+    "rsa.seed": [lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, seed, of_question=False),
+                 lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, 0),
                  lambda g, q, r, a=None, seed=0: textbook(g, q, r, a, random.random())],
     "rsa.uniform": [
         (with_bug(**BUGS["the same subset for every trace"]), "read the same tails"),
-        with_bug(**BUGS["the last trace is never drawn"]),
+        (with_bug(**BUGS["the last trace is never drawn"]), "was read"),
+        with_bug(draw=lambda rng, n, rsa, i, fixed: ring(rng.randrange(n), n, rsa.C)),
         once_and_for_all,
         with_bug(draw=lambda rng, n, rsa, i, fixed: rng.sample([k for k in range(n) if k != i] or [i], rsa.C)),
         with_bug(draw=lambda rng, n, rsa, i, fixed: [i, *rng.sample([k for k in range(n) if k != i], rsa.C - 1)]),
