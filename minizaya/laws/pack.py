@@ -102,14 +102,20 @@ def documents(draw):
     bins = [[0]]
     for i in range(1, len(lengths)):
         if draw_a.flag(draw):
-            bins[-1].append(i)
+            bins[-1].insert(draw_a.pick(draw, (0, len(bins[-1]))), i)
         else:
             bins.append([i])
     capacity = max(loads(bins, lengths)) + draw_a.size(draw, 0, 3)
     masks = [draw_a.integers(draw, n, low=0, high=1).bool() for n in lengths] if draw_a.flag(draw) else None
-    # ids start at 1: 0 fills up
-    return dict(documents=[draw_a.integers(draw, n, low=1, high=9) for n in lengths], bins=bins[::-1],
+    # trap: 0 fills up, and may be a token, too: which places are padding is not to be read from the tokens
+    return dict(documents=[draw_a.integers(draw, n, low=0, high=9) for n in lengths], bins=bins[::-1],
                 capacity=capacity, loss_masks=masks)
+
+
+def places():
+    """A bin whose documents are not in the order of their numbers; and a document that begins and ends with token 0."""
+    numbers = [torch.tensor([1, 2]), torch.tensor([3, 4, 5]), torch.tensor([0, 6, 0])]
+    return [dict(documents=numbers, bins=[[1, 0], [2]], capacity=5, loss_masks=None)]
 
 
 def four(documents, bins, capacity, loss_masks):
@@ -117,7 +123,7 @@ def four(documents, bins, capacity, loss_masks):
     return rows.tokens, rows.targets, rows.doc_ids, rows.mask
 
 
-ROWS = dict(cases=draw_a.cases(documents), subjects={"lay_out": four}, guards=[lib.lay_out], examples=60)
+ROWS = dict(cases=draw_a.cases(documents), always=places, subjects={"lay_out": four}, guards=[lib.lay_out], examples=60)
 NAMES = "tokens, targets, doc_ids, mask"
 
 

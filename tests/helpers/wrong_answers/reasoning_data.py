@@ -398,6 +398,55 @@ def my_rows(documents, bins, capacity, loss_masks):
             start = stop
     return tokens, targets, doc_ids, doc_ids >= 0
 ''',
+        "padding told by its token": '''
+def my_rows(documents, bins, capacity, loss_masks):
+    tokens = torch.zeros(len(bins), capacity, dtype=torch.int64)
+    targets, doc_ids = torch.full_like(tokens, -100), torch.full_like(tokens, -1)
+    for row, members in enumerate(bins):
+        start = 0
+        for i in members:
+            stop = start + len(documents[i])
+            tokens[row, start:stop], doc_ids[row, start:stop] = documents[i], i
+            following = documents[i][1:]
+            if loss_masks is not None:
+                following = torch.where(loss_masks[i][1:], following, -100)
+            targets[row, start: stop - 1] = following
+            start = stop
+    return tokens, targets, doc_ids, tokens != 0
+''',
+        "no target before or at token 0": '''
+def my_rows(documents, bins, capacity, loss_masks):
+    tokens = torch.zeros(len(bins), capacity, dtype=torch.int64)
+    targets, doc_ids = torch.full_like(tokens, -100), torch.full_like(tokens, -1)
+    for row, members in enumerate(bins):
+        start = 0
+        for i in members:
+            stop = start + len(documents[i])
+            tokens[row, start:stop], doc_ids[row, start:stop] = documents[i], i
+            following = documents[i][1:]
+            if loss_masks is not None:
+                following = torch.where(loss_masks[i][1:], following, -100)
+            targets[row, start: stop - 1] = following
+            start = stop
+    targets[tokens == 0] = -100
+    return tokens, targets, doc_ids, doc_ids >= 0
+''',
+        "in the order of their numbers": '''
+def my_rows(documents, bins, capacity, loss_masks):
+    tokens = torch.zeros(len(bins), capacity, dtype=torch.int64)
+    targets, doc_ids = torch.full_like(tokens, -100), torch.full_like(tokens, -1)
+    for row, members in enumerate(bins):
+        start = 0
+        for i in sorted(members):
+            stop = start + len(documents[i])
+            tokens[row, start:stop], doc_ids[row, start:stop] = documents[i], i
+            following = documents[i][1:]
+            if loss_masks is not None:
+                following = torch.where(loss_masks[i][1:], following, -100)
+            targets[row, start: stop - 1] = following
+            start = stop
+    return tokens, targets, doc_ids, doc_ids >= 0
+''',
     },
 }
 WRONG["trim"]["what just fits is called cut"] = (

@@ -37,6 +37,16 @@ def full_but_not(change):
     return rows
 
 
+def told_by_token(*given):
+    """Padding is where token 0 is."""
+    tokens, targets, doc_ids, _ = four(*given)
+    return tokens, targets, doc_ids, tokens != 0
+
+
+def by_number(documents, bins, capacity, loss_masks):
+    return four(documents, [sorted(b) for b in bins], capacity, loss_masks)
+
+
 WRONG = {
     "pack.each_once": [
         one_more,
@@ -63,8 +73,11 @@ WRONG = {
         full_but_not(0),
         full_but_not(2),
         full_but_not(3),
+        told_by_token,
+        by_number,
     ],
     "pack.targets": [
         full_but_not(1),
+        by_number,
     ],
 }
