@@ -1,6 +1,7 @@
 """Laws of Muon: the orthogonalisation, the size of a step, and what a step depends on."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -37,22 +38,23 @@ def with_values(draw, m: int, n: int) -> Tensor:
     return rotation(draw, m) @ diagonal @ rotation(draw, n)
 
 
-def textbook(g: Tensor, added: bool = False) -> Tensor:
-    """What Newton-Schulz must give, by way of the singular values. The norm is at least 1e-7, or 1e-7 is added to it:
-    papers guard against zero in both ways."""
+def textbook(g: Tensor, added: float = 0.0) -> Tensor:
+    """What Newton-Schulz must give, by way of the singular values. The norm is at least 1e-7, or a little is added to
+    it: papers guard against zero in both ways."""
     u, s, vt = torch.linalg.svd(g, full_matrices=False)
-    return u * p(s / (s.norm() + 1e-7 if added else s.norm().clamp_min(1e-7))) @ vt
+    return u * p(s / (s.norm() + added if added else s.norm().clamp_min(1e-7))) @ vt
 
 
-def expect_either(got: object, make: Callable[[bool], Tensor], axes: str, what: str = "") -> None:
-    """`expect`, with either guard: make(added) is what is wanted."""
+def expect_either(got: object, make: Callable[[float], Tensor], axes: str, what: str = "") -> None:
+    """`expect`, with one guard or another: make(added) is what is wanted. Less than 1e-8 is added without a trace."""
     try:
-        expect(got, make(False), axes, what)
+        expect(got, make(0.0), axes, what)
     except Broken as error:
-        try:
-            expect(got, make(True), axes, what)
-        except Broken:
-            raise error from None
+        for added in (1e-7, 1e-8):
+            with suppress(Broken):
+                expect(got, make(added), axes, what)
+                return
+        raise error from None
 
 
 def same_shape(got, like: Tensor) -> Tensor:
