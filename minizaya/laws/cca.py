@@ -206,12 +206,19 @@ def qk_norm(fn, q, k, temperature):
 
 @law("cca.qk_norm_tiny", "the norm does not care how long a vector was; a zero vector stays zero, never NaN", **NORM)
 def qk_norm_tiny(fn, q, k, temperature):
-    """fn(q, k, temperature): as in cca.qk_norm; q is a million times smaller here, the first key is zero."""
+    """fn(q, k, temperature): as in cca.qk_norm; q is a million times smaller here, the first key is zero, and its
+    gradient is finite."""
     small, empty = q * 1e-6, k.clone()
     empty[:, 0] = 0.0
     new_q, new_k = parts(fn(small, empty, temperature), 2, "q and k")
     expect(new_q, textbook.normed(q), "b t h d", "q")
     expect(new_k, textbook.normed(empty, temperature), "b t j d", "k")
+    # trap: where NaN is replaced after the division, the gradient is NaN all the same
+    leaf = empty.requires_grad_(getattr(fn, "differentiable", True))
+    _, new_k = parts(fn(small, leaf, temperature), 2, "q and k")
+    slope = torch.autograd.grad(new_k.sum(), leaf)[0] if new_k.requires_grad else torch.zeros(())
+    require(slope.isfinite().all(), "a zero key stays zero, but its gradient is NaN or infinite, and after one step so is "
+                                    "every weight below it")
 
 
 @law("cca.temperature_linear", "twice the temperature is twice the key; queries do not feel it", **NORM)

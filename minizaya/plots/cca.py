@@ -163,10 +163,10 @@ def ablation(runs: list[dict]) -> Figure:
             mean, error = cca_ablation.paired(mine, first, second)
             axis.plot(each, [y] * len(each), "o", color=COLOR["attention"], alpha=0.45, markersize=5)
             axis.errorbar(mean, y - 0.22, xerr=error, fmt="D", color=COLOR["ours"], markersize=5, capsize=3)
-        axis.set(title=f"nano, first weights {size}", xlim=ours, xticks=(-0.4, 0, 0.4))
+        axis.set(title=f"nano,\nfirst weights {size}", xlim=ours, xticks=(-0.4, 0, 0.4))
     changes = [cca_ablation.PAPER[second] - cca_ablation.PAPER[first] for first, second in pairs]
     axes[-1].barh(range(len(pairs)), changes, color=COLOR["baseline"], height=0.5)
-    axes[-1].set(title=f"paper, 1.5B: axis {finer:.0f} x finer", xlim=theirs)
+    axes[-1].set(title=f"paper, 1.5B:\nthe axis {finer:.0f} times finer", xlim=theirs)
     for axis in axes:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(xlabel="change of loss")

@@ -87,6 +87,12 @@ def norm_and_temperature(q, k, temperature):
     size = q.shape[-1] ** 0.5
     return F.normalize(q, dim=-2) * size, F.normalize(k, dim=-2) * size * temperature[:, None]
 """,
+        "a gradient of NaN for a zero vector": '''
+def norm_and_temperature(q, k, temperature):
+    def unit(x):
+        return (x / x.norm(dim=-1, keepdim=True)).nan_to_num() * x.shape[-1] ** 0.5
+    return unit(q), unit(k) * temperature[:, None]
+''',
         "NaN for a zero vector": """
 def norm_and_temperature(q, k, temperature):
     size = q.shape[-1] ** 0.5

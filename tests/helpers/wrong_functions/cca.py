@@ -163,6 +163,8 @@ WRONG = {
     "cca.qk_norm_tiny": [
         lambda q, k, s: (F.normalize(q, dim=-1, eps=1e-3) * q.shape[-1] ** 0.5, cca.qk_norm(q, k, s)[1]),
         lambda q, k, s: (cca.qk_norm(q, k, s)[0], k / k.norm(dim=-1, keepdim=True) * k.shape[-1] ** 0.5 * s[:, None]),
+        lambda q, k, s: (cca.qk_norm(q, k, s)[0],
+                         (k / k.norm(dim=-1, keepdim=True)).nan_to_num() * k.shape[-1] ** 0.5 * s[:, None]),
     ],
     "cca.layer": [
         layer(lambda y: y.flip(1)),
