@@ -217,8 +217,8 @@ def qk_norm_tiny(fn, q, k, temperature):
     leaf = empty.requires_grad_(getattr(fn, "differentiable", True))
     _, new_k = parts(fn(small, leaf, temperature), 2, "q and k")
     slope = torch.autograd.grad(new_k.sum(), leaf)[0] if new_k.requires_grad else torch.zeros(())
-    require(slope.isfinite().all(), "a zero key stays zero, but its gradient is NaN or infinite, and after one step so is "
-                                    "every weight below it")
+    require(slope.isfinite().all(), "a zero key stays zero, but its gradient is NaN or infinite, and after one step "
+                                    "so is every weight below it")
 
 
 @law("cca.temperature_linear", "twice the temperature is twice the key; queries do not feel it", **NORM)
