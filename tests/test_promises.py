@@ -34,6 +34,7 @@ from minizaya.hub import shards, zoo
 from minizaya.hub.contents import Entry, read_index
 from minizaya.hub.mapped import Mapped, view_of
 from minizaya.hub.weights import StandIn
+from minizaya.infer import calls
 from minizaya.infer.calls import ToolCall, strict_json, write_call
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.endpoint import client as the_client
@@ -178,6 +179,13 @@ def test_what_a_balancer_hands_out_is_the_callers():
         assert not balance.SignBalancer(number).update(torch.full((number,), 1 / number)).any(), number
 
 
+def test_one_layer_whose_load_is_no_load_is_refused():
+    """Each layer's fractions sum to at most 1, not those of all."""
+    for wrong in ([[0.5, 0.5], [0.9, 0.9]], [[0.5, math.nan], [0.5, 0.5]], [[0.5, 0.5], [-0.1, 0.5]]):
+        with pytest.raises(ValueError, match="load must hold fractions of tokens"):
+            balance.SignBalancer(2, num_layers=2).update(torch.tensor(wrong))
+
+
 def test_three_errors_by_hand():
     """P, I and D, each the textbook's; AdamW's decay is by the rate."""
     pid, errors = balance.PIDBalancer(2, kp=0.5, ki=0.25, kd=2.0), [0.1, 0.3, -0.2]
@@ -305,6 +313,12 @@ def test_a_line_break_alone_is_an_empty_value():
     for end in ("\n", "\r\n"):
         block = f"<zyphra_tool_call><function=f><parameter=x>{end}</parameter></function></zyphra_tool_call>"
         assert parse(block, thinking=False).calls == [ToolCall("f", {"x": ""})]
+
+
+@pytest.mark.parametrize("tag", calls.TAGS)
+def test_a_value_with_a_tag_in_it_is_no_value(tag):
+    body = f"<function=f><parameter=x>\na {tag} b\n</parameter></function>"
+    assert calls.unframed(f"\na {tag} b\n") is None and calls.read_call(body) is None
 
 
 def test_the_key_that_stands_twice_is_named():

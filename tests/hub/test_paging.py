@@ -223,6 +223,19 @@ def test_large_matrices_stay_in_the_file(small):
     assert not paged.training and paged.embed.weight.numel() == 0
 
 
+def test_balancing_biases_are_not_rounded_to_the_models_type(tmp_path):
+    """bfloat16 would tie experts that 1e-3 tells apart; a file's float32 biases come in as they are."""
+    folder = written(tmp_path / "weights", layout="minizaya")
+    model = shards.load(folder)
+    for block in model.layers:
+        block.router.balancing_bias[:] = torch.arange(len(block.router.balancing_bias)) * 1e-3 - 0.1 / 3
+    shards.save(model, tmp_path / "again")
+    for dtype in (torch.float32, torch.bfloat16):
+        for own, block in zip(PagedZaya(tmp_path / "again", dtype).layers, model.layers):
+            assert own.router.balancing_bias.dtype == torch.float32
+            assert torch.equal(own.router.balancing_bias, block.router.balancing_bias)
+
+
 def test_a_token_outside_the_vocabulary_is_refused_in_each_call(small):
     """In the first, and where one more token goes through C++, which would read past the table."""
     paged, size = PagedZaya(small), CONFIG.vocab_size

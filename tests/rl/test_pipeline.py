@@ -554,6 +554,10 @@ def test_a_batch_is_enough_to_learn_from():
 def test_two_processes_take_a_thread_each_and_give_it_back(tmp_path, monkeypatch):
     seen, idle = [], SimpleNamespace(stop=lambda: seen.append(torch.get_num_threads()))
     monkeypatch.setattr(pipeline, "GeneratorProcess", lambda *given: idle)
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    assert run(tiny_job(0), tiny_model(), TOKENIZER, tmp_path, processes=2, bar=False)
-    assert seen == [1] and torch.get_num_threads() == 2
+    try:
+        assert run(tiny_job(0), tiny_model(), TOKENIZER, tmp_path, processes=2, bar=False)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -370,6 +370,16 @@ def test_micro_batches_weigh_as_one(model):
         torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-10)
 
 
+def test_each_answer_keeps_its_own_advantage(model):
+    """So groups, and answers within a group, may come in any order: the same gradient, to rounding."""
+    rollouts, wide = batch(model, [1, 0, 0, 1, 1, 0]), copy.deepcopy(model).double()
+    found = [gradients(copy.deepcopy(wide), [rollouts[i] for i in order], False, {})[0]
+             for order in ((0, 1, 2, 3, 4, 5), (3, 4, 5, 0, 1, 2), (1, 2, 0, 3, 5, 4))]
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
+
+
 def gradients(model, rollouts, compiled, settings):
     """Of one update, with its figures; the weights stay."""
     learner, kept = Learner(model, LearnerConfig(clip=1e9, **settings), compiled), []
