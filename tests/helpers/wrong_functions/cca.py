@@ -165,6 +165,7 @@ WRONG = {
         lambda q, k, s: (cca.qk_norm(q, k, s)[0], k / k.norm(dim=-1, keepdim=True) * k.shape[-1] ** 0.5 * s[:, None]),
         lambda q, k, s: (cca.qk_norm(q, k, s)[0],
                          (k / k.norm(dim=-1, keepdim=True)).nan_to_num() * k.shape[-1] ** 0.5 * s[:, None]),
+        lambda q, k, s: (cca.qk_norm(q, k, s)[0], cca.qk_norm(q, k, s)[1] + (k == 0).all(-1, keepdim=True)),
     ],
     "cca.layer": [
         layer(lambda y: y.flip(1)),
