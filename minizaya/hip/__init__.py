@@ -5,7 +5,7 @@ In reading order: `build` (one source, four targets), `launch` (the same call on
 paper: the machine code run for one wave, and the time that each unit needs at least), `report` (what the machine code
 says of its cost), `ops` (the kernels as operators of torch, with gradients), `layers` (`Zaya(backend="hip")`),
 `ladder`, `products` and `tile` (lesson 14's steps, those of a matrix product, and one matrix instruction by hand),
-`told` (a loop and a ladder in words).
+`told` (a loop and a ladder in words), `timing` (on a GPU, beside torch's own libraries).
 """
 
 import importlib.util
