@@ -177,7 +177,9 @@ void barrier(const char* file, int line) {
   sleep();
 }
 
-static int meet(Meeting& m, int mine, int first, int size, State state, const Word* words, const char* file, int line) {
+// finish: what the last to arrive does with what all have brought.
+static int meet(Meeting& m, int mine, int first, int size, State state, const void* words, size_t bytes, const char* file, int line,
+                void (*finish)(Meeting&) = nullptr) {
   if (m.arrived == 0) {
     m.line = line, m.file = file;
     m.turn ^= 1;
@@ -186,13 +188,13 @@ static int meet(Meeting& m, int mine, int first, int size, State state, const Wo
     fail("divergent wave operation: lanes of one wave are at " + where(m.file, m.line) + " and at " + where(file, line));
   }
   int turn = m.turn;
-  m.slot[turn][mine][0] = words[0];
-  m.slot[turn][mine][1] = words[1];
+  memcpy(m.slot[turn][mine], words, bytes);
   m.present[turn] |= 1ull << mine;
   Thread& me = block->thread[block->current];
   me.line = line, me.file = file;
   if (++m.arrived == m.alive) {
     m.arrived = 0;
+    if (finish) finish(m);
     wake(state, first, first + size);
   } else {
     me.state = state;
@@ -201,24 +203,94 @@ static int meet(Meeting& m, int mine, int first, int size, State state, const Wo
   return turn;
 }
 
-Seen meet_wave(const void* value, size_t bytes, const char* file, int line) {
-  Word words[2] = {0, 0};
-  memcpy(words, value, bytes);
+static Seen meet_lanes(const void* words, size_t bytes, const char* file, int line, void (*finish)(Meeting&) = nullptr) {
   int wave = block->current / MZ_WAVE;
   Meeting& m = block->wave[wave];
-  int turn = meet(m, block->current % MZ_WAVE, wave * MZ_WAVE, MZ_WAVE, AT_WAVE, words, file, line);
+  int turn = meet(m, block->current % MZ_WAVE, wave * MZ_WAVE, MZ_WAVE, AT_WAVE, words, bytes, file, line, finish);
   return {m.slot[turn], m.present[turn]};
 }
 
-const Word (*meet_team(const void* a, const void* b, size_t bytes, const char* file, int line))[2] {
+Seen meet_wave(const void* value, size_t bytes, const char* file, int line) {
+  Word word = 0;
+  memcpy(&word, value, bytes);
+  return meet_lanes(&word, sizeof word, file, line);
+}
+
+static void all_lanes(uint64_t present, int lanes, const char* file, int line) {
+  if (~present << (64 - lanes)) fail("a matrix instruction needs all " + std::to_string(lanes) + " lanes; some have returned, at " + where(file, line));
+}
+
+const Word (*meet_team(const void* a, const void* b, size_t bytes, const char* file, int line))[WORDS] {
   Word words[2] = {0, 0};
   memcpy(&words[0], a, bytes);
   memcpy(&words[1], b, bytes);
   int team = block->current / 64;
   Meeting& m = block->team[team];
-  int turn = meet(m, block->current % 64, team * 64, 64, AT_TEAM, words, file, line);
-  if (~m.present[turn]) fail("a matrix instruction needs all 64 lanes; some have returned, at " + where(file, line));
+  int turn = meet(m, block->current % 64, team * 64, 64, AT_TEAM, words, sizeof words, file, line);
+  all_lanes(m.present[turn], 64, file, line);
   return m.slot[turn];
+}
+
+const Word (*meet_floats(const void* a, size_t a_bytes, const void* b, size_t b_bytes, const char* file, int line))[WORDS] {
+  char both[sizeof(Word) * WORDS];
+  memcpy(both, a, a_bytes);
+  memcpy(both + a_bytes, b, b_bytes);
+  Seen seen = meet_lanes(both, a_bytes + b_bytes, file, line);
+  all_lanes(seen.present, 32, file, line);
+  return seen.slot;
+}
+
+// ---- NVIDIA's matrix instruction ----------------------------------------------------------------------------------------
+// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 as the PTX ISA's tables have it ("Matrix Fragments for mma.m16n8k16"), by
+// their own names, and by nothing that mfma.h says: lane groupID * 4 + threadID_in_group holds
+//
+//   a0 .. a7    row = groupID for ai where 0 <= i < 2 or 4 <= i < 6, else groupID + 8;  col = threadID_in_group * 2 + (i & 1), + 8 for i >= 4
+//   b0 .. b3    row = threadID_in_group * 2 + (i & 1), + 8 for i >= 2;                  col = groupID
+//   c0 .. c3    row = groupID for i < 2, else groupID + 8;                              col = threadID_in_group * 2 + (i & 1)
+//
+// Two neighbours share a register, the one with the lower number in its lower half. Here four of them, with the same A.
+struct MmaRegisters { unsigned a[4], b[4][2]; };
+
+static float half_of(const unsigned* registers, int i) {   // number i of a fragment
+  unsigned bits = i % 2 ? registers[i / 2] & 0xffff0000u : registers[i / 2] << 16;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static void mma_finish(Meeting& m) {
+  float A[16][16], B[16][32];
+  for (int lane = 0; lane < 32; lane++) {
+    MmaRegisters r;
+    memcpy(&r, m.slot[m.turn][lane], sizeof r);
+    int groupID = lane >> 2, threadID_in_group = lane % 4;
+    for (int i = 0; i < 8; i++) {
+      int row = (0 <= i && i < 2) || (4 <= i && i < 6) ? groupID : groupID + 8;
+      int col = threadID_in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+      A[row][col] = half_of(r.a, i);
+    }
+    for (int n = 0; n < 4; n++)
+      for (int i = 0; i < 4; i++) B[threadID_in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][n * 8 + groupID] = half_of(r.b[n], i);
+  }
+  for (int row = 0; row < 16; row++) {
+    float sum[32] = {};
+    for (int k = 0; k < 16; k++)
+      for (int col = 0; col < 32; col++) sum[col] += A[row][k] * B[k][col];
+    memcpy(m.product[m.turn][row], sum, sizeof sum);
+  }
+}
+
+void mma_sync(float (&d)[4][4], const unsigned (&a)[4], const unsigned (&b)[4][2], const char* file, int line) {
+  MmaRegisters mine;
+  memcpy(mine.a, a, sizeof a);
+  memcpy(mine.b, b, sizeof b);
+  Meeting& m = block->wave[block->current / MZ_WAVE];
+  Seen seen = meet_lanes(&mine, sizeof mine, file, line, mma_finish);
+  all_lanes(seen.present, 32, file, line);
+  int turn = seen.slot == m.slot[1], groupID = block->current % 32 >> 2, threadID_in_group = block->current % 4;
+  for (int n = 0; n < 4; n++)
+    for (int i = 0; i < 4; i++)
+      d[n][i] += m.product[turn][i < 2 ? groupID : groupID + 8][n * 8 + threadID_in_group * 2 + (i & 1)];
 }
 
 void absent_lane(int lane, const char* file, int line) {

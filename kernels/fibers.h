@@ -15,6 +15,7 @@ namespace fibers {
 
 enum State : uint8_t { RUNNING, AT_BARRIER, AT_WAVE, AT_TEAM, RETURNED };
 typedef uint64_t Word;
+constexpr int WORDS = MZ_WAVE == 32 ? 12 : 2;   // what a lane can bring: of NVIDIA's products all fours of a slice
 
 // Threads that meet: a wave, or a team of 64 for the matrix cores. Two sets of slots, used in turn, so that the next
 // meeting can begin while the last one is still being read.
@@ -22,7 +23,8 @@ struct Meeting {
   int alive, arrived, line, turn;
   const char* file;
   uint64_t present[2];
-  Word slot[2][64][2];
+  Word slot[2][64][WORDS];
+  float product[2][16][32];   // of mma_sync
 };
 
 struct Thread {
@@ -58,9 +60,11 @@ extern __thread Block* block;   // trap: never initial-exec, which would squeeze
 #endif
 
 void barrier(const char* file, int line);
-struct Seen { const Word (*slot)[2]; uint64_t present; };
+struct Seen { const Word (*slot)[WORDS]; uint64_t present; };
 Seen meet_wave(const void* value, size_t bytes, const char* file, int line);
-const Word (*meet_team(const void* a, const void* b, size_t bytes, const char* file, int line))[2];
+const Word (*meet_team(const void* a, const void* b, size_t bytes, const char* file, int line))[WORDS];
+const Word (*meet_floats(const void* a, size_t a_bytes, const void* b, size_t b_bytes, const char* file, int line))[WORDS];
+void mma_sync(float (&d)[4][4], const unsigned (&a)[4], const unsigned (&b)[4][2], const char* file, int line);
 void absent_lane(int lane, const char* file, int line);
 void stop(const char* what);   // ends the block with an error
 extern const size_t STACK;     // bytes of one fiber's stack

@@ -6,8 +6,9 @@
 // head are rows of the same tile, so they share every key and value that comes to LDS. Each team of 64 lanes has 32 rows.
 // It walks over the keys 32 at a time and keeps for each row the largest score so far, `top`, and sums relative to it.
 //
-// Everything is computed turned over. Scores^T = K Q^T leaves lane l with row l % 32 only, 16 keys of it in registers, and
-// in just the places where the next product, out^T = V^T P^T, wants its second operand: probabilities never leave registers.
+// Everything is computed turned over. Scores^T = K Q^T leaves a lane with one row only (on NVIDIA two), some keys of it in
+// registers, and in just the places where the next product, out^T = V^T P^T, wants its second operand: probabilities never
+// leave registers.
 #include "gpu.h"
 #include "gemm.h"
 
@@ -19,7 +20,6 @@ constexpr float TO_POWERS_OF_2 = 1.4426950408889634f;   // exp(x) = 2^(x log2(e)
 template <class T, int WIDE> struct Tile {
   T key[KEYS][WIDE + 4], value[WIDE][KEYS + 4];   // values turned over; 4 more a row against bank conflicts
   int document[KEYS];
-  float exchange[THREADS];
 };
 
 // Numbers channel .. channel + 3 of a row. Channels past the width bring something finite: queries are zero there, and what
@@ -34,6 +34,11 @@ template <bool WHOLE, class T> DEVICE vec<T, 4> four(const T* row, int channel, 
 
 template <class T> DEVICE bool fours(const T* at, int width) { return width % 4 == 0 && (size_t)at % sizeof(vec<T, 4>) == 0; }
 
+// Four numbers of LDS. float32 by way of a vector type: moved as a struct, the 16 bytes would be read as four words.
+template <class T> DEVICE vec<T, 4> at_once(const T* at);
+template <> DEVICE vec<float, 4> at_once<float>(const float* at) { return bits_as<vec<float, 4>>(*(const bytes16*)at); }
+template <> DEVICE vec<bf16, 4> at_once<bf16>(const bf16* at) { return *(const vec<bf16, 4>*)at; }
+
 // A weight between 0 and 1 as T will hold it: no NaN to look for. And T's bits of such a number.
 template <class T> DEVICE float as_held(float x);
 template <> DEVICE float as_held<float>(float x) { return x; }
@@ -43,16 +48,6 @@ template <> DEVICE float as_held<bf16>(float x) {
 }
 DEVICE void hold(float x, float& to) { to = x; }
 DEVICE void hold(float x, bf16& to) { to.bits = (unsigned short)(bits_as<unsigned>(x) >> 16); }
-
-// What the lane with the other 16 keys of the same row has. A wave of 64 can ask; waves of 32 must go through LDS.
-DEVICE float other_half(float mine, float* exchange) {
-  if (WAVE == 64) return __shfl_xor(mine, 32);
-  exchange[threadIdx.x] = mine;
-  __syncthreads();
-  float other = exchange[threadIdx.x ^ 32];
-  __syncthreads();
-  return other;
-}
 
 // The first key of the document that `position` stands in. Numbers never fall along a row, so halving finds it.
 DEVICE int document_start(const int* documents, int position) {
@@ -107,34 +102,46 @@ template <bool WHOLE, int TEAMS, class T, int WIDE>
 DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, const int* documents, T* out, float* partial,
                    float* stats, int queries, int keys, int heads, int kv_heads, int width, int window, int parts, int tiles, float scale) {
   constexpr bool EARLY = sizeof(T) == 2 && WIDE == 128;   // LDS answers after some four products; elsewhere registers are too few
+  constexpr int SLICES = KEYS / MFMA_SLICE, OWN = MFMA_COLUMNS;   // OWN: rows that a lane has a share of
   int lane = threadIdx.x % 64, group = heads / kv_heads, past = keys - queries, stride = kv_heads * width;
   int kv = blockIdx.y % kv_heads, batch = blockIdx.y / kv_heads, part = blockIdx.x % parts;
   int block = (tiles * parts - 1 - (int)blockIdx.x) / parts;   // the last positions first: they have the most keys
   int first_row = block * (32 * TEAMS), last_row = first_row + 32 * TEAMS - 1;
   if (last_row >= queries * group) last_row = queries * group - 1;
-  int row = first_row + threadIdx.x / 64 * 32 + lane % 32, position = past + row / group, document = 0;
-  bool there = row <= last_row;
-  size_t place = ((size_t)batch * queries + row / group) * heads + kv * group + row % group;
+  int position[OWN], document[OWN];
+  bool there[OWN];
+  size_t place[OWN];
+#pragma unroll
+  for (int i = 0; i < OWN; i++) {
+    int row = first_row + threadIdx.x / 64 * 32 + mfma_column(i, lane);
+    position[i] = past + row / group, document[i] = 0;
+    there[i] = row <= last_row;
+    place[i] = ((size_t)batch * queries + row / group) * heads + kv * group + row % group;
+  }
   k += ((size_t)batch * keys * kv_heads + kv) * width;
   v += ((size_t)batch * keys * kv_heads + kv) * width;
 
-  vec<T, 4> query[WIDE / 8];
+  vec<T, 4> query[WIDE / MFMA_SLICE][OWN];
 #pragma unroll
-  for (int c = 0; c < WIDE / 8; c++) {
-    int channel = c * 8 + lane / 32 * 4, left = there ? width - channel : 0;
+  for (int c = 0; c < WIDE / MFMA_SLICE; c++)
 #pragma unroll
-    for (int j = 0; j < 4; j++) query[c][j] = from_float<T>(0.f);
-    if (WHOLE && left > 0) query[c] = *(const vec<T, 4>*)(q + place * width + channel);
+    for (int i = 0; i < OWN; i++) {
+      int channel = c * MFMA_SLICE + mfma_part(lane) * 4, left = there[i] ? width - channel : 0;
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-      if (!WHOLE && j < left) query[c][j] = q[place * width + channel + j];
-  }
+      for (int j = 0; j < 4; j++) query[c][i][j] = from_float<T>(0.f);
+      if (WHOLE && left > 0) query[c][i] = *(const vec<T, 4>*)(q + place[i] * width + channel);
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        if (!WHOLE && j < left) query[c][i][j] = q[place[i] * width + channel + j];
+    }
   // the first key that the first row may see, the last that the last row may; between them this part's share
   int begin = 0, end = past + last_row / group + 1, lowest = past + first_row / group;
   if (window && lowest - window + 1 > 0) begin = lowest - window + 1;
   documents += documents ? (size_t)batch * keys : 0;   // not inside the `if`: the pointer would lose its address space
   if (documents) {
-    if (there) document = documents[position];
+#pragma unroll
+    for (int i = 0; i < OWN; i++)
+      if (there[i]) document[i] = documents[position[i]];
     int start = document_start(documents, lowest);
     if (start > begin) begin = start;
   }
@@ -146,7 +153,9 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
   f32x16 sums[WIDE / 32];
 #pragma unroll
   for (int m = 0; m < WIDE / 32; m++) sums[m] = mfma_zero();
-  float top = LOWEST, total = 0.f, powers = scale * TO_POWERS_OF_2;   // total: of this lane's own keys
+  float top[OWN], total[OWN], fade[OWN], powers = scale * TO_POWERS_OF_2;   // total: of this lane's own keys
+#pragma unroll
+  for (int i = 0; i < OWN; i++) top[i] = LOWEST, total[i] = 0.f;
   Coming<T, WIDE> coming;
   if (TEAMS == 4) coming.template fetch<WHOLE>(threadIdx.x, k, v, documents, begin, keys, stride, width);
   for (int first = begin; first < end; first += KEYS) {
@@ -164,80 +173,97 @@ DEVICE void attend(Tile<T, WIDE>& tile, const T* q, const T* k, const T* v, cons
     if (TEAMS == 4)    // behind the last ones: something that exists, for nobody
       coming.template fetch<WHOLE>(threadIdx.x, k, v, documents, first + KEYS, keys, stride, width);
     stay_in_order();   // the loads travel while the matrix cores work
-    auto key = [&](int c) -> const vec<T, 4>& { return *(const vec<T, 4>*)&tile.key[lane % 32][c * 8 + lane / 32 * 4]; };
-    auto value = [&](int m, int c) -> const vec<T, 4>& { return *(const vec<T, 4>*)&tile.value[m * 32 + lane % 32][c * 8 + lane / 32 * 4]; };
-    vec<T, 4> piece[2][4];   // EARLY: four are multiplied, the next four are on their way
+    auto key = [&](int c, vec<T, 4> (&to)[MFMA_ROWS]) {
 #pragma unroll
-    for (int i = 0; EARLY && i < 4; i++) piece[0][i] = key(i);
+      for (int i = 0; i < MFMA_ROWS; i++) to[i] = at_once<T>(&tile.key[mfma_a_row(i, lane)][c * MFMA_SLICE + mfma_part(lane) * 4]);
+    };
+    auto value = [&](int m, int c, vec<T, 4> (&to)[MFMA_ROWS]) {
+#pragma unroll
+      for (int i = 0; i < MFMA_ROWS; i++) to[i] = at_once<T>(&tile.value[m * 32 + mfma_a_row(i, lane)][c * MFMA_SLICE + mfma_part(lane) * 4]);
+    };
+    vec<T, 4> piece[2][SLICES][MFMA_ROWS];   // EARLY: some slices are multiplied, the next ones are on their way
+#pragma unroll
+    for (int i = 0; EARLY && i < SLICES; i++) key(i, piece[0][i]);
     f32x16 score = mfma_zero();
 #pragma unroll
-    for (int c = 0; c < WIDE / 8; c++) {
+    for (int c = 0; c < WIDE / MFMA_SLICE; c++) {
 #pragma unroll
-      for (int i = 0; EARLY && c % 4 == 0 && c + 4 < WIDE / 8 && i < 4; i++) piece[(c / 4 + 1) % 2][i] = key(c + 4 + i);
-      if (EARLY && c % 4 == 0) stay_in_order();
-      score = mfma8(EARLY ? piece[c / 4 % 2][c % 4] : key(c), query[c], score);
+      for (int i = 0; EARLY && c % SLICES == 0 && c + SLICES < WIDE / MFMA_SLICE && i < SLICES; i++)
+        key(c + SLICES + i, piece[(c / SLICES + 1) % 2][i]);
+      if (EARLY && c % SLICES == 0) stay_in_order();
+      if (!EARLY) key(c, piece[0][0]);
+      score = mfma(EARLY ? piece[c / SLICES % 2][c % SLICES] : piece[0][0], query[c], score);
     }
     if (EARLY) stay_in_order();
 #pragma unroll
-    for (int i = 0; EARLY && i < 4; i++) piece[0][i] = value(0, i);   // wanted after the weights
+    for (int i = 0; EARLY && i < SLICES; i++) value(0, i, piece[0][i]);   // wanted after the weights
     // may every row see every key here? Then nobody asks, key by key
     bool open = !documents && first + KEYS - 1 <= lowest && (!window || past + last_row / group - first < window);
     if (!open) {
 #pragma unroll
       for (int r = 0; r < 16; r++) {
-        int at = mfma_row(r, lane), ahead = position - (first + at);
-        bool seen = ahead >= 0 && (!window || ahead < window) && (!documents || tile.document[at] == document);
+        int i = r / MFMA_HELD, at = mfma_row(r % MFMA_HELD, lane), ahead = position[i] - (first + at);
+        bool seen = ahead >= 0 && (!window || ahead < window) && (!documents || tile.document[at] == document[i]);
         score[r] = seen ? score[r] : bits_as<float>(0xff800000u);   // - infinity
       }
     }
-    float higher = top;
+    vec<T, 4> weight[SLICES][OWN];
 #pragma unroll
-    for (int r = 0; r < 16; r++) higher = fmaxf(higher, score[r]);
-    higher = fmaxf(higher, other_half(higher, tile.exchange));
-    float fade = power_of_2((top - higher) * powers);   // what was summed relative to the old top
-    top = higher;
-    total *= fade;
-    vec<T, 4> weight[KEYS / 8];
+    for (int i = 0; i < OWN; i++) {
+      float higher = top[i];
 #pragma unroll
-    for (int r = 0; r < 16; r++) {
-      float held = as_held<T>(power_of_2((score[r] - top) * powers));
-      hold(held, weight[r / 4][r % 4]);
-      total += held;   // as rounded, so that the weights still add up to one
+      for (int r = 0; r < MFMA_HELD; r++) higher = fmaxf(higher, score[MFMA_HELD * i + r]);
+      higher = column_max(higher);
+      fade[i] = power_of_2((top[i] - higher) * powers);   // what was summed relative to the old top
+      top[i] = higher;
+      total[i] *= fade[i];
+#pragma unroll
+      for (int r = 0; r < MFMA_HELD; r++) {
+        float held = as_held<T>(power_of_2((score[MFMA_HELD * i + r] - top[i]) * powers));
+        hold(held, weight[r / 4][i][r % 4]);
+        total[i] += held;   // as rounded, so that the weights still add up to one
+      }
     }
 #pragma unroll
     for (int m = 0; m < WIDE / 32; m++) {
 #pragma unroll
-      for (int i = 0; EARLY && m + 1 < WIDE / 32 && i < 4; i++) piece[(m + 1) % 2][i] = value(m + 1, i);
+      for (int i = 0; EARLY && m + 1 < WIDE / 32 && i < SLICES; i++) value(m + 1, i, piece[(m + 1) % 2][i]);
 #pragma unroll
-      for (int r = 0; r < 16; r++) sums[m][r] *= fade;
+      for (int r = 0; r < 16; r++) sums[m][r] *= fade[r / MFMA_HELD];
       if (EARLY) stay_in_order();
 #pragma unroll
-      for (int c = 0; c < KEYS / 8; c++) sums[m] = mfma8(EARLY ? piece[m % 2][c] : value(m, c), weight[c], sums[m]);
+      for (int c = 0; c < SLICES; c++) {
+        if (!EARLY) value(m, c, piece[0][0]);
+        sums[m] = mfma(EARLY ? piece[m % 2][c] : piece[0][0], weight[c], sums[m]);
+      }
     }
   }
-  total += other_half(total, tile.exchange);
-  if (!there) return;
-  float inverse = 1.f / total;
 #pragma unroll
-  for (int m = 0; m < WIDE / 32; m++)
+  for (int i = 0; i < OWN; i++) {
+    total[i] = column_sum(total[i]);
+    if (!there[i]) continue;
+    float inverse = 1.f / total[i];
 #pragma unroll
-    for (int c = 0; c < 4; c++) {
-      int channel = m * 32 + c * 8 + lane / 32 * 4;
+    for (int m = 0; m < WIDE / 32; m++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        if (channel + j >= width) continue;
-        if (parts > 1) partial[(place * parts + part) * width + channel + j] = sums[m][4 * c + j];
-        else if (!WHOLE) out[place * width + channel + j] = from_float<T>(sums[m][4 * c + j] * inverse);
+      for (int c = 0; c < SLICES; c++) {
+        int channel = m * 32 + c * MFMA_SLICE + mfma_part(lane) * 4, at = MFMA_HELD * i + 4 * c;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          if (channel + j >= width) continue;
+          if (parts > 1) partial[(place[i] * parts + part) * width + channel + j] = sums[m][at + j];
+          else if (!WHOLE) out[place[i] * width + channel + j] = from_float<T>(sums[m][at + j] * inverse);
+        }
+        if (parts > 1 || !WHOLE || channel >= width) continue;
+        vec<T, 4> done;
+#pragma unroll
+        for (int j = 0; j < 4; j++) done[j] = from_float<T>(sums[m][at + j] * inverse);
+        *(vec<T, 4>*)(out + place[i] * width + channel) = done;
       }
-      if (parts > 1 || !WHOLE || channel >= width) continue;
-      vec<T, 4> done;
-#pragma unroll
-      for (int j = 0; j < 4; j++) done[j] = from_float<T>(sums[m][4 * c + j] * inverse);
-      *(vec<T, 4>*)(out + place * width + channel) = done;
+    if (parts > 1 && mfma_part(lane) == 0) {
+      stats[(place[i] * parts + part) * 2] = top[i] * scale;
+      stats[(place[i] * parts + part) * 2 + 1] = total[i];
     }
-  if (parts > 1 && lane < 32) {
-    stats[(place * parts + part) * 2] = top * scale;
-    stats[(place * parts + part) * 2 + 1] = total;
   }
 }
 

@@ -9,7 +9,7 @@
 // once, but for a halo of two tokens. The key head goes first and waits in registers until the queries' are summed.
 //
 // Three ways to share out a head's 32 x 128 numbers: a thread has 2 columns of 8 rows where tokens are walked (depthwise,
-// values), column 32 * team + lane % 32 and the 16 rows of mfma_row in products, and 16 columns of one row at the end, so that a
+// values), what mfma.h says of column 32 * team on in products, and 16 columns of one row at the end, so that a
 // row is 8 neighbours' and its sum three shuffles. FULL: heads of 128 channels, 64 of them turned, whose numbers move by whole
 // words; any other head goes number by number.
 #include "gpu.h"
@@ -125,63 +125,53 @@ DEVICE void depthwise(Head<T>& lds, const vec<T, M>& filter_bias, const vec<T, 2
   }
 }
 
-// The weights of this thread's column, 16 pieces of 16 bytes from place k on. A piece feeds two matrix instructions or four.
-template <class T> DEVICE void fetch_weights(bytes16 (&weights)[16], const T* row, int k) {
+// The weights of this thread's columns, 16 pieces of 16 bytes in all, the numbers k .. k + 32 pieces of a column shared out. A piece
+// feeds two matrix instructions or four. rows: where a column's weights begin.
+constexpr int OF_COLUMN = 16 / MFMA_COLUMNS;
+template <class T> DEVICE void fetch_weights(bytes16 (&weights)[16], const T* const (&rows)[MFMA_COLUMNS], int k) {
 #pragma unroll
-  for (int c = 0; c < 16; c++) weights[c] = *(const bytes16*)(row + k + (2 * c + threadIdx.x % 64 / 32) * Gemm<T>::PIECE);
+  for (int c = 0; c < 16; c++)
+    weights[c] = *(const bytes16*)(rows[c % MFMA_COLUMNS] + k + (MFMA_SHARERS * (c / MFMA_COLUMNS) + (unsigned)mfma_part(threadIdx.x % 64)) * Gemm<T>::PIECE);
 }
 
-// acc += W1 u_t + W0 u_{t-1} for this thread's column and 16 rows: the two taps are one inner axis, of 2 d.
+// acc += W1 u_t + W0 u_{t-1} for what this thread holds: the two taps are one inner axis, of 2 d.
 template <bool FULL, class T>
-DEVICE void grouped(f32x16& acc, const Head<T>& lds, bytes16 (&weights)[16], const T* row, const Shape& s) {
-  constexpr int PIECE = Gemm<T>::PIECE, STEP = 2 * PIECE;
+DEVICE void grouped(f32x16& acc, const Head<T>& lds, bytes16 (&weights)[16], const T* const (&rows)[MFMA_COLUMNS], const Shape& s) {
+  constexpr int PIECE = Gemm<T>::PIECE, STEP = MFMA_SHARERS * PIECE;
   int lane = threadIdx.x % 64;
-  auto piece = [&](bytes16 weight, int k) {
-    vec<vec<T, 4>, PIECE / 4> b;
-    fours(weight, b);
+  auto piece = [&](const bytes16* weight, int k) {
+    vec<T, 4> b[PIECE / 4][MFMA_COLUMNS];
 #pragma unroll
-    for (int j = 0; j < PIECE / 4; j++)
-      acc = mfma8(*(const vec<T, 4>*)&lds.mixed[lane % 32][k + lane / 32 * PIECE + 4 * j], b[j], acc);
+    for (int i = 0; i < MFMA_COLUMNS; i++) fours(weight[i], b, i);
+#pragma unroll
+    for (int j = 0; j < PIECE / 4; j++) {
+      vec<T, 4> a[MFMA_ROWS];
+#pragma unroll
+      for (int i = 0; i < MFMA_ROWS; i++) a[i] = *(const vec<T, 4>*)&lds.mixed[mfma_a_row(i, lane)][k + mfma_part(lane) * PIECE + 4 * j];
+      acc = mfma(a, b[j], acc);
+    }
   };
 #pragma unroll 1
   for (int k = 0; !FULL && k < 2 * s.dim; k += STEP) {
-    vec<vec<T, 2>, PIECE / 2> some;             // past the last channel, that one's: u is zero there
+    bytes16 weight[MFMA_COLUMNS];
 #pragma unroll
-    for (int j = 0; j < PIECE / 2; j++) some[j] = *(const vec<T, 2>*)(row + at_most(k + lane / 32 * PIECE + 2 * j, 2 * s.dim - 2));
-    piece(bits_as<bytes16>(some), k);
+    for (int i = 0; i < MFMA_COLUMNS; i++) {
+      vec<vec<T, 2>, PIECE / 2> some;           // past the last channel, that one's: u is zero there
+#pragma unroll
+      for (int j = 0; j < PIECE / 2; j++) some[j] = *(const vec<T, 2>*)(rows[i] + at_most(k + mfma_part(lane) * PIECE + 2 * j, 2 * s.dim - 2));
+      weight[i] = bits_as<bytes16>(some);
+    }
+    piece(weight, k);
   }
 #pragma unroll 1
-  for (int k = 0; FULL && k < 2 * WIDEST; k += 16 * STEP) {
-    if (k > 0) fetch_weights(weights, row, k);
+  for (int k = 0; FULL && k < 2 * WIDEST; k += OF_COLUMN * STEP) {
+    if (k > 0) fetch_weights(weights, rows, k);
 #pragma unroll
-    for (int c = 0; c < 16; c++) piece(weights[c], k + c * STEP);
+    for (int c = 0; c < OF_COLUMN; c++) piece(weights + c * MFMA_COLUMNS, k + c * STEP);
   }
 }
 
-// This lane's column of half the identity, four rows a step. Two neighbours of a column are chosen at once, as bits: number by
-// number it would be a hundred instructions.
-template <class T> DEVICE void half_identity(vec<T, 4> (&half)[4]) {
-  constexpr int WORDS = sizeof(T) / 2;          // in two T's
-  int lane = threadIdx.x % 64, at = lane % 32 - lane / 32 * 4;
-  vec<T, 2> pair = {{from_float<T>(at & 1 ? 0.f : 0.5f), from_float<T>(at & 1 ? 0.5f : 0.f)}};
-  vec<unsigned, WORDS> bits = bits_as<vec<unsigned, WORDS>>(pair);
-#pragma unroll
-  for (int step = 0; step < 4; step++) {
-    vec<unsigned, 2 * WORDS> words;
-#pragma unroll
-    for (int i = 0; i < 2 * WORDS; i++) words[i] = (at & ~1) == step * 8 + i / WORDS * 2 ? bits[i % WORDS] : 0u;
-    half[step] = bits_as<vec<T, 4>>(words);
-  }
-}
-
-// acc += z / 2 of this thread's column: a product with half the identity, which costs no vector instruction.
-template <class T> DEVICE void add_half(f32x16& acc, const Head<T>& lds, const vec<T, 4> (&half)[4]) {
-  int lane = threadIdx.x % 64;
-#pragma unroll
-  for (int step = 0; step < 4; step++)
-    acc = mfma8(*(const vec<T, 4>*)&lds.z[HALO + lane % 32][team() * 32 + step * 8 + lane / 32 * 4], half[step], acc);
-}
-
+#include "cca_mix/half.h"
 #include "cca_mix/turn.h"
 
 // Channels [head * d, head * d + d) of v: the first half of all of them is from now, the second one token late.
@@ -220,7 +210,9 @@ template <bool FULL, class T> DEVICE void shift_values(const Inputs<T>& in, cons
 template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* scratch, const Inputs<T>& in, Shape s, const Results<T>& out) {
   if (FULL) s.dim = WIDEST, s.rotary = WIDEST / 2;     // numbers that the compiler knows
   int kv_head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * ROWS, group = s.heads / s.kv_heads;
-  int lane = threadIdx.x % 64, column = team() * 32 + lane % 32, mine = at_most(column, s.dim - 1);
+  int lane = threadIdx.x % 64, mine[MFMA_COLUMNS];
+#pragma unroll
+  for (int i = 0; i < MFMA_COLUMNS; i++) mine[i] = at_most(team() * 32 + mfma_column(i, lane), s.dim - 1);
   int borders = same_in_wave(borders_of(in, s, batch, first)), token = first + threadIdx.x / 8;
   if (!BACK) shift_values<FULL>(in, s, out.v, batch, first, kv_head, borders);
   bool inner = FULL && first >= HALO && first + ROWS <= s.steps, works = FULL || team() * 32 < s.dim;
@@ -230,18 +222,20 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
 
   constexpr int M = FULL ? 2 : 1;
   int own = threadIdx.x % 64 * M;               // the first of the columns that it walks
-  vec<T, 4> half[4];
+  vec<T, 4> half[ROWS / MFMA_SLICE][MFMA_COLUMNS];
   half_identity(half);
   f32x16 keys = mfma_zero(), half_key = mfma_zero(), queries = mfma_zero();    // y of k, k0 / 2, and the sum of all q0 / 2
   Coming<T> coming(s.width());
   const T* tile = in.packed + ((size_t)batch * s.steps + first - HALO) * s.width();
   if (inner) coming.fetch(tile + (s.heads + kv_head) * s.dim, s.width());
-  const T* weight_row;
+  const T* weight_row[MFMA_COLUMNS];
   bytes16 weights[16];
-  float bias;
+  float bias[MFMA_COLUMNS];
   auto prepare = [&](int head, int next) {      // u of one head into LDS, its weights and z of the next one on their way
     int channel = head * s.dim;
-    weight_row = in.grouped + (size_t)channel * s.dim * 2 + (unsigned)(mine * s.dim * 2);    // what all lanes share, then a lane's own
+#pragma unroll
+    for (int i = 0; i < MFMA_COLUMNS; i++)      // what all lanes share, then a lane's own
+      weight_row[i] = in.grouped + (size_t)channel * s.dim * 2 + (unsigned)(mine[i] * s.dim * 2);
     vec<T, M> filter_bias;
     vec<T, 2 * M> taps;
     auto fetch_filters = [&](int c) {
@@ -252,7 +246,8 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
     };
     fetch_filters(own);
     if (FULL) fetch_weights(weights, weight_row, 0);
-    bias = to_float((in.grouped_bias + channel)[(unsigned)mine]);
+#pragma unroll
+    for (int i = 0; i < MFMA_COLUMNS; i++) bias[i] = to_float((in.grouped_bias + channel)[(unsigned)mine[i]]);
     if (inner) coming.put(lds);
     else load<FULL ? 4 : 1>(lds, in, s, batch, first, channel);
     __syncthreads();                            // z is there, and everyone has done with turned
@@ -268,12 +263,12 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
   prepare(s.heads + kv_head, kv_head * group);  // apart from the queries: in their loop, all sums would be copied at each turn
   if (works) grouped<FULL>(keys, lds, weights, weight_row, s);
   if (works) add_half(half_key, lds, half);
-  keys = keys + bias;
+  keys = plus(keys, bias);
   __syncthreads();                              // everyone has read z, whose place the next one takes
   for (int head = kv_head * group; head < kv_head * group + group; head++) {
     prepare(head, head + 1 < kv_head * group + group ? head + 1 : -1);
     int channel = head * s.dim;
-    f32x16 x = half_key + bias;
+    f32x16 x = plus(half_key, bias);
     if (works) grouped<FULL>(x, lds, weights, weight_row, s);
     if (works) add_half(x, lds, half);
     if (works) add_half(queries, lds, half);
@@ -323,7 +318,11 @@ template <bool FULL, bool BACK, class T> DEVICE void mix(Head<T>& lds, float* sc
   }                                                                                                                             \
   LAUNCHABLE(cca_mix_backward_taps_##suffix)
 
+#if !defined(MZ_CUDA)   // float32 fills 50 KB of LDS, and nvcc takes 48
 CCA_MIX(float, f32, true)
+#endif
 CCA_MIX(bf16, bf16, true)
+#if !defined(MZ_CUDA)
 CCA_MIX(float, any_f32, false)
+#endif
 CCA_MIX(bf16, any_bf16, false)

@@ -93,6 +93,8 @@ def supports(packed: Tensor, depthwise: Tensor, depthwise_bias: Tensor, grouped:
     """None, or why the kernel cannot take these inputs."""
     if packed.dtype not in DTYPES:
         return f"type {packed.dtype}"
+    if packed.dtype == torch.float32 and packed.is_cuda and not torch.version.hip:
+        return "float32 on NVIDIA, where a head fills more than 48 KB of LDS"
     if depthwise.shape[-1] != 2 or grouped.shape[-1] != 2:
         return f"convolutions of {depthwise.shape[-1]} and {grouped.shape[-1]} taps, not 2 and 2"
     return f"heads of {grouped.shape[1]} channels, over {WIDEST}" if grouped.shape[1] > WIDEST else None

@@ -16,19 +16,26 @@ template <bool FULL, class T>
 DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* depthwise, const T* grouped, const int* position,
                           T* d_packed, float* du, Shape s) {
   if (FULL) s.dim = WIDEST;
-  constexpr int M = FULL ? 2 : 1, PARTS = 2 / M, STEPS = 8;
+  constexpr int M = FULL ? 2 : 1, PARTS = 2 / M, STEPS = 8 / MFMA_COLUMNS, AT_ONCE = MFMA_SLICE / 2;   // of 2 taps an output
   int head = blockIdx.y, batch = blockIdx.z, top = team() * EACH, first = blockIdx.x * ADVANCE + top, channel = head * s.dim;
-  int lane = threadIdx.x % 64, column = team() * 32 + lane % 32, joined = 0;   // bit i: token first + i + 1 goes on
+  int lane = threadIdx.x % 64, column[MFMA_COLUMNS], joined = 0;   // bit i: token first + i + 1 goes on
   size_t before = (size_t)batch * s.steps;
+#pragma unroll
+  for (int i = 0; i < MFMA_COLUMNS; i++) column[i] = team() * 32 + mfma_column(i, lane);
   for (int i = 0; i < EACH; i++)
     if (first + i + 1 < s.steps && !(position && position[before + first + i + 1] == 0)) joined |= 1 << i;
 
-  const T* weight = grouped + ((size_t)channel * s.dim + at_most(column, s.dim - 1)) * 2;
-  vec<T, 2> taps[2 * STEPS];
-  auto fetch_taps = [&](int k) {                // of outputs k .. k + 31 to this thread's input, both taps side by side
+  const T* weight[MFMA_COLUMNS];
 #pragma unroll
-    for (int i = 0; i < 2 * STEPS; i++)
-      taps[i] = *(const vec<T, 2>*)(weight + (size_t)at_most(k + i / 2 * 4 + lane / 32 * 2 + i % 2, s.dim - 1) * s.dim * 2);
+  for (int i = 0; i < MFMA_COLUMNS; i++)
+    weight[i] = grouped + ((size_t)channel * s.dim + at_most(column[i], s.dim - 1)) * 2;
+  vec<T, 2> taps[MFMA_COLUMNS][2 * STEPS];
+  auto fetch_taps = [&](int k) {                // of outputs k .. k + 31 to this thread's inputs, both taps side by side
+#pragma unroll
+    for (int i = 0; i < MFMA_COLUMNS * 2 * STEPS; i++) {
+      int own = i / (2 * STEPS), j = i % (2 * STEPS);
+      taps[own][j] = *(const vec<T, 2>*)(weight[own] + (size_t)at_most(k + j / 2 * AT_ONCE + mfma_part(lane) * 2 + j % 2, s.dim - 1) * s.dim * 2);
+    }
   };
   fetch_taps(0);
   vec<T, M> own[PARTS][EACH + 1];
@@ -51,20 +58,27 @@ DEVICE void backward_taps(Taps<T>& lds, const T* dy, const T* d_v, const T* dept
   __syncthreads();
   f32x16 acc = mfma_zero();
 #pragma unroll
-  for (int k = 0; k < WIDEST; k += 4 * STEPS) {
+  for (int k = 0; k < WIDEST; k += AT_ONCE * STEPS) {
     if (k >= s.dim) break;
     if (k > 0) fetch_taps(k);
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
-      if (k + 4 * i >= s.dim || team() * 32 >= s.dim) break;
-      vec<T, 4> b = {{taps[2 * i][0], taps[2 * i][1], taps[2 * i + 1][0], taps[2 * i + 1][1]}};
-      acc = mfma8(*(const vec<T, 4>*)&lds.mixed[lane % 32][2 * k + 8 * i + lane / 32 * 4], b, acc);
+      if (k + AT_ONCE * i >= s.dim || team() * 32 >= s.dim) break;
+      vec<T, 4> b[MFMA_COLUMNS];
+#pragma unroll
+      for (int own = 0; own < MFMA_COLUMNS; own++)
+        b[own] = {{taps[own][2 * i][0], taps[own][2 * i][1], taps[own][2 * i + 1][0], taps[own][2 * i + 1][1]}};
+      vec<T, 4> a[MFMA_ROWS];
+#pragma unroll
+      for (int row = 0; row < MFMA_ROWS; row++)
+        a[row] = *(const vec<T, 4>*)&lds.mixed[mfma_a_row(row, lane)][2 * k + MFMA_SLICE * i + mfma_part(lane) * 4];
+      acc = mfma(a, b, acc);
     }
   }
   __syncthreads();                              // everyone has read mixed, whose place du takes
   float (*first_row)[WIDEST + 4] = lds.du + mfma_row(0, lane);
 #pragma unroll
-  for (int r = 0; r < 16; r++) first_row[mfma_row(r, 0)][column] = acc[r];
+  for (int r = 0; r < 16; r++) first_row[mfma_row(r % MFMA_HELD, 0)][column[r / MFMA_HELD]] = acc[r];
   __syncthreads();
 
   int half = s.kv_heads * s.dim / 2, group = s.heads / s.kv_heads, kv_head = head < s.heads ? head / group : head - s.heads;

@@ -44,7 +44,7 @@ DEVICE float finish(Head<T>& lds, const Angles<FULL, T>& angles, const Shape& s,
   float (*top)[WIDEST + 4] = lds.turned + mfma_row(0, lane);     // the rows below it at distances that the compiler knows
 #pragma unroll
   for (int r = 0; r < 16; r++) {
-    top[mfma_row(r, 0)][team() * 32 + lane % 32] = x[r];
+    top[mfma_row(r % MFMA_HELD, 0)][team() * 32 + mfma_column(r / MFMA_HELD, lane)] = x[r];
     stay_in_order();                            // two stores made one would need an addition for their place
   }
 #pragma unroll 1

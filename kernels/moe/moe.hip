@@ -89,15 +89,19 @@ DEVICE void hidden(Strip (*strips)[4], const T* x, const T* gate_up, const int* 
   const T* rows[2] = {weights + (size_t)column * width, weights + (size_t)(inner + column) * width};
   f32x16 acc[2][2];
   multiply<T, 2, 2>(strips, tokens, rows, width, whole_pieces(x, width) && whole_pieces(gate_up, width), acc);
-  column = blockIdx.x * TILE + tile_column();
 #pragma unroll
-  for (int m = 0; m < 2; m++)
+  for (int i = 0; i < MFMA_COLUMNS; i++) {
+    column = blockIdx.x * TILE + tile_column(i);
 #pragma unroll
-    for (int r = 0; r < 16; r++) {
-      int place = tile.first + m * TILE + tile_row(r);
-      if (place < tile.last && column < inner)
-        h[(size_t)place * inner + column] = from_float<T>(rounded<T>(silu(rounded<T>(acc[m][0][r]))) * rounded<T>(acc[m][1][r]));
-    }
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+      for (int r = 0; r < MFMA_HELD; r++) {
+        int place = tile.first + m * TILE + tile_row(r);
+        float gate = acc[m][0][MFMA_HELD * i + r], up = acc[m][1][MFMA_HELD * i + r];
+        if (place < tile.last && column < inner)
+          h[(size_t)place * inner + column] = from_float<T>(rounded<T>(silu(rounded<T>(gate))) * rounded<T>(up));
+      }
+  }
 }
 
 // 128 tokens by 128 channels.
@@ -120,21 +124,23 @@ DEVICE void output(Strip (*strips)[4], const T* h, const T* down, const float* g
   }
 #pragma unroll
   for (int m = 0; m < 2; m++) {
-    int first = tile.first + m * TILE, token[16];
-    float gate[16];
+    int first = tile.first + m * TILE, token[MFMA_HELD];
+    float gate[MFMA_HELD];
 #pragma unroll
-    for (int r = 0; r < 16; r++) token[r] = order[at_most(first + tile_row(r), tile.last - 1)];   // all on their way at once
+    for (int r = 0; r < MFMA_HELD; r++) token[r] = order[at_most(first + tile_row(r), tile.last - 1)];   // all on their way at once
 #pragma unroll
-    for (int r = 0; r < 16; r++) gate[r] = gates[token[r]];
+    for (int r = 0; r < MFMA_HELD; r++) gate[r] = gates[token[r]];
 #pragma unroll
-    for (int r = 0; r < 16; r++) {
+    for (int r = 0; r < MFMA_HELD; r++) {
       if (first + tile_row(r) >= tile.last) continue;
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        int column = (blockIdx.x * 2 + half) * TILE + tile_column();
-        float value = skipped ? 0.f : rounded<T>(acc[m][half][r]) * gate[r];
-        if (column < width) out[(size_t)token[r] * width + column] = from_float<T>(value);
-      }
+      for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < MFMA_COLUMNS; i++) {
+          int column = (blockIdx.x * 2 + half) * TILE + tile_column(i);
+          float value = skipped ? 0.f : rounded<T>(acc[m][half][MFMA_HELD * i + r]) * gate[r];
+          if (column < width) out[(size_t)token[r] * width + column] = from_float<T>(value);
+        }
     }
   }
 }

@@ -73,28 +73,28 @@ DEVICE void product(Strip (*strips)[ACROSS + DOWN], const T* a, const T* b, cons
   bool mirrored = !(symmetric && left == top);   // a tile on the diagonal holds both halves already
   bool by_fours = rows % 4 == 0;                    // turned over, a lane's four neighbours in a column lie in a row
 #pragma unroll
-  for (int n = 0; n < ACROSS; n++) {
-    int column = left + n * TILE + tile_column();
+  for (int part = 0; part < ACROSS * MFMA_COLUMNS; part++) {
+    int n = part / MFMA_COLUMNS, i = part % MFMA_COLUMNS, column = left + n * TILE + tile_column(i);
     if (column >= columns) continue;
 #pragma unroll
     for (int m = 0; m < DOWN; m++) {
-      T old[16];
+      T old[MFMA_HELD];
       if (before) {   // all on their way at once; in place of a row past the last one, that one
 #pragma unroll
-        for (int r = 0; r < 16; r++)
+        for (int r = 0; r < MFMA_HELD; r++)
           old[r] = before[start + (size_t)at_most(top + m * TILE + tile_row(r), rows - 1) * columns + column];
       } else {
 #pragma unroll
-        for (int r = 0; r < 16; r++) old[r] = from_float<T>(0.f);
+        for (int r = 0; r < MFMA_HELD; r++) old[r] = from_float<T>(0.f);
       }
 #pragma unroll
-      for (int four = 0; four < 4; four++) {
+      for (int four = 0; four < MFMA_HELD / 4; four++) {
         int row = top + m * TILE + tile_row(4 * four);
         T* flipped = turned + start + (size_t)column * rows + row;
         vec<T, 4> results;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          results[j] = from_float<T>(alpha * to_float(old[4 * four + j]) + beta * acc[m][n][4 * four + j]);
+          results[j] = from_float<T>(alpha * to_float(old[4 * four + j]) + beta * acc[m][n][MFMA_HELD * i + 4 * four + j]);
           if (row + j >= rows) continue;
           out[start + (size_t)(row + j) * columns + column] = results[j];
           if (mirrored && !by_fours) flipped[j] = results[j];

@@ -50,43 +50,59 @@ template <bool WHOLE, class T> struct Matrix {
 };
 
 // ---- products -----------------------------------------------------------------------------------------------------------
-// One step of COUNT products of 32 tokens in LDS with this wave's 32 rows of weights. A lane brings 16 neighbours of the
-// inner axis, half of the team the even pieces, the other half the odd ones: the axis is summed in another order, the
-// same on both sides, and every read is 16 bytes.
-template <class T, int COUNT>
-DEVICE void multiply(f32x16 (&acc)[COUNT], const T* tokens, int stride, const bytes16 (&weights)[4], int lane) {
-  typedef typename Mfma<T>::fragment fragment;
-  constexpr int PIECE = Tile<T>::PIECE, TURNS = PIECE / Mfma<T>::PER;
+// A step of the inner axis is eight pieces of 16 bytes, of which a lane brings its share of each weight row and of each token's:
+// the axis is summed in another order, the same on both sides, and every read is 16 bytes.
+constexpr int OF_STEP = 8 / MFMA_SHARERS;   // pieces of a row that a lane brings
+struct Weights { bytes16 at[OF_STEP][MFMA_COLUMNS]; };
+
+// 16 bytes of row or column i as fours.
+template <class T, int N> DEVICE void part(const piece<T>& from, vec<T, 4> (&to)[Tile<T>::PIECE / 4][N], int i) {
+  vec<vec<T, 4>, Tile<T>::PIECE / 4> some = bits_as<vec<vec<T, 4>, Tile<T>::PIECE / 4>>(from);
 #pragma unroll
-  for (int c = 0; c < 4; c++) {
-    vec<fragment, TURNS> b = bits_as<vec<fragment, TURNS>>(weights[c]);
+  for (int turn = 0; turn < Tile<T>::PIECE / 4; turn++) to[turn][i] = some[turn];
+}
+
+// One step of COUNT products of 32 tokens in LDS with this wave's 32 rows of weights.
+template <class T, int COUNT>
+DEVICE void multiply(f32x16 (&acc)[COUNT], const T* tokens, int stride, const Weights& weights, int lane) {
+  constexpr int PIECE = Tile<T>::PIECE, TURNS = PIECE / 4;
+#pragma unroll
+  for (int c = 0; c < OF_STEP; c++) {
+    vec<T, 4> a[TURNS][MFMA_ROWS], b[TURNS][MFMA_COLUMNS];
+#pragma unroll
+    for (int i = 0; i < MFMA_COLUMNS; i++) part(bits_as<piece<T>>(weights.at[c][i]), b, i);
 #pragma unroll
     for (int tile = 0; tile < COUNT; tile++) {
-      const T* from = tokens + (32 * tile + lane % 32) * stride + (2 * c + lane / 32) * PIECE;
-      vec<fragment, TURNS> a = bits_as<vec<fragment, TURNS>>(*(const piece<T>*)from);
+#pragma unroll
+      for (int i = 0; i < MFMA_ROWS; i++) {
+        const T* from = tokens + (32 * tile + mfma_a_row(i, lane)) * stride + (MFMA_SHARERS * c + mfma_part(lane)) * PIECE;
+        part(*(const piece<T>*)from, a, i);
+      }
 #pragma unroll
       for (int turn = 0; turn < TURNS; turn++) acc[tile] = mfma(a[turn], b[turn], acc[tile]);
     }
   }
 }
 
-template <bool WHOLE, class T> DEVICE void fetch(bytes16 (&weights)[4], const Matrix<WHOLE, T>& m, int column, int k, int lane) {
+template <bool WHOLE, class T> DEVICE void fetch(Weights& weights, const Matrix<WHOLE, T>& m, int column, int k, int lane) {
 #pragma unroll
-  for (int c = 0; c < 4; c++) weights[c] = m.get(column + lane % 32, k + (2 * c + lane / 32) * Tile<T>::PIECE);
+  for (int c = 0; c < OF_STEP; c++)
+#pragma unroll
+    for (int i = 0; i < MFMA_COLUMNS; i++)
+      weights.at[c][i] = m.get(column + mfma_column(i, lane), k + (MFMA_SHARERS * c + mfma_part(lane)) * Tile<T>::PIECE);
 }
 
 // Tokens whose whole rows lie in LDS, zeros beyond the width, with 32 rows of weights from `column` on. now: those of the
 // first step, asked for before the tokens were ready.
 template <int COUNT, bool WHOLE, class T>
-DEVICE void dense(f32x16 (&acc)[COUNT], const T* tokens, const Matrix<WHOLE, T>& weights, bytes16 (&now)[4], int column, int lane) {
-  bytes16 next[4];
+DEVICE void dense(f32x16 (&acc)[COUNT], const T* tokens, const Matrix<WHOLE, T>& weights, Weights& now, int column, int lane) {
+  Weights next;
   int k = 0;
   for (; k + Tile<T>::STEP < weights.width; k += Tile<T>::STEP) {
     fetch(next, weights, column, k + Tile<T>::STEP, lane);
     stay_in_order();   // on its way while the matrix cores work; the compiler would ask later, or wait now
     multiply<T, COUNT>(acc, tokens + k, Tile<T>::WIDE_ROW, now, lane);
-#pragma unroll
-    for (int c = 0; c < 4; c++) now[c] = next[c];
+    now = next;
   }
   multiply<T, COUNT>(acc, tokens + k, Tile<T>::WIDE_ROW, now, lane);   // the last step: nothing comes after it
 }
@@ -94,14 +110,18 @@ DEVICE void dense(f32x16 (&acc)[COUNT], const T* tokens, const Matrix<WHOLE, T>&
 // Results and bias into rows in LDS. Columns beyond the bias come out as zeros: their weights were.
 template <class T, int COUNT, bool ACTIVATE>
 DEVICE void put(T* wide, const f32x16 (&acc)[COUNT], const T* bias, int size, int column, int lane) {
-  float add = column + lane % 32 < size ? to_float(bias[column + lane % 32]) : 0.f;
+  float add[MFMA_COLUMNS];
+#pragma unroll
+  for (int i = 0; i < MFMA_COLUMNS; i++)
+    add[i] = column + mfma_column(i, lane) < size ? to_float(bias[column + mfma_column(i, lane)]) : 0.f;
 #pragma unroll
   for (int tile = 0; tile < COUNT; tile++)
 #pragma unroll
     for (int r = 0; r < 16; r++) {
-      float value = acc[tile][r] + add;
+      int i = r / MFMA_HELD;
+      float value = acc[tile][r] + add[i];
       if (ACTIVATE) value = gelu(rounded<T>(value));
-      wide[(32 * tile + mfma_row(r, lane)) * Tile<T>::WIDE_ROW + column + lane % 32] = from_float<T>(value);
+      wide[(32 * tile + mfma_row(r % MFMA_HELD, lane)) * Tile<T>::WIDE_ROW + column + mfma_column(i, lane)] = from_float<T>(value);
     }
 }
 
@@ -127,12 +147,14 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
 
   // what the norm will want, so early that nobody waits for it; and the first weights of each layer, a layer ahead
   constexpr int TURNS = WIDEST / (GROUP * PIECE);
+  constexpr bool EARLY = WHOLE && WAVE == 64;        // NVIDIA: with 512 threads a thread has 128 registers, too few for that
   int token = threadIdx.x / GROUP, part = threadIdx.x % GROUP;
   Matrix<WHOLE, T> under(below, tokens, size), factor(scale, 1, size), weight(gain, 1, size), hidden1(fc1, size, size), hidden2(fc2, size, size),
       last(out, choices, size);
-  bytes16 early[3][TURNS], first_weights[4];
+  bytes16 early[3][TURNS];
+  Weights first_weights;
 #pragma unroll
-  for (int turn = 0; WHOLE && turn < TURNS; turn++) {
+  for (int turn = 0; EARLY && turn < TURNS; turn++) {
     int k = (turn * GROUP + part) * PIECE;
     if (turn * Tile<T>::SPAN >= size) break;
     if (below) early[0][turn] = under.get(first + token, k), early[1][turn] = factor.get(0, k);
@@ -146,7 +168,8 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
     Matrix<WHOLE, T> in(x, tokens, width), weights(down, size, width);
     int row = threadIdx.x / 8, k = threadIdx.x % 8 * PIECE, mine = WHOLE ? column % size : column;   // no column: another wave's
     bool brings = 8 * TOKENS == THREADS || row < TOKENS;
-    bytes16 now[4], next[4], coming = {0u, 0u, 0u, 0u}, after = coming;
+    Weights now, next;
+    bytes16 coming = {0u, 0u, 0u, 0u}, after = coming;
     if (brings) coming = in.get(first + row, k);
     fetch(now, weights, mine, 0, lane);
     if (brings) *(piece<T>*)(steps + row * STEP_ROW + k) = bits_as<piece<T>>(coming);
@@ -158,8 +181,7 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
       stay_in_order();   // on their way while the matrix cores work
       if (column < size) multiply<T, COUNT>(acc, steps + turn * TOKENS * STEP_ROW, STEP_ROW, now, lane);
       if (brings) *(piece<T>*)(steps + ((turn ^ 1) * TOKENS + row) * STEP_ROW + k) = bits_as<piece<T>>(coming);
-#pragma unroll
-      for (int c = 0; c < 4; c++) now[c] = next[c];
+      now = next;
       __syncthreads();   // the step is read, the next one is there
     };
     int from = 0;
@@ -186,8 +208,8 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
       if (k >= size) continue;
       piece<T> value = *(piece<T>*)(row + k);
       if (below) {
-        piece<T> b = bits_as<piece<T>>(WHOLE ? early[0][turn] : under.get(first + token, k));
-        piece<T> s = bits_as<piece<T>>(WHOLE ? early[1][turn] : factor.get(0, k));
+        piece<T> b = bits_as<piece<T>>(EARLY ? early[0][turn] : under.get(first + token, k));
+        piece<T> s = bits_as<piece<T>>(EARLY ? early[1][turn] : factor.get(0, k));
 #pragma unroll
         for (int j = 0; j < PIECE; j++)
           value[j] = from_float<T>(to_float(value[j]) + rounded<T>(to_float(s[j]) * to_float(b[j])));
@@ -212,7 +234,7 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
     for (int turn = 0; turn < TURNS; turn++) {
       int k = (turn * GROUP + part) * PIECE;
       if (k >= size) continue;
-      piece<T> value = *(piece<T>*)(row + k), g = bits_as<piece<T>>(WHOLE ? early[2][turn] : weight.get(0, k));
+      piece<T> value = *(piece<T>*)(row + k), g = bits_as<piece<T>>(EARLY ? early[2][turn] : weight.get(0, k));
 #pragma unroll
       for (int j = 0; j < PIECE; j++) value[j] = from_float<T>(to_float(g[j]) * rounded<T>(to_float(value[j]) * inverse));
       *(piece<T>*)(row + k) = value;
@@ -242,8 +264,8 @@ DEVICE void route_tile(const T* x, const T* below, const T* scale, const T* down
     dense<1>(logits, wide + 32 * tile * WIDE_ROW, last, first_weights, choice, lane);
 #pragma unroll
     for (int r = 0; r < 16; r++)
-      if (choice + lane % 32 < choices)
-        scores[(32 * tile + mfma_row(r, lane)) * SCORE_ROW + choice + lane % 32] = rounded<T>(logits[0][r]);
+      if (choice + mfma_column(r / MFMA_HELD, lane) < choices)
+        scores[(32 * tile + mfma_row(r % MFMA_HELD, lane)) * SCORE_ROW + choice + mfma_column(r / MFMA_HELD, lane)] = rounded<T>(logits[0][r]);
   }
   __syncthreads();
 

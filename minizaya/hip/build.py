@@ -4,7 +4,7 @@
     trace    g++       the same, and every access to memory is written down and checked (`trace.py`)
     gfx942   clang     MI300's machine code, a `.hsaco`; needs no ROCm and no GPU: `apt-get install clang-19 lld-19`, or
                        `pip install ziglang`, or ROCm's own hipcc where there is one
-    sm_90    nvcc      NVIDIA H100
+    sm_90    nvcc      NVIDIA H100's, a `.cubin`; bfloat16 products by mma.sync
 
 What was built is kept: see `native.compiler`.
 """

@@ -110,7 +110,7 @@ class Launcher:
                 raise KernelError(f"{kernel}: {error.value.decode()}")
             return
         calls = driver()
-        if lds > 32 * 1024:     # CUDA's limit of 48 KiB counts static LDS too, such as that of mfma
+        if lds > 32 * 1024:     # CUDA's limit of 48 KiB counts static LDS too
             accept(calls["attribute"](function, DYNAMIC_LDS, lds), kernel)
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         accept(calls["launch"](function, *grid, block, 1, 1, lds, stream, pointers, None), kernel)

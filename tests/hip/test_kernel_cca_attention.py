@@ -143,7 +143,7 @@ BUGS = [
     ("ahead >= 0 &&", "ahead > 0 &&", "a query does not see itself"),
     ("(!window || ahead < window)", "(!window || ahead <= window)", "window off by one"),
     ("tile.document[at] == document", "tile.document[r] == document", "wrong MFMA row for the documents"),
-    ("int at = mfma_row(r, lane)", "int at = r", "wrong MFMA row for the keys"),
+    ("at = mfma_row(r % MFMA_HELD, lane)", "at = r", "wrong MFMA row for the keys"),
     ("at_most(first + piece / (WIDE / 4), keys - 1)", "first + piece / (WIDE / 4)", "keys are read past the end"),
     ("at_most(first + piece % (KEYS / 4) * 4 + j, keys - 1)", "first + piece % (KEYS / 4) * 4 + j",
      "values are read past the end"),
@@ -161,20 +161,21 @@ BUGS = [
     ("if (channel == 0) share.total[team] = total;\n  __syncthreads();", "if (channel == 0) share.total[team] = total;",
      "sums are read before they are there"),
     ("part + j < parts ? expf", "true ? expf", "the merge adds the last part again"),
-    ("higher = fmaxf(higher, other_half(higher, tile.exchange));", "", "the two halves of a row use different tops"),
-    ("total *= fade;", "", "the total is not faded"),
-    ("sums[m][r] *= fade;", "sums[m][r] *= 1.f;", "the sums are not faded"),
+    ("higher = column_max(higher);", "", "the two halves of a row use different tops"),
+    ("total[i] *= fade[i];", "", "the total is not faded"),
+    ("sums[m][r] *= fade[r / MFMA_HELD];", "sums[m][r] *= 1.f;", "the sums are not faded"),
     ("{{value[0][j], value[1][j]", "{{value[1][j], value[0][j]", "values not turned over"),
     ("begin = lowest - window + 1;", "begin = lowest + 1;", "the window's first keys are skipped"),
-    ("[m * 32 + lane % 32][c * 8 + lane / 32 * 4]", "[m * 32 + lane % 32][c * 8 + 4 - lane / 32 * 4]",
+    ("[m * 32 + mfma_a_row(i, lane)][c * MFMA_SLICE + mfma_part(lane) * 4]",
+     "[m * 32 + mfma_a_row(i, lane)][c * MFMA_SLICE + MFMA_SLICE - 4 - mfma_part(lane) * 4]",
      "wrong MFMA input"),
     ("[middle] < documents[position])", "[middle] <= documents[position])", "a document is cut"),
     ("expf(stat[j][0] - top) : 0.f", "1.f : 0.f", "tops left out of the merge"),
 ]
 # only heads of 128 channels in bf16 read early
 EARLY = [
-    ("= key(c + 4 + i)", "= key(c + i)", "four keys read early are those of before"),
-    ("= value(m + 1, i)", "= value(m, i)", "four values read early are those of before"),
+    ("key(c + SLICES + i, ", "key(c + i, ", "four keys read early are those of before"),
+    ("value(m + 1, i, ", "value(m, i, ", "four values read early are those of before"),
 ]
 
 

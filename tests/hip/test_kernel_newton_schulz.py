@@ -123,8 +123,9 @@ def test_supports():
 BUGS = [
     ("__syncthreads();   // this stage is read, the other one is there", "", "barrier removed: a stage is overwritten"),
     ("  __syncthreads();\n  for (int k = 0;", "  for (int k = 0;", "barrier removed: the first step is read too early"),
-    ("b_at = team % 2 * 32 + lane % 32", "b_at = team % 2 * 32 + lane / 2", "wrong MFMA column"),
-    ("a_at, 2 * pair + lane / 32)", "a_at, 2 * pair)", "both halves bring the same four numbers"),
+    ("b_at[i] = team % 2 * 32 + mfma_column(i, lane)", "b_at[i] = team % 2 * 32 + lane / 2", "wrong MFMA column"),
+    ("a_at[i], MFMA_SHARERS * turn + mfma_part(lane))", "a_at[i], MFMA_SHARERS * turn)",
+     "both halves bring the same four numbers"),
     ("piece ^ row / 2 % 4]", "piece ^ row / 2]", "the swizzle leaves the row"),
     ("stage ^= 1)", "stage = 1)", "the second stage for ever"),
     ("k + STEP < inner ? k + STEP : k)", "k)", "the same step over and over"),
@@ -140,7 +141,7 @@ BUGS = [
     ("first += (size_t)shares * THREADS * AHEAD", "first += (size_t)THREADS * AHEAD",
      "squares are added more than once"),
     ("row = top + m * TILE + tile_row(4 * four)", "row = top + tile_row(4 * four)", "the lower half over the upper"),
-    ("left + n * TILE + tile_column()", "left + tile_column()", "the right half over the left"),
+    ("left + n * TILE + tile_column(i)", "left + tile_column(i)", "the right half over the left"),
     ("from_float<T>(tile[x][y])", "from_float<T>(tile[y][x])", "not turned over"),
 ]
 

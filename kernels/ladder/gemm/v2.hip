@@ -6,7 +6,7 @@ constexpr int TILE = 64, STEP = 32;
 
 extern "C" __global__ void MATRIX_BOUNDS(256, 2) v2(const bf16* a, const bf16* b, bf16* c, int m, int n, int k) {
   __shared__ __align__(16) bf16 rows[TILE][STEP], columns[TILE][STEP];
-  int wave = threadIdx.x / 64, lane = threadIdx.x % 64, half = lane / 32 * 4;
+  int wave = threadIdx.x / 64, lane = threadIdx.x % 64, from = mfma_part(lane) * 4;
   int top = blockIdx.y * TILE, left = blockIdx.x * TILE, at = threadIdx.x % STEP;
   f32x16 acc = mfma_zero();
   for (int first = 0; first < k; first += STEP) {
@@ -18,15 +18,19 @@ extern "C" __global__ void MATRIX_BOUNDS(256, 2) v2(const bf16* a, const bf16* b
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < STEP; i += Mfma<bf16>::K)
-      acc = mfma(*(const bf16x4*)&rows[wave / 2 * 32 + lane % 32][i + half],
-                 *(const bf16x4*)&columns[wave % 2 * 32 + lane % 32][i + half], acc);
+    for (int k = 0; k < STEP; k += MFMA_SLICE) {
+      bf16x4 x[MFMA_ROWS], y[MFMA_COLUMNS];
+#pragma unroll
+      for (int i = 0; i < MFMA_ROWS; i++) x[i] = *(const bf16x4*)&rows[wave / 2 * 32 + mfma_a_row(i, lane)][k + from];
+#pragma unroll
+      for (int i = 0; i < MFMA_COLUMNS; i++) y[i] = *(const bf16x4*)&columns[wave % 2 * 32 + mfma_column(i, lane)][k + from];
+      acc = mfma(x, y, acc);
+    }
     __syncthreads();
   }
-  int column = left + wave % 2 * 32 + lane % 32;
 #pragma unroll
   for (int r = 0; r < 16; r++) {
-    int row = top + wave / 2 * 32 + mfma_row(r, lane);
+    int column = left + wave % 2 * 32 + mfma_column(r / MFMA_HELD, lane), row = top + wave / 2 * 32 + mfma_row(r % MFMA_HELD, lane);
     if (row < m && column < n) c[(size_t)row * n + column] = from_float<bf16>(acc[r]);
   }
 }

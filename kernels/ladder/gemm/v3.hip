@@ -20,10 +20,14 @@ template <bool WHOLE> DEVICE f32x16 product(Rows& rows, Rows& columns, const bf1
     next_b = fetch<WHOLE>(b, ahead, k);
     stay_in_order();   // the compiler would put the loads where they are needed
 #pragma unroll
-    for (int pair = 0; pair < 2; pair++) {
-      vec<bf16x4, 2> x, y;
-      fours(slot(rows, wave / 2 * 32 + lane % 32, 2 * pair + lane / 32), x);
-      fours(slot(columns, wave % 2 * 32 + lane % 32, 2 * pair + lane / 32), y);
+    for (int turn = 0; turn < 4 / MFMA_SHARERS; turn++) {
+      bf16x4 x[2][MFMA_ROWS], y[2][MFMA_COLUMNS];
+#pragma unroll
+      for (int i = 0; i < MFMA_ROWS; i++)
+        fours(slot(rows, wave / 2 * 32 + mfma_a_row(i, lane), MFMA_SHARERS * turn + mfma_part(lane)), x, i);
+#pragma unroll
+      for (int i = 0; i < MFMA_COLUMNS; i++)
+        fours(slot(columns, wave % 2 * 32 + mfma_column(i, lane), MFMA_SHARERS * turn + mfma_part(lane)), y, i);
       acc = mfma(x[1], y[1], mfma(x[0], y[0], acc));
     }
     __syncthreads();
@@ -37,10 +41,9 @@ extern "C" __global__ void MATRIX_BOUNDS(256, 2) v3(const bf16* a, const bf16* b
   const bf16 *from_a = a + (size_t)at_most(top + mine, m - 1) * k, *from_b = b + (size_t)at_most(left + mine, n - 1) * k;
   f32x16 acc = whole_pieces(a, k) && whole_pieces(b, k) ? product<true>(rows, columns, from_a, from_b, k)
                                                         : product<false>(rows, columns, from_a, from_b, k);
-  int column = left + tile_column();
 #pragma unroll
   for (int r = 0; r < 16; r++) {
-    int row = top + tile_row(r);
+    int column = left + tile_column(r / MFMA_HELD), row = top + tile_row(r % MFMA_HELD);
     if (row < m && column < n) c[(size_t)row * n + column] = from_float<bf16>(acc[r]);
   }
 }

@@ -18,7 +18,7 @@ extern "C" __global__ void MATRIX_BOUNDS(256, 2) v5(const bf16* a, const bf16* b
   for (int part = 0; part < 4; part++)
 #pragma unroll
     for (int r = 0; r < 16; r++) {
-      int row = top + part / 2 * TILE + tile_row(r), column = left + part % 2 * TILE + tile_column();
+      int row = top + part / 2 * TILE + tile_row(r % MFMA_HELD), column = left + part % 2 * TILE + tile_column(r / MFMA_HELD);
       if (row < m && column < n) c[(size_t)row * n + column] = from_float<bf16>(acc[part / 2][part % 2][r]);
     }
 }
