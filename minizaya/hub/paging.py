@@ -24,8 +24,8 @@ from ..arch.cache import Cache
 from ..arch.model import Zaya, ZayaOutput, check_inputs
 from ..arch.residual import ResidualScaling
 from ..native.matmul import matmul, quantise
-from ..native.paged_step import PagedStep
 from .mapped import Mapped
+from .paged_step import PagedStep
 from .shards import bias_type
 
 LINEAR = ("attention.down_proj", "attention.up_proj", "router.down_proj", "router.mlp.fc1", "router.mlp.fc2",
@@ -165,10 +165,11 @@ class PagedZaya(Zaya):
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, routes: Tensor | None = None,
                 doc_ids: Tensor | None = None, mask: Tensor | None = None, last_only: bool = False) -> ZayaOutput:
-        """As `Zaya.forward`. One more token of each of a few sequences goes through `step.cpp`, where that can be."""
-        if self.step is not None and self.step.takes(self, tokens, cache, routes, mask):
+        """As `Zaya.forward`. One more token of each sequence, and a short prompt, go through `step.cpp`, where that can
+        be."""
+        if self.step is not None and self.step.takes(tokens, cache, routes, mask, last_only):
             check_inputs(self.config, tokens, cache, routes, doc_ids, mask)
-            return self.step(tokens, cache)
+            return self.step(tokens, cache, mask)
         return super().forward(tokens, cache, routes, doc_ids, mask, last_only)
 
     def resident_bytes(self) -> int:

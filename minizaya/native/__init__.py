@@ -2,7 +2,7 @@
 
 In reading order: `compiler` finds this machine's compilers and keeps what they made; `matmul` multiplies with weights
 as they are stored; `layout` says where the numbers of a model lie; `step` takes one token of each sequence through all
-layers, `paged_step` too, where experts are on disk; `fused` trains, and reads long prompts; `known` says which models
-C++ can run. The C++ itself (`lanes.cpp`, `matmul.cpp`, `step.cpp`) stands beside them.
+layers; `fused` trains, and reads long prompts; `known` says which models C++ can run. The C++ itself (`lanes.cpp`,
+`matmul.cpp`, `step.cpp`) stands beside them.
 Without a compiler the plain paths do everything: same numbers, slower.
 """

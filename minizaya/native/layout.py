@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from ..arch.block import Block
 from ..config import ZayaConfig
-from .matmul import KINDS
+from .matmul import KINDS, multiplies_pairs
 
+PAIRS = len(KINDS)
 SIZES = ("width", "heads", "kv_heads", "head", "taps", "reach", "rotary", "window", "router", "experts", "means",
          "shift")
 
 
 class Piece(Structure):
-    """Rows of a matrix, as they are stored. kind: the place in KINDS."""
+    """Rows of a matrix, as they are stored. kind: the place in KINDS; after them, PAIRS: bfloat16 that is multiplied
+    with tokens rounded to it."""
 
     _fields_ = [("weight", c_void_p), ("scale", c_void_p), ("rows", c_long), ("kind", c_int)]
 
@@ -72,10 +74,16 @@ class Model(Structure):
 
 
 class Layout:
-    """Fills the structures of one model, and keeps alive what they point to."""
+    """Fills the structures of one model, and keeps alive what they point to.
 
-    def __init__(self, config: ZayaConfig):
+    rounds: bfloat16 matrices meet tokens that are rounded to bfloat16, where the CPU multiplies these as they are.
+    """
+
+    def __init__(self, config: ZayaConfig, rounds: bool = False):
         self.config, self.kept, self.twins = config, [], []
+        self.kinds = {kind: number for number, kind in enumerate(KINDS)}
+        if rounds and multiplies_pairs():
+            self.kinds[torch.bfloat16] = PAIRS
 
     def keep(self, *tensors: Tensor | None) -> None:
         """trap: a parameter may be given other memory, and a parameter that is kept does not keep the old one."""
@@ -99,7 +107,7 @@ class Layout:
             self.keep(*part)
         found = (Piece * len(pieces))(*(
             Piece(weight.data_ptr(), None if scale is None else scale.data_ptr(), len(weight),
-                  list(KINDS).index(weight.dtype)) for weight, scale in pieces))
+                  self.kinds[weight.dtype]) for weight, scale in pieces))
         self.kept.append(found)
         return Matrix(found, len(pieces), sum(len(weight) for weight, _ in pieces), pieces[0][0].shape[1],
                       self.address(bias))

@@ -38,16 +38,22 @@ struct AsPairs {
 };
 #endif
 
-// Some rows of W against some tokens, all sums in registers. AHEAD: on the way, ask for the rows that come next. A
-// processor guesses what a program will read, but not that it will read these rows again first, for other tokens.
+// Some rows of W against some tokens, all sums in registers. AHEAD: on the way, ask for a share, `part` of `parts`, of
+// the rows that come next. A processor guesses what a program will read, but not that it will read these rows again
+// first, for other tokens.
 template <class Way, int ROWS, int TOKENS, bool AHEAD, class Weight>
-void block(const typename Way::Token* x, long k, const Weight* w, const float* scale, float* y, long stride) {
+void block(const typename Way::Token* x, long k, const Weight* w, const float* scale, float* y, long stride, long part,
+           long parts) {
     Floats sum[ROWS][TOKENS] = {};
-    long i = 0;
-    for (; i + Way::WIDE <= k; i += Way::WIDE) {
+    const long turns = k / Way::WIDE, bytes = k * sizeof(Weight), lines = bytes / 64;
+    const char* next = (const char*)(w + ROWS * k);
+    long line = lines * part / parts, due = 0;
+    const long share = lines * (part + 1) / parts - line;
+    for (long turn = 0; turn < turns; ++turn) {
         if (AHEAD)
-            for (long byte = 0; byte < long(ROWS * Way::WIDE * sizeof(Weight)); byte += 64)
-                __builtin_prefetch((const char*)(w + ROWS * (k + i)) + byte, 0, 2);
+            for (due += share; due >= turns; due -= turns, ++line)
+                for (int r = 0; r < ROWS; ++r) __builtin_prefetch(next + r * bytes + line * 64, 0, 2);
+        const long i = turn * Way::WIDE;
         decltype(Way::part(w)) xs[TOKENS];
         for (int t = 0; t < TOKENS; ++t) xs[t] = Way::part(x + t * k + i);
         for (int r = 0; r < ROWS; ++r) {
@@ -58,7 +64,7 @@ void block(const typename Way::Token* x, long k, const Weight* w, const float* s
     for (int r = 0; r < ROWS; ++r)
         for (int t = 0; t < TOKENS; ++t) {
             float total = lanes(sum[r][t]);
-            for (long rest = i; rest < k; ++rest) total += one(w[r * k + rest]) * one(x[t * k + rest]);
+            for (long i = turns * Way::WIDE; i < k; ++i) total += one(w[r * k + i]) * one(x[t * k + i]);
             y[t * stride + r] = scale ? total * scale[r] : total;
         }
 }
@@ -76,23 +82,24 @@ void single(const typename Way::Token* x, long k, const Weight* w, const float* 
     *y = scale ? total * *scale : total;
 }
 
-// Some rows against all tokens: the rows stay in the nearest cache meanwhile.
+// Some rows against all tokens, T at most together and as many each time as can be; the rows stay in the nearest cache
+// meanwhile. What comes next is asked for evenly on the way, and early among many tokens.
 template <class Way, int ROWS, class Weight>
 void rows(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, float* y, long stride) {
-    long t = 0;
-    const auto some = [&](auto tokens, auto ahead) {
-        block<Way, ROWS, tokens, ahead>(x + t * k, k, w, scale, y + t * stride, stride);
-        t += tokens;
-    };
-    const auto rest = [&](auto ahead) {  // fewer than T; T is at most 4
-        if (n - t == 3) some(std::integral_constant<int, 3>(), ahead);
-        if (n - t == 2) some(std::integral_constant<int, 2>(), ahead);
-        if (n - t == 1) some(std::integral_constant<int, 1>(), ahead);
-    };
-    if (n < T) return rest(std::true_type());
-    some(std::integral_constant<int, T>(), std::true_type());
-    while (t + T <= n) some(std::integral_constant<int, T>(), std::false_type());
-    rest(std::false_type());
+    const long parts = (n + T - 1) / T, ahead = std::min(parts, 6L);
+    for (long part = 0; part < parts; ++part) {
+        const long t = n * part / parts, count = n * (part + 1) / parts - t;
+        const auto some = [&](auto tokens, auto asks) {
+            block<Way, ROWS, tokens, asks>(x + t * k, k, w, scale, y + t * stride, stride, part, ahead);
+        };
+        const auto all = [&](auto asks) {  // T is at most 4
+            if (count == 4) some(std::integral_constant<int, 4>(), asks);
+            if (count == 3) some(std::integral_constant<int, 3>(), asks);
+            if (count == 2) some(std::integral_constant<int, 2>(), asks);
+            if (count == 1) some(std::integral_constant<int, 1>(), asks);
+        };
+        part < ahead ? all(std::true_type()) : all(std::false_type());
+    }
 }
 
 // Short rows, no more of them than all sums end in one vector; `apart` numbers from one to the next.
@@ -154,30 +161,38 @@ void strip(const typename Way::Token* x, long k, const Weight* w, long m, const 
     });
 }
 
+// f(0) .. f(count - 1), threads sharing them. trap: not num_threads(1). A region within a region, of one thread too,
+// has gcc's runtime make threads anew.
+template <class F>
+void shared(long count, int threads, F f) {
+    if (threads == 1) {
+        for (long i = 0; i < count; ++i) f(i);
+        return;
+    }
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long i = 0; i < count; ++i) f(i);
+}
+
 template <class Way = AsFloats, class Weight>
 void multiply(const typename Way::Token* x, long n, long k, const Weight* w, const float* scale, long m, float* y,
               long stride, int threads) {
+    const auto at = [=](long r) { return scale ? scale + r : nullptr; };
     if (m * k * (1 + n / 8) <= SMALL) threads = 1;
-    if (n == 1) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (long r = 0; r < m; ++r) single<Way>(x, k, w + r * k, scale ? scale + r : nullptr, y + r);
-        return;
-    }
+    if (n == 1) return shared(m, threads, [=](long r) { single<Way>(x, k, w + r * k, at(r), y + r); });
     if (k <= SHORT) {
         const long most = std::max<long>(N, STRIP / (k * sizeof(Weight)) / N * N), parts = (n + 3) / 4;
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (long r = 0; r < m; r += most)
+        return shared((m + most - 1) / most, threads, [=](long i) {
+            const long r = i * most;
             in_fours(n, [&](auto tokens, long t) {
-                strip<Way, tokens>(x + t * k, k, w + r * k, std::min(most, m - r), scale ? scale + r : nullptr,
-                                   y + t * stride + r, stride, t / 4, parts);
+                strip<Way, tokens>(x + t * k, k, w + r * k, std::min(most, m - r), at(r), y + t * stride + r, stride,
+                                   t / 4, parts);
             });
-        return;
+        });
     }
-    const long blocks = m / R;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long b = 0; b < blocks; ++b)
-        rows<Way, R>(x, n, k, w + b * R * k, scale ? scale + b * R : nullptr, y + b * R, stride);
-    for (long r = blocks * R; r < m; ++r) rows<Way, 1>(x, n, k, w + r * k, scale ? scale + r : nullptr, y + r, stride);
+    shared((m + R - 1) / R, threads, [=](long b) {  // the last ones, fewer than R, one by one
+        if ((b + 1) * R <= m) return rows<Way, R>(x, n, k, w + b * R * k, at(b * R), y + b * R, stride);
+        for (long r = b * R; r < m; ++r) rows<Way, 1>(x, n, k, w + r * k, at(r), y + r, stride);
+    });
 }
 
 }  // namespace

@@ -132,9 +132,9 @@ def load(path: Path) -> ctypes.CDLL:
     built, pointer, number = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_long
     product = [pointer, number, number, pointer, pointer, number, pointer, number, ctypes.c_int]
     takes = dict.fromkeys([*KINDS.values(), *([PAIRS] if hasattr(built, PAIRS) else [])], product)
-    takes["attend_and_route"] = [pointer, pointer, number, *[pointer] * 5, ctypes.c_int]
-    takes["visit"] = [pointer, pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
-    takes["join"] = [pointer, number, pointer, pointer]
+    takes["widen"] = [pointer, number]
+    takes["attend_and_route"] = [pointer, pointer, number, number, *[pointer] * 5, ctypes.c_int]
+    takes["visit_and_join"] = [pointer, number, *[pointer] * 4, ctypes.c_int]
     takes["through"] = [pointer, pointer, number, number, *[pointer] * 4, ctypes.c_int]
     for name, types in takes.items():
         function = getattr(built, name)

@@ -1,7 +1,7 @@
 // A few tokens of each of some sequences through the model: what `arch.model.Zaya` does with torch, as loops.
 //
 // A small model's token is a few hundred thousand multiplications a layer, and about eighty small operations, each
-// called from Python, take ten times as long. `step.py` makes one call of them, or, where experts lie on disk, three
+// called from Python, take ten times as long. `step.py` makes one call of them, or, where experts lie on disk, two
 // calls a layer. Shapes: b sequences, E width of the stream, h query and j KV heads of d channels, c = (h + j) d packed
 // channels, R width of the router, X experts.
 
@@ -10,7 +10,8 @@
 #include "matmul.cpp"
 
 extern "C" {
-struct Piece { const void* weight; const float* scale; long rows; int kind; };  // kind: 0 bfloat16, 1 int8, 2 float32
+// kind: 0 bfloat16, 1 int8, 2 float32, 3 bfloat16 that is multiplied with tokens rounded to it
+struct Piece { const void* weight; const float* scale; long rows; int kind; };
 struct Matrix { const Piece* pieces; long count, rows, columns; const float* bias; };  // one below the other; or null
 struct Merge { const float *output_scale, *output_bias, *residual_scale, *residual_bias; };  // nulls: a plain sum
 
@@ -29,7 +30,7 @@ struct Layer {
     Matrix fc1, fc2, out;                  // R = 0: `out` alone is the router
     const float* balancing_bias;           // (X + 1)
     Merge moe_merge;
-    const Matrix *gate_up, *expert_down;  // X each, or null: they are given to `visit`
+    const Matrix *gate_up, *expert_down;  // X each; on disk, those that this layer's tokens have ever visited
 };
 
 // What one layer remembers, and where the new tokens stand. columns: (b, lag, c); delayed: (b, j d / 2); keys, values:
@@ -60,6 +61,10 @@ struct Model {
 
 namespace {
 
+constexpr long PANEL = 96;   // rows of an expert that a thread takes at a time: 400 KB of the 8B's
+constexpr long LONG = 512;   // tokens above which a past is read in the order in which it lies, by `look_along`
+constexpr long PART = 2048;  // of its tokens are one thread's
+constexpr long NEAR = 16;    // are looked at by all heads before those that come next
 constexpr long ASKED = 128;  // tokens of a sequence that attention asks for before it comes to them
 
 // Memory for one call after the other, a thread's own; `take` hands out the next n floats.
@@ -70,29 +75,58 @@ struct Room {
     float* take(long n) { used += n; return all.data() + used - n; }
 };
 
-void product(const Matrix& a, const float* x, long b, float* y, int threads) {
-    float* at = y;
-    for (long i = 0; i < a.count; ++i) {
-        const Piece& p = a.pieces[i];
-        const auto times = [&](auto* w) { multiply(x, b, a.columns, w, p.scale, p.rows, at, a.rows, threads); };
-        if (p.kind == 0) times((const uint16_t*)p.weight);
-        if (p.kind == 1) times((const int8_t*)p.weight);
-        if (p.kind == 2) times((const float*)p.weight);
-        at += p.rows;
-    }
-    if (a.bias)
-        for (long n = 0; n < b; ++n)
-            for (long i = 0; i < a.rows; ++i) y[n * a.rows + i] += a.bias[i];
-}
-
-// ---- numbers --------------------------------------------------------------------------------------------------------
-
 inline void put(float* at, float x) { *at = x; }
 inline void put(uint16_t* at, float x) {  // to the nearest, to the even one where two are as near; NaN stays one
     uint32_t u;
     memcpy(&u, &x, 4);
     *at = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
+
+// n numbers to the nearest bfloat16.
+void rounded(const float* x, long n, uint16_t* y) {
+    long i = 0;
+#ifdef __AVX512BF16__
+    for (; i + N <= n; i += N) _mm256_storeu_si256((__m256i*)(y + i), (__m256i)_mm512_cvtneps_pbh((__m512)load(x + i)));
+#endif
+    for (; i < n; ++i) put(y + i, x[i]);
+}
+
+// Some tokens as the matrix `a` wants them: x itself, or, for pairs, rounded, in `room`.
+const void* as_wanted(const Matrix& a, const float* x, long n, float* room) {
+    if (!a.count || a.pieces->kind != 3) return x;
+    rounded(x, n, (uint16_t*)room);
+    return room;
+}
+
+// Rows `from` .. `to` of a piece, against tokens that are `as_wanted`: y (b, ..), from row 0 of the piece on.
+void some_rows(const Piece& p, long k, const void* x, long b, long from, long to, float* y, long stride, int threads) {
+    const float* scale = p.scale ? p.scale + from : nullptr;
+    const auto times = [&](auto* w) {
+        multiply((const float*)x, b, k, w + from * k, scale, to - from, y + from, stride, threads);
+    };
+    if (p.kind == 0) times((const uint16_t*)p.weight);
+    if (p.kind == 1) times((const int8_t*)p.weight);
+    if (p.kind == 2) times((const float*)p.weight);
+#ifdef __AVX512BF16__
+    if (p.kind == 3)
+        multiply<AsPairs>((const uint16_t*)x, b, k, (const uint16_t*)p.weight + from * k, scale, to - from, y + from,
+                          stride, threads);
+#endif
+}
+
+void product(const Matrix& a, const float* x, long b, float* y, int threads) {
+    static thread_local std::vector<float> room;
+    if (a.count && a.pieces->kind == 3) room.resize(std::max<size_t>(room.size(), b * a.columns / 2 + 1));
+    const void* tokens = as_wanted(a, x, b * a.columns, room.data());
+    float* at = y;
+    for (long i = 0; i < a.count; at += a.pieces[i++].rows)
+        some_rows(a.pieces[i], a.columns, tokens, b, 0, a.pieces[i].rows, at, a.rows, threads);
+    if (a.bias)
+        for (long n = 0; n < b; ++n)
+            for (long i = 0; i < a.rows; ++i) y[n * a.rows + i] += a.bias[i];
+}
+
+// ---- numbers --------------------------------------------------------------------------------------------------------
 
 void gelu(float* x, long n) { each(x, n, [](Floats v) { return gelu(v); }); }
 
@@ -222,7 +256,109 @@ void look(const float* q, long heads, const Number* keys, const Number* values, 
     });
 }
 
-// One KV head of one sequence's token `t` and its queries, convolved already: means, norm, rotation, cache, attention.
+// All query heads q (h, d) of a token against the keys `first` .. `last`, a part of a long past, in the order in which
+// they lie: a processor reads ahead in a row of numbers, but not every other head's. y (h, d): values times e^(score -
+// top), added up; tops, sums (h): the largest score, and the sum of what values were multiplied by.
+template <class Number>
+void look_along(const Layer& l, const float* q, const Number* keys, const Number* values, const uint8_t* seen,
+                long first, long last, float* y, float* tops, float* sums) {
+    static thread_local Room room;
+    const long d = l.head, row = l.kv_heads * d, group = l.heads / l.kv_heads, count = last + 1 - first;
+    room.begin(l.heads * count);
+    float* scores = room.take(l.heads * count);
+    const auto ask = [=](const Number* x, long s) {
+        const char* at = (const char*)(x + (first + s) * row);
+        for (long byte = 0; byte < std::min(NEAR, count - s) * row * (long)sizeof(Number); byte += 64)
+            __builtin_prefetch(at + byte, 0, 2);
+    };
+    for (long s = 0; s < count; s += NEAR) {
+        ask(keys, s + 2 * NEAR);
+        for (long h = 0; h < l.heads; h += group)
+            in_fours(group, [&](auto some, long g) {
+                in_blocks<N / some>(std::min(NEAR, count - s), [&](auto rows, long r) {
+                    brief<AsFloats, rows, some>(q + (h + g) * d, d, keys + (first + s + r) * row + h / group * d, row,
+                                                nullptr, scores + (h + g) * count + s + r, count);
+                });
+            });
+    }
+    each(scores, l.heads * count, [scale = 1 / std::sqrt((float)d)](Floats v) { return v * scale; });
+    for (long h = 0; h < l.heads; ++h) {
+        float* own = scores + h * count;
+        for (long s = first; seen && s <= last; ++s)
+            if (!seen[s]) own[s - first] = -INFINITY;
+        tops[h] = std::max(*std::max_element(own, own + count), -1e30f);  // of a part without anybody: a number, too
+        each(own, count, [top = tops[h]](Floats v) { return exponential(v - top); });
+        sums[h] = 0;
+        Floats sum = {};
+        long s = 0;
+        for (; s + N <= count; s += N) sum += load(own + s);
+        for (sums[h] = lanes(sum); s < count; ++s) sums[h] += own[s];
+    }
+    std::fill(y, y + l.heads * d, 0.f);
+    for (long s = 0; s < count; s += NEAR) {
+        const long end = std::min(count, s + NEAR);
+        ask(values, s + 2 * NEAR);
+        for (long h = 0; h < l.heads; h += group)
+            in_fours(group, [&](auto some, long g) {
+                const float* share = scores + (h + g) * count;
+                const Number* from = values + first * row + h / group * d;
+                float* to = y + (h + g) * d;
+                long i = 0;
+                for (; i + N <= d; i += N) {
+                    Floats sum[some];
+                    for (int o = 0; o < some; ++o) sum[o] = load(to + o * d + i);
+                    for (long t = s; t < end; ++t)
+                        for (int o = 0; o < some; ++o) sum[o] += share[o * count + t] * load(from + t * row + i);
+                    for (int o = 0; o < some; ++o) memcpy(to + o * d + i, &sum[o], sizeof(Floats));
+                }
+                for (; i < d; ++i)
+                    for (int o = 0; o < some; ++o)
+                        for (long t = s; t < end; ++t) to[o * d + i] += share[o * count + t] * one(from[t * row + i]);
+            });
+    }
+}
+
+// Each sequence's query heads (b, h, d) against its whole past, in parts that threads share -> y (b, h, d). The queries
+// of sequence n begin at q + n * apart.
+template <class Number>
+void look_back(const Layer& l, const Past& past, long from, long b, const float* q, long apart, float* y, int threads) {
+    const long d = l.head, row = l.kv_heads * d, size = l.heads * (d + 2);
+    struct Part { long sequence, first, last; };
+    std::vector<Part> parts;
+    for (long n = 0; n < b; ++n) {
+        const long last = past.stored[from + n], first = l.window ? std::max(0L, last + 1 - l.window) : 0;
+        for (long s = first; s <= last; s += PART) parts.push_back({n, s, std::min(last, s + PART - 1)});
+    }
+    std::vector<float> made(parts.size() * size);
+    const auto one_part = [&](long i) {
+        const Part& p = parts[i];
+        const long n = from + p.sequence, at = n * past.stride;
+        float* own = &made[i * size];
+        look_along(l, q + p.sequence * apart, (const Number*)past.keys + at, (const Number*)past.values + at,
+                   past.seen ? past.seen + n * past.seen_stride : nullptr, p.first, p.last, own, own + l.heads * d,
+                   own + l.heads * (d + 1));
+    };
+    shared(parts.size(), threads, one_part);
+    for (size_t i = 0, end; i < parts.size(); i = end) {  // parts of one sequence
+        for (end = i; end < parts.size() && parts[end].sequence == parts[i].sequence;) ++end;
+        float* to = y + parts[i].sequence * l.heads * d;
+        for (long h = 0; h < l.heads; ++h) {
+            float top = -INFINITY, sum = 0;
+            for (size_t p = i; p < end; ++p) top = std::max(top, made[p * size + l.heads * d + h]);
+            std::fill(to + h * d, to + (h + 1) * d, 0.f);
+            for (size_t p = i; p < end; ++p) {
+                const float* own = &made[p * size];
+                const float share = std::exp(own[l.heads * d + h] - top);
+                sum += share * own[l.heads * (d + 1) + h];
+                for (long k = 0; k < d; ++k) to[h * d + k] += share * own[h * d + k];
+            }
+            for (long k = 0; k < d; ++k) to[h * d + k] /= sum;
+        }
+    }
+}
+
+// One KV head of one sequence's token `t` and its queries, convolved already: means, norm, rotation, cache, attention,
+// unless that is to come (y is null).
 // own: queries, keys, values for now, values for later, as projected; mixed (c); y (h, d).
 template <class Number>
 void attend(const Layer& l, const Past& past, long n, long t, long j, const float* own, float* mixed, float* y) {
@@ -244,6 +380,7 @@ void attend(const Layer& l, const Past& past, long n, long t, long j, const floa
         else values[last * kv + i] = delayed[behind];
         if (behind >= 0) put(delayed + behind, own[c + channel]);
     }
+    if (!y) return;
     look(mixed + j * group * d, group, keys, values, past.seen ? past.seen + n * past.seen_stride : nullptr, first, last,
          kv, d, y + j * group * d);
 }
@@ -260,8 +397,11 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
     room.begin(b * (2 * c + kv + packed * side + l.heads * d + E + 2 * R));
     float *z = room.take(b * (c + kv)), *u = room.take(b * packed * side), *mixed = room.take(b * c);
     float *y = room.take(b * l.heads * d), *out = room.take(b * E);
-    const int many = sequences > 1 || past.stored[from] * kv > SMALL / 8 ? threads : 1;
+    const int many = sequences > 1 || (past.stored[from] + steps) * steps * kv > SMALL / 8 ? threads : 1;
+    const int wide = b * E > SMALL ? threads : 1;
+    const bool along = steps == 1 && *std::max_element(past.stored + from, past.stored + from + sequences) > LONG;
 
+#pragma omp parallel for num_threads(wide)
     for (long n = 0; n < b; ++n) {
         const long sequence = from + n / steps, at = past.stored[sequence] + n % steps;
         rms_norm(stream + n * E, l.attention_norm, E, l.eps, x + n * E);
@@ -285,7 +425,8 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
     }
 #pragma omp parallel for num_threads(many)
     for (long i = 0; i < sequences * l.kv_heads; ++i) {
-        if (steps == 1 && i + 1 < sequences * l.kv_heads) {  // ask for the next one's keys and values, or for the first
+        // ask for the next one's keys and values, or for the first of them
+        if (steps == 1 && !along && i + 1 < sequences * l.kv_heads) {
             const long next = from + (i + 1) / l.kv_heads, at = next * past.stride + (i + 1) % l.kv_heads * d;
             for (long s = 0; s < std::min(past.stored[next], ASKED); ++s)
                 for (long k = 0; k < d; k += 64 / sizeof(Number)) {
@@ -296,10 +437,12 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
         for (long t = 0; t < steps; ++t) {
             const long sequence = i / l.kv_heads, n = sequence * steps + t;
             attend<Number>(l, past, from + sequence, t, i % l.kv_heads, z + n * (c + kv), mixed + n * c,
-                           y + n * l.heads * d);
+                           along ? nullptr : y + n * l.heads * d);
         }
     }
+    if (along) look_back<Number>(l, past, from, sequences, mixed, c, y, threads);
     product(l.up, y, b, out, threads);
+#pragma omp parallel for num_threads(wide)
     for (long n = 0; n < b; ++n) {
         merge(l.attention_merge, out + n * E, E, stream + n * E);
         rms_norm(stream + n * E, l.moe_norm, E, l.eps, x + n * E);
@@ -352,43 +495,84 @@ void some(const Layer& l, const Past& past, long first, long b, long steps, floa
 
 }  // namespace
 
-// norm -> CCA -> merge -> norm -> router. stream: (b, E), updated. state: (b, R), the router state of the layer below,
-// replaced by this layer's. Returns in x (b, E) what the experts read, in probs (b, X + 1) and routes (b) what the
-// router says.
-extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, float* stream, float* state, float* x,
-                                 float* probs, int64_t* routes, int threads) {
-    some(*layer, *past, 0, b, 1, stream, state, x, probs, routes, threads);
+// Small weights of a bfloat16 model as floats.
+extern "C" void widen(const Twin* twins, long count) {
+    for (long i = 0; i < count; ++i)
+        for (long k = 0; k < twins[i].count; ++k) twins[i].to[k] = one(twins[i].from[k]);
 }
 
-// One expert, for the sequences that go to it: y (b, E) gets gate * down(silu(gate half) * up half) of them.
-extern "C" void visit(const Layer* layer, const Matrix* gate_up, const Matrix* down, long expert, long b,
-                      const int64_t* routes, const float* probs, const float* x, float* y, int threads) {
+// norm -> CCA -> merge -> norm -> router, for `steps` tokens of b sequences; n = b steps. stream: (n, E), updated.
+// state: (n, R), the router state of the layer below, replaced by this layer's. Returns in x (n, E) what the experts
+// read, in probs (n, X + 1) and routes (n) what the router says.
+extern "C" void attend_and_route(const Layer* layer, const Past* past, long b, long steps, float* stream, float* state,
+                                 float* x, float* probs, int64_t* routes, int threads) {
+    some(*layer, *past, 0, b, steps, stream, state, x, probs, routes, threads);
+}
+
+// Each expert for the tokens that go to it, gate * down(silu(gate half) * up half), zeros for who skips; what comes out
+// joins the stream (b, E). x: (b, E), routes (b), probs (b, X + 1): what `attend_and_route` returned. Threads take a
+// panel of rows at a time, of an expert with many tokens and of one with few in turn: one multiplies, the other reads.
+extern "C" void visit_and_join(const Layer* layer, long b, const int64_t* routes, const float* probs, const float* x,
+                               float* stream, int threads) {
+    const long E = layer->width, X = layer->experts;
+    struct Visit { long expert, first, count; };  // its tokens: those from `first` on, sorted by expert
+    std::vector<Visit> visited;
+    std::vector<long> place(b, -1);               // of each token in that order; -1: it skips
+    long total = 0;
+    for (long e = 0; e < X; ++e) {
+        const long first = total;
+        for (long n = 0; n < b; ++n)
+            if (routes[n] == e) place[n] = total++;
+        if (total > first) visited.push_back({e, first, total - first});
+    }
+    std::sort(visited.begin(), visited.end(), [](const Visit& a, const Visit& b) { return a.count > b.count; });
+    std::vector<Visit> turns;  // the one with most tokens, the one with fewest, and so on
+    for (long i = 0, last = (long)visited.size() - 1; i <= last; ++i)
+        turns.push_back(visited[i % 2 ? last - i / 2 : i / 2]);
+    const long F = turns.empty() ? 0 : layer->expert_down[turns[0].expert].columns;
     static thread_local Room room;
-    static thread_local std::vector<long> mine;
-    const long E = layer->width, F = down->columns, X = layer->experts;
-    mine.clear();
+    room.begin(total * (3 * E + 4 * F) + E + 2);
+    float *in = room.take(total * E), *both = room.take(total * 2 * F), *inner = room.take(total * F);
+    float *out = room.take(total * E), *narrow = room.take(total * std::max(E, F) + 2), *nothing = room.take(E);
+
+    long work = 0;
+    for (const Visit& v : turns) work += 3 * E * F * (1 + v.count / 8);
+    if (work <= SMALL) threads = 1;
+    // m rows of each visited expert's matrix: tokens (total, k) in one order -> to (total, m)
+    const auto multiplied = [&](const Matrix* matrices, const float* tokens, float* to) {
+        const long k = matrices[turns[0].expert].columns, m = matrices[turns[0].expert].rows;
+        const void* wanted = as_wanted(matrices[turns[0].expert], tokens, total * k, narrow);
+        const long size = wanted == tokens ? sizeof(float) : sizeof(uint16_t), parts = (m + PANEL - 1) / PANEL;
+        const long pairs = ((long)turns.size() + 1) / 2;  // of an expert with many tokens and one with few
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (long task = 0; task < 2 * pairs * parts; ++task) {
+            const long which = task / (2 * parts) * 2 + task % 2, part = task / 2 % parts;
+            if (which >= (long)turns.size()) continue;
+            const Visit& v = turns[which];
+            some_rows(*matrices[v.expert].pieces, k, (const char*)wanted + v.first * k * size, v.count, part * PANEL,
+                      std::min(m, (part + 1) * PANEL), to + v.first * m, m, 1);
+        }
+    };
     for (long n = 0; n < b; ++n)
-        if (routes[n] == expert) mine.push_back(n);
-    const long count = mine.size();
-    room.begin(count * (E + 3 * F));
-    float *in = room.take(count * E), *both = room.take(count * 2 * F), *inner = room.take(count * F);
-    for (long m = 0; m < count; ++m) std::copy(x + mine[m] * E, x + (mine[m] + 1) * E, in + m * E);
-    product(*gate_up, in, count, both, threads);
-    for (long m = 0; m < count; ++m) {
-        const float *gate = both + m * 2 * F, *up = gate + F;
-        float* to = inner + m * F;
+        if (place[n] >= 0) std::copy(x + n * E, x + (n + 1) * E, in + place[n] * E);
+    if (total) multiplied(layer->gate_up, in, both);
+#pragma omp parallel for num_threads(total * F > SMALL ? threads : 1)
+    for (long t = 0; t < total; ++t) {
+        const float *gate = both + t * 2 * F, *up = gate + F;
+        float* to = inner + t * F;
         std::copy(gate, gate + F, to);
         each(to, F, [](Floats v) { return v / (1.f + exponential(-v)); });
         for (long i = 0; i < F; ++i) to[i] *= up[i];
     }
-    product(*down, inner, count, in, threads);
-    for (long m = 0; m < count; ++m)
-        for (long i = 0; i < E; ++i) y[mine[m] * E + i] = in[m * E + i] * probs[mine[m] * (X + 1) + expert];
-}
-
-// The experts' output, zeros for who skipped, joins the stream: (b, E) each.
-extern "C" void join(const Layer* layer, long b, const float* y, float* stream) {
-    for (long n = 0; n < b; ++n) merge(layer->moe_merge, y + n * layer->width, layer->width, stream + n * layer->width);
+    if (total) multiplied(layer->expert_down, inner, out);
+    std::fill(nothing, nothing + E, 0.f);
+#pragma omp parallel for num_threads(b * E > SMALL ? threads : 1)
+    for (long n = 0; n < b; ++n) {
+        float* own = place[n] < 0 ? nothing : out + place[n] * E;
+        const float gate = probs[n * (X + 1) + routes[n]];
+        for (long i = 0; i < E && place[n] >= 0; ++i) own[i] *= gate;
+        merge(layer->moe_merge, own, E, stream + n * E);
+    }
 }
 
 // The whole model, all of it in memory, for `steps` more tokens of each sequence. tokens: (b, steps); pasts: one a
@@ -398,14 +582,13 @@ extern "C" void through(const Model* model, const Past* pasts, long b, long step
     static thread_local Room room;
     const Layer& top = model->layers[0];
     const long E = top.width, X = top.experts, V = model->head.rows;
-    for (long i = 0; i < model->twin_count; ++i)
-        for (long k = 0; k < model->twins[i].count; ++k) model->twins[i].to[k] = one(model->twins[i].from[k]);
+    widen(model->twins, model->twin_count);
     // prompts: so many sequences at a time that what is between two layers stays in a cache
     const long most = steps == 1 ? b : std::max<long>(threads, 512 / steps);
     for (long first = 0; first < b; first += most) {
         const long here = std::min(most, b - first), rows = here * steps;
-        room.begin(rows * (3 * E + top.router));
-        float *stream = room.take(rows * E), *x = room.take(rows * E), *y = room.take(rows * E);
+        room.begin(rows * (2 * E + top.router));
+        float *stream = room.take(rows * E), *x = room.take(rows * E);
         float* state = room.take(rows * top.router);
         std::fill(state, state + rows * top.router, 0.f);
         const Piece& table = *model->embed.pieces;
@@ -420,19 +603,7 @@ extern "C" void through(const Model* model, const Past* pasts, long b, long step
             float* own = probs + (number * b + first) * steps * (X + 1);
             int64_t* chosen = routes + (number * b + first) * steps;
             some(l, pasts[number], first, here, steps, stream, state, x, own, chosen, threads);
-            std::fill(y, y + rows * E, 0.f);
-            // experts side by side where there are enough of them, else all threads at one
-            const auto asked = [&](long e, int crew) {
-                if (std::find(chosen, chosen + rows, e) != chosen + rows)
-                    visit(&l, l.gate_up + e, l.expert_down + e, e, rows, chosen, own, x, y, crew);
-            };
-            if (rows < 2 * threads || X < 2 * threads) {  // trap: as in `some`
-                for (long e = 0; e < X; ++e) asked(e, threads);
-            } else {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-                for (long e = 0; e < X; ++e) asked(e, 1);
-            }
-            join(&l, rows, y, stream);
+            visit_and_join(&l, rows, chosen, own, x, stream, threads);
         }
         for (long n = 0; n < here; ++n)
             rms_norm(stream + ((n + 1) * steps - 1) * E, model->norm, E, top.eps, x + n * E);

@@ -2,7 +2,7 @@
 
 The plain path is `Zaya.forward`, and what decodes (`infer.generate`, `infer.engine`) asks `reader(model)` which of the
 two to call. A model is read where it lies: training may change its weights between two steps. `PagedStep`
-(`paged_step.py`) does the same for a model whose experts are on disk.
+(`hub/paged_step.py`) does the same for a model whose experts are on disk.
 """
 
 import sys
@@ -104,6 +104,8 @@ def pasts(config: ZayaConfig, cache: Cache, angles: Angles, steps: int = 1,
 
     seen: bool (b, tokens so far and new ones), False for padding; or None.
     """
+    if cache.length == 0:   # before the first token's values come none
+        cache.delayed = [column.new_zeros(len(column), config.kv_size // 2) for column in cache.columns]
     held, turned = cache.held().contiguous(), cache.turned_by().contiguous()
     end = int(turned.max()) + steps
     at, wide = (None, 0) if seen is None else (seen.data_ptr(), seen.stride(0))
@@ -156,8 +158,6 @@ class Step:
         check_inputs(config, tokens, cache, routes, doc_ids, mask)
         layers, tokens, (batch, steps) = config.num_hidden_layers, tokens.contiguous(), tokens.shape
         seen = cache.advance(steps, mask)
-        if prompt:
-            cache.delayed = [column.new_zeros(batch, config.kv_size // 2) for column in cache.columns]
         found, kept = pasts(config, cache, self.angles, steps, seen)
         # trap: C++ reads numbers, not tensors. Whatever type or device torch takes by default, these are its own
         plain = dict(dtype=torch.float32, device=tokens.device)

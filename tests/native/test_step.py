@@ -1,6 +1,7 @@
 """One token through `step.cpp` is one token through the plain path: any sizes, windows, contexts, batches,
 storage, caches."""
 
+import copy
 import subprocess
 
 import pytest
@@ -9,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minizaya as mz
-from minizaya.hub import shards
+from minizaya.hub import paged_step, shards
 from minizaya.hub.paging import PagedZaya
 from minizaya.infer.engine import Engine, engine_generate
 from minizaya.laws.strategies import randomise
-from minizaya.native import compiler, matmul, paged_step
+from minizaya.native import compiler, matmul, step
 from step_models import SHAPES, SMALL
 
 pytestmark = pytest.mark.skipif(matmul.library() is None, reason="no C++ compiler")
@@ -63,6 +64,53 @@ def test_step_equals_the_plain_path(tmp_path, changes, stored):
     assert all(close(folder, batch, past) for batch, past in ((1, 1), (3, 5), (17, 2)))
 
 
+@pytest.mark.parametrize("changes", SHAPES, ids=lambda changes: next(iter(changes), "released"))
+def test_activations_in_bfloat16(tmp_path, changes):
+    """Prompt and steps are as near to float64 as the plain path in bfloat16 is, where the routes are the same ones."""
+    folder = folder_of(tmp_path, changes)
+    exact, paged, plain = shards.load(folder, torch.float64), *(PagedZaya(folder, torch.bfloat16) for _ in range(2))
+    plain.step = None
+    tokens = torch.randint(3, 90, (3, 12), generator=torch.Generator().manual_seed(1))
+    caches, off = [model.new_cache(3) for model in (paged, plain)], [[], []]
+    assert caches[0].kv[0].dtype == torch.bfloat16
+    with torch.inference_mode():
+        routes = exact(tokens).routes
+        wanted = exact(tokens, routes=routes).logits
+        for start, stop in [(0, 5), *((i, i + 1) for i in range(5, 12))]:
+            for model, cache, own in zip((paged, plain), caches, off):
+                out = model(tokens[:, start:stop], cache=cache, last_only=True)
+                assert out.probs.dtype == torch.bfloat16 and out.logits.dtype == torch.float32
+                same = (out.routes == routes[:, start:stop]).all(-1).all(-1)
+                difference = (out.logits[:, 0] - wanted[:, stop - 1]).abs().amax(-1) / wanted.abs().max()
+                own += difference[same].tolist()
+    mine, theirs = (torch.tensor(own).median() for own in off)
+    assert len(off[0]) > 12 and 0 < mine < 1.5 * theirs + 1e-3 and mine < 0.02
+
+
+# with attention_bias nobody's value is a bias, and prompts go the plain way
+@pytest.mark.parametrize("changes", [changes for changes in SHAPES if "attention_bias" not in changes],
+                         ids=lambda changes: next(iter(changes), "released"))
+@pytest.mark.parametrize("int8", [False, True], ids=["as stored", "int8"])
+def test_padded_prompts(tmp_path, changes, int8):
+    """Texts of other lengths, padded at the left, read at once and gone on with."""
+    folder = folder_of(tmp_path, changes)
+    paged, plain = PagedZaya(folder, int8=int8), PagedZaya(folder, int8=int8)
+    plain.step = None
+    tokens = torch.randint(3, 90, (3, 11), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(3, 9, dtype=torch.bool)
+    mask[0, :6] = mask[2, :2] = False
+    caches = [model.new_cache(3) for model in (paged, plain)]
+    with torch.inference_mode():
+        for start, stop in ((0, 9), (9, 10), (10, 11)):
+            one, two = (model(tokens[:, start:stop], cache=cache, mask=mask if start == 0 else None, last_only=True)
+                        for model, cache in zip((paged, plain), caches))
+            there = mask if start == 0 else torch.ones(3, 1, dtype=torch.bool)
+            assert torch.equal(one.routes[there], two.routes[there])
+            assert float((one.logits - two.logits).abs().max() / two.logits.abs().max()) < 3e-5
+    visited = [[block.experts.visited for block in model.layers] for model in (paged, plain)]
+    assert visited[0] == visited[1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(SHAPES), st.integers(0, 99),
        st.sampled_from(shards.LAYOUTS))
@@ -80,6 +128,45 @@ def test_int8_experts_are_the_same_ones(tmp_path, monkeypatch):
     assert difference(paged, plain) < 3e-5
     assert [block.experts.visited for block in paged.layers] == [block.experts.visited for block in plain.layers]
     assert paged.resident_bytes() == plain.resident_bytes()
+
+
+LONG_PASTS = [({}, 4200, 0), ({}, 513, 0), ({}, 2100, 2060),
+              (dict(num_attention_heads=6, num_key_value_heads=3), 700, 5),
+              (dict(layer_types=["hybrid", "hybrid_sliding", "hybrid"], sliding_window=600), 2500, 2300)]
+
+
+def long_past(changes, length, padded) -> float:
+    """The largest difference of logits, by `step.cpp` in float32 and the plain way in float64, relative to the largest,
+    after `length` drawn tokens, of which sequence 0 has `padded` at the left; two steps."""
+    torch.manual_seed(3)
+    sizes = SMALL | dict(head_dim=20, partial_rotary_factor=0.5) | changes
+    model = randomise(mz.Zaya(mz.ZayaConfig.preset("nano", **sizes)), 3).float().eval()
+    caches = [model.new_cache(2) for _ in range(2)]
+    for layer, kv in enumerate(caches[0].kv):
+        drawn = torch.randn(2, 2, length + 3, *kv.shape[3:])
+        for cache in caches:
+            cache.kv[layer], cache.length = drawn.clone(), length
+            cache.delayed[layer] = torch.zeros(2, model.config.kv_size // 2)
+            cache.valid = torch.arange(length) >= torch.tensor([[padded], [0]]) if padded else None
+    worst, exact = 0.0, copy.deepcopy(model).double()
+    caches[1].kv, caches[1].columns, caches[1].delayed = ([part.double() for part in own] for own in
+                                                          (caches[1].kv, caches[1].columns, caches[1].delayed))
+    with torch.inference_mode():
+        for token in ([[5], [6]], [[7], [8]]):
+            one, two = (read(torch.tensor(token), cache=cache, last_only=True)
+                        for read, cache in zip((step.reader(model, True), exact), caches))
+            if not torch.equal(one.routes, two.routes):
+                return float("inf")
+            worst = max(worst, float((one.logits - two.logits).abs().max() / two.logits.abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("changes, length, padded", LONG_PASTS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_long_pasts(monkeypatch, changes, length, padded, threads):
+    """More tokens than are looked at head by head; several parts, one of which is all padding, or before the window."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert long_past(changes, length, padded) < 3e-5
 
 
 def test_who_skips_gets_nothing(tmp_path):
@@ -156,7 +243,7 @@ def test_the_engine_steps_too(tmp_path, monkeypatch):
 
 
 def test_what_goes_the_plain_way(tmp_path, monkeypatch):
-    """A first token, several tokens, new padding, replayed routes, other types: not by `step.cpp`."""
+    """All logits, several tokens after others, new padding, replayed routes, float64: not by `step.cpp`."""
     paged = PagedZaya(folder_of(tmp_path, {}))
     monkeypatch.setattr(paged_step.PagedStep, "__call__", lambda *_: pytest.fail("went by step.cpp"))
     with torch.inference_mode():
@@ -165,7 +252,7 @@ def test_what_goes_the_plain_way(tmp_path, monkeypatch):
         paged(torch.full((2, 2), 5), cache=cache)
         paged(torch.full((2, 1), 5), cache=cache, routes=torch.zeros(2, 1, 3, dtype=torch.int64))
         paged(torch.full((2, 1), 5), cache=cache, mask=torch.tensor([[True], [False]]))
-    assert PagedZaya(tmp_path / "w", torch.bfloat16).step is None
+    assert PagedZaya(tmp_path / "w", torch.float64).step is None
 
 
 def test_wrong_tokens_are_refused(tmp_path):
@@ -185,17 +272,21 @@ BUGS = {
     "keys see one token less": ("last,\n         kv, d, y", "last - 1,\n         kv, d, y"),
     "values arrive at once": ("if (behind < 0 || !l.shift)", "if (true)"),
     "columns stand still": ("std::copy(columns + c, columns + lag * c, columns);", ""),
-    "a window too wide": ("last + 1 - l.window", "last - l.window"),
+    "a window too wide": ("past.stored[n] + t, first = l.window ? std::max(0L, last + 1 -",
+                          "past.stored[n] + t, first = l.window ? std::max(0L, last -"),
     "temperature on queries": ("place(mixed + h * d, d, 1, l", "place(mixed + h * d, d, l.temperature[j], l"),
     "another head's queries": ("look(mixed + j * group * d", "look(mixed + (l.kv_heads - 1 - j) * group * d"),
     "rotated the other way": ("first * cos[i] - second", "first * cos[i] + second"),
-    "the bias weighs": ("probs[mine[m] * (X + 1) + expert]",
-                        "(probs[mine[m] * (X + 1) + expert] + layer->balancing_bias[expert])"),
+    "the bias weighs": ("gate = probs[n * (X + 1) + routes[n]];",
+                        "gate = probs[n * (X + 1) + routes[n]] + layer->balancing_bias[routes[n]];"),
     "no memory of the router below": ("l.eda_scale ? l.eda_scale[i] * own[i] : 0", "0"),
     "scaled before the bias": ("(output[i] + m.output_bias[i]) * m.output_scale[i]",
                                "output[i] * m.output_scale[i] + m.output_bias[i]"),
-    "gate and up exchanged": ("*gate = both + m * 2 * F, *up = gate + F;",
-                              "*up = both + m * 2 * F, *gate = up + F;"),
+    "gate and up exchanged": ("*gate = both + t * 2 * F, *up = gate + F;",
+                              "*up = both + t * 2 * F, *gate = up + F;"),
+    "a neighbour's tokens": ("v.first * k * size", "(v.first + 1) % total * k * size"),
+    "the last rows of an expert are left out": ("parts = (m + PANEL - 1) / PANEL", "parts = (m - 1) / PANEL"),
+    "an odd expert is left out": ("pairs = ((long)turns.size() + 1) / 2", "pairs = (long)turns.size() / 2"),
     "a tanh instead of erf": ("0.5f * x * (1.f + erf(x * 0.70710678f))",
                               "x - x / (1.f + exponential(1.5957691f * (x + 0.044715f * x * x * x)))"),
     "every row gets the first row's bias": ("y[n * a.rows + i] += a.bias[i]", "y[n * a.rows + i] += a.bias[0]"),
@@ -224,6 +315,25 @@ def planted(tmp_path, old, new):
                     str(tmp_path / "step.cpp"), "-o", str(built)],
                    check=True)
     return matmul.load(built)
+
+
+LONG_BUGS = {
+    "parts of other sizes weigh the same": ("std::exp(own[l.heads * d + h] - top)", "1.f"),
+    "the sum of one part": ("sum += share * own[l.heads * (d + 1) + h]", "sum = share * own[l.heads * (d + 1) + h]"),
+    "padding is seen": ("if (!seen[s]) own[s - first]", "if (!seen[s - first]) own[s - first]"),
+    "a part begins a token late": ("parts.push_back({n, s,", "parts.push_back({n, s + (s > first),"),
+    "another head's keys": ("keys + (first + s + r) * row + h / group * d", "keys + (first + s + r) * row"),
+    "another head's values": ("values + first * row + h / group * d", "values + first * row"),
+    "a window a token wide too many": ("last + 1 - l.window) : 0;\n        for", "last - l.window) : 0;\n        for"),
+    "the last channels are left out": ("to[o * d + i] += share[o * count + t] * one(from[t * row + i]);", ";"),
+}
+
+
+@pytest.mark.parametrize("bug", LONG_BUGS)
+def test_planted_bugs_in_long_pasts_are_seen(tmp_path, monkeypatch, bug):
+    wrong = planted(tmp_path, *LONG_BUGS[bug])
+    monkeypatch.setattr(step, "library", lambda: wrong)
+    assert max(long_past(*case) for case in LONG_PASTS[2:]) > 1e-4
 
 
 @pytest.mark.skipif(not matmul.multiplies_pairs(), reason="this CPU has no AVX-512 BF16")
