@@ -52,6 +52,7 @@ data.tokenizer_base.Tokenizer.decode: keep_special=True
 native.compiler.kept: beside=()
 native.fused.model.forward: last_only=False
 native.fused.model.hidden: last_only=False
+native.layout.Layout: rounds=False
 native.step.pasts: steps=1
 native.step.taken_in: steps=1
 native.step.Step.read: last_only=False
