@@ -134,13 +134,13 @@ def refusals():
             raise OSError(errno.ENOSPC, "rank 1's own words")
 
     ep, cp = Grid(Layout(ep=2)), Grid(Layout(cp=2))
-    row = torch.ones(1, 1, dtype=torch.int64)
+    row, four = torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
     tries = [lambda: Grid(Layout(dp=3)),
              lambda: parallelize(equality.tiny_model(num_experts=3, load=None), ep),
              lambda: ParallelTrainer(equality.tiny_model(), Recipe(steps=1, optimizer="muon"), equality.tiny_batches,
                                      ep),
              lambda: forward(equality.tiny_model(), Batch("row", row, row), cp),
-             lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", row.expand(1, 4), row), cp),
+             lambda: forward(equality.tiny_model(attention_bias=True), Batch("row", four, four), cp),
              lambda: together(ep, full_on_rank_one, Path("run")),
              lambda: parallelize(equality.tiny_model(dtype="float32"), cp, compiled=True),
              lambda: parallelize(equality.tiny_model(dtype="bfloat16"), ep, compiled=True)]
