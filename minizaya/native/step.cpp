@@ -401,13 +401,12 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
     const int wide = b * E > SMALL ? threads : 1;
     const bool along = steps == 1 && *std::max_element(past.stored + from, past.stored + from + sequences) > LONG;
 
-#pragma omp parallel for num_threads(wide)
-    for (long n = 0; n < b; ++n) {
+    shared(b, wide, [&](long n) {
         const long sequence = from + n / steps, at = past.stored[sequence] + n % steps;
         rms_norm(stream + n * E, l.attention_norm, E, l.eps, x + n * E);
         // padding must not leak through the convolutions
         if (past.seen && !past.seen[sequence * past.seen_stride + at]) std::fill(x + n * E, x + (n + 1) * E, 0.f);
-    }
+    });
     product(l.down, x, b, z, threads);
     Number* columns = (Number*)past.columns + from * (l.taps + l.reach - 2) * c;
     const auto convolve = l.taps == 2 && l.reach == 2 ? depthwise<2, 2, Number> : depthwise<0, 0, Number>;
@@ -423,8 +422,7 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
                 std::copy(u + (h * b + n) * side, u + (h * b + n) * side + d, to);
         }
     }
-#pragma omp parallel for num_threads(many)
-    for (long i = 0; i < sequences * l.kv_heads; ++i) {
+    shared(sequences * l.kv_heads, many, [&](long i) {
         // ask for the next one's keys and values, or for the first of them
         if (steps == 1 && !along && i + 1 < sequences * l.kv_heads) {
             const long next = from + (i + 1) / l.kv_heads, at = next * past.stride + (i + 1) % l.kv_heads * d;
@@ -439,14 +437,13 @@ void attend_and_route(const Layer& l, const Past& past, long from, long sequence
             attend<Number>(l, past, from + sequence, t, i % l.kv_heads, z + n * (c + kv), mixed + n * c,
                            along ? nullptr : y + n * l.heads * d);
         }
-    }
+    });
     if (along) look_back<Number>(l, past, from, sequences, mixed, c, y, threads);
     product(l.up, y, b, out, threads);
-#pragma omp parallel for num_threads(wide)
-    for (long n = 0; n < b; ++n) {
+    shared(b, wide, [&](long n) {
         merge(l.attention_merge, out + n * E, E, stream + n * E);
         rms_norm(stream + n * E, l.moe_norm, E, l.eps, x + n * E);
-    }
+    });
 
     const float* read = x;
     if (R) {
