@@ -42,6 +42,16 @@ inline Floats load(const uint16_t* p) {
     return (Floats)(__builtin_convertvector(v, Words) << 16);
 #endif
 }
+// The same vector, in a register for all that comes: gcc 12 else reads it from memory anew at each use, and reading,
+// not multiplying, becomes the limit.
+template <class Vector>
+inline __attribute__((always_inline)) Vector held(Vector v) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+    asm("" : "+v"(v));
+#endif
+    return v;
+}
+
 inline float one(float w) { return w; }
 inline float one(int8_t w) { return w; }
 inline float one(uint16_t w) { uint32_t u = uint32_t(w) << 16; float f; memcpy(&f, &u, 4); return f; }

@@ -110,9 +110,9 @@ void brief(const typename Way::Token* x, long k, const Weight* w, long apart, co
     long i = 0;
     for (; i + Way::WIDE <= k; i += Way::WIDE) {
         decltype(Way::part(w)) xs[TOKENS];
-        for (int t = 0; t < TOKENS; ++t) xs[t] = Way::part(x + t * k + i);
+        for (int t = 0; t < TOKENS; ++t) xs[t] = held(Way::part(x + t * k + i));
         for (int r = 0; r < ROWS; ++r) {
-            const auto ws = Way::part(w + r * apart + i);
+            const auto ws = held(Way::part(w + r * apart + i));
             for (int t = 0; t < TOKENS; ++t) sum[t * ROWS + r] = Way::add(sum[t * ROWS + r], ws, xs[t]);
         }
     }
