@@ -42,8 +42,7 @@ inline Floats load(const uint16_t* p) {
     return (Floats)(__builtin_convertvector(v, Words) << 16);
 #endif
 }
-// The same vector, in a register for all that comes: gcc 12 else reads it from memory anew at each use, and reading,
-// not multiplying, becomes the limit.
+// In a register for all that comes: gcc 12 else reads a vector from memory at each use, and reading becomes the limit.
 template <class Vector>
 inline __attribute__((always_inline)) Vector held(Vector v) {
 #if defined(__AVX512F__) || defined(__AVX2__)
@@ -71,25 +70,30 @@ inline float lanes(Floats v) {
 #endif
 }
 
-// As many vectors as one has numbers -> a vector of their sums. Two vectors become one, with the sums of halves of both,
-// until one is left; each step takes those that lie half as far apart, so that the sums end in order.
+// As many vectors as one has numbers -> a vector of their sums. Two become one, with the sums of halves of both; each
+// step takes those half as far apart, so that the sums end in order. Unrolled early: gcc 12 else keeps all in memory.
 inline Floats sums(const Floats* v) {
 #if defined(__AVX512F__)
     __m512 a[8], b[4], c[2];
+#pragma GCC unroll 8
     for (int i = 0; i < 8; ++i)
         a[i] = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)v[i], (__m512)v[i + 8], 0x44),
                              _mm512_shuffle_f32x4((__m512)v[i], (__m512)v[i + 8], 0xee));
+#pragma GCC unroll 8
     for (int i = 0; i < 4; ++i)  // quarters: of i, i + 8, i + 4, i + 12
         b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));
+#pragma GCC unroll 8
     for (int i = 0; i < 2; ++i)
         c[i] = _mm512_add_ps(_mm512_unpacklo_ps(b[i], b[i + 2]), _mm512_unpackhi_ps(b[i], b[i + 2]));
     const __m512 d = _mm512_add_ps(_mm512_unpacklo_ps(c[0], c[1]), _mm512_unpackhi_ps(c[0], c[1]));
     return (Floats)_mm512_shuffle_f32x4(d, d, 0xd8);
 #elif defined(__AVX2__)
     __m256 a[4], b[2];
+#pragma GCC unroll 8
     for (int i = 0; i < 4; ++i)
         a[i] = _mm256_add_ps(_mm256_permute2f128_ps((__m256)v[i], (__m256)v[i + 4], 0x20),
                              _mm256_permute2f128_ps((__m256)v[i], (__m256)v[i + 4], 0x31));
+#pragma GCC unroll 8
     for (int i = 0; i < 2; ++i)
         b[i] = _mm256_add_ps(_mm256_unpacklo_ps(a[i], a[i + 2]), _mm256_unpackhi_ps(a[i], a[i + 2]));
     return (Floats)_mm256_add_ps(_mm256_unpacklo_ps(b[0], b[1]), _mm256_unpackhi_ps(b[0], b[1]));
