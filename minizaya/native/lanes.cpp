@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>  // gcc 12 takes a vector cast from int8 or bfloat16 apart, number by number or half by half
 #endif
@@ -18,6 +20,15 @@ constexpr int N = 8;
 typedef float Floats __attribute__((vector_size(4 * N)));
 typedef uint32_t Words __attribute__((vector_size(4 * N)));
 typedef uint16_t Halves __attribute__((vector_size(2 * N)));
+
+// Memory for vectors, which begins where a line of the cache does: a vector that lies across two is read twice.
+template <class T>
+struct Lines {
+    typedef T value_type;
+    T* allocate(size_t n) { return (T*)::operator new(n * sizeof(T), std::align_val_t(64)); }
+    void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+};
+typedef std::vector<float, Lines<float>> Numbers;
 
 inline Floats load(const float* p) { Floats v; memcpy(&v, p, sizeof v); return v; }
 inline Floats load(const int8_t* p) {

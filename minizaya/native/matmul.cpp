@@ -4,7 +4,6 @@
 // register, not in a buffer. A bfloat16 is the upper half of a float: a shift makes one of the other.
 
 #include <type_traits>
-#include <vector>
 
 #include "lanes.cpp"
 

@@ -69,7 +69,7 @@ constexpr long ASKED = 128;  // tokens of a sequence that attention asks for bef
 
 // Memory for one call after the other, a thread's own; `take` hands out the next n floats.
 struct Room {
-    std::vector<float> all;
+    Numbers all;
     long used = 0;
     void begin(long n) { used = 0; if ((long)all.size() < n) all.resize(n); }
     float* take(long n) { used += n; return all.data() + used - n; }
@@ -115,7 +115,7 @@ void some_rows(const Piece& p, long k, const void* x, long b, long from, long to
 }
 
 void product(const Matrix& a, const float* x, long b, float* y, int threads) {
-    static thread_local std::vector<float> room;
+    static thread_local Numbers room;
     if (a.count && a.pieces->kind == 3) room.resize(std::max<size_t>(room.size(), b * a.columns / 2 + 1));
     const void* tokens = as_wanted(a, x, b * a.columns, room.data());
     float* at = y;
@@ -329,7 +329,7 @@ void look_back(const Layer& l, const Past& past, long from, long b, const float*
         const long last = past.stored[from + n], first = l.window ? std::max(0L, last + 1 - l.window) : 0;
         for (long s = first; s <= last; s += PART) parts.push_back({n, s, std::min(last, s + PART - 1)});
     }
-    std::vector<float> made(parts.size() * size);
+    Numbers made(parts.size() * size);
     const auto one_part = [&](long i) {
         const Part& p = parts[i];
         const long n = from + p.sequence, at = n * past.stride;

@@ -13,19 +13,19 @@ constexpr int SCORED = 2;
 #endif
 constexpr int ROWS = 2 * SCORED;  // queries whose answers are
 
-// scores (SCORED, KEYS) = q k, keys in the lanes: turned (d, KEYS).
-inline void scores_of(const float* q, const float* turned, long d, float scale, Floats out[SCORED][4]) {
-    Floats sum[SCORED][4] = {};
-    for (long i = 0; i < d; ++i)
-        for (int r = 0; r < SCORED; ++r)
-            for (int v = 0; v < 4; ++v) sum[r][v] += q[r * d + i] * load(turned + i * KEYS + v * N);
+// scores (SCORED, V vectors) = q k, of a tile's first keys, which lie in the lanes: turned (d, KEYS).
+template <int V>
+inline void scores_of(const float* q, const float* turned, long d, float scale, Floats out[SCORED][V]) {
+    const float* rows[SCORED];
+    for (int r = 0; r < SCORED; ++r) rows[r] = q + r * d;
+    rows_times<SCORED, V>(rows, d, turned, KEYS, out);
     for (int r = 0; r < SCORED; ++r)
-        for (int v = 0; v < 4; ++v) out[r][v] = sum[r][v] * scale;
+        for (int v = 0; v < V; ++v) out[r][v] *= scale;
 }
 
 // y (ROWS, d) = y * shrink + shares v, some vectors of channels at a time.
 template <int VECS>
-void weigh(const float* shares, const float* shrink, const float* v, long row, long count, float* y, long d) {
+__attribute__((noinline)) void weigh(const float* shares, const float* shrink, const float* v, long row, long count, float* y, long d) {
     Floats sum[ROWS][VECS];
     for (int r = 0; r < ROWS; ++r)
         for (int c = 0; c < VECS; ++c) sum[r][c] = load(y + r * d + c * N) * shrink[r];
@@ -57,45 +57,50 @@ void add_all(const float* shares, long apart, long step, const float* v, long ro
 
 // Some tokens' keys or values, `row` numbers apart, on their side: (tiles, d, KEYS), zeros behind the last one.
 void lay(const float* from, long t, long row, long d, float* to) {
-    std::fill_n(to + (t - 1) / KEYS * d * KEYS, d * KEYS, 0.f);
-    for (long s = 0; s < t; ++s) {
-        float* column = to + s / KEYS * d * KEYS + s % KEYS;
-        for (long i = 0; i < d; ++i) column[i * KEYS] = from[s * row + i];
-    }
+    for (long s = 0; s < (t + KEYS - 1) / KEYS * KEYS; s += N)
+        for (long i = 0; i < d; i += N) {
+            Floats square[N];
+            for (int k = 0; k < N; ++k) square[k] = s + k < t ? load(from + (s + k) * row + i) : Floats{};
+            turn_over(square);
+            float* corner = to + s / KEYS * d * KEYS + i * KEYS + s % KEYS;
+            for (int k = 0; k < N; ++k) memcpy(corner + k * KEYS, &square[k], sizeof(Floats));
+        }
 }
 
 // ROWS queries, the first of which sees `seen` keys of this tile, as far as they go, each next one key more, but for the
 // first `hidden` ones of each. `there`: how many there are. top: the largest score so far; sum (ROWS, N): those of
-// e^(score - top), lane by lane.
+// e^(score - top), lane by lane. V: as many vectors of keys as any of these queries sees.
+template <int V>
 void look_at(const float* q, const float* turned, const float* v, long row, long seen, const long* hidden, long there,
              long d, float* top, float* sum, float* y) {
-    Floats scores[ROWS][4];
-    float shares[ROWS * KEYS], shrink[ROWS];
+    Floats scores[ROWS][V];
+    alignas(64) float shares[ROWS * KEYS], old[N] = {}, now[N] = {}, shrink[N];
     Ints lane;
     for (int i = 0; i < N; ++i) lane[i] = i;
     const float scale = 1 / std::sqrt((float)d);
     const bool all = seen >= KEYS && hidden[ROWS - 1] == 0;   // of the tile, for each of these queries
-    scores_of(q, turned, d, scale, scores);
-    scores_of(q + SCORED * d, turned, d, scale, scores + SCORED);
+    scores_of<V>(q, turned, d, scale, scores);
+    scores_of<V>(q + SCORED * d, turned, d, scale, scores + SCORED);
+    if (!all)
+        for (int r = 0; r < ROWS; ++r)
+            for (int i = 0; i < V; ++i) {
+                const Ints key = lane + i * N, before = Ints{} + int(std::min(KEYS, seen + r));
+                scores[r][i] = (key < before) & (key >= int(hidden[r])) ? scores[r][i] : fill(-INFINITY);
+            }
     for (int r = 0; r < ROWS; ++r) {
-        const Ints mine = Ints{} + int(std::min(KEYS, seen + r)), before = Ints{} + int(hidden[r]);
-        Floats tops = fill(-INFINITY), sums = load(sum + r * N);
-        for (int i = 0; i < 4; ++i) {
-            const Ints key = lane + i * N;
-            if (!all) scores[r][i] = (key < mine) & (key >= before) ? scores[r][i] : fill(-INFINITY);
-            tops = scores[r][i] > tops ? scores[r][i] : tops;
-        }
-        const float most = largest(tops);
-        shrink[r] = 1;
-        if (most > top[r]) {
-            shrink[r] = exponential(fill(top[r] - most))[0];
-            top[r] = most;
-            sums *= shrink[r];
-        }
-        for (int i = 0; i < 4; ++i) {
-            Floats share = exponential(scores[r][i] - top[r]);
-            const Ints key = lane + i * N;
-            if (!all) share = (key < mine) & (key >= before) ? share : Floats{};  // e^-infinity is not quite nothing
+        Floats tops = scores[r][0];
+        for (int i = 1; i < V; ++i) tops = scores[r][i] > tops ? scores[r][i] : tops;
+        old[r] = top[r];
+        now[r] = top[r] = std::max(top[r], largest(tops));
+    }
+    // who has seen nothing yet has nothing to shrink
+    const Floats less = load(old) < load(now) ? exponential(load(old) - load(now)) : fill(1);
+    memcpy(shrink, &less, sizeof less);
+    for (int r = 0; r < ROWS; ++r) {
+        Floats sums = load(sum + r * N) * shrink[r];
+        for (int i = 0; i < V; ++i) {
+            Floats share = exponential(scores[r][i] - now[r]);
+            if (!all) share = scores[r][i] == fill(-INFINITY) ? Floats{} : share;  // e^-infinity is not quite nothing
             memcpy(shares + r * KEYS + i * N, &share, sizeof share);
             sums += share;
         }
@@ -116,7 +121,7 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
 extern "C" void attend(const float* q, const float* k, const float* v, const int64_t* first, long b, long t, long heads,
                        long kv_heads, long d, float* y, float* logs, int threads) {
     const long group = heads / kv_heads, tiles = (t + KEYS - 1) / KEYS, blocks = (t + QUERIES - 1) / QUERIES;
-    std::vector<float> all(b * kv_heads * tiles * KEYS * d);
+    Numbers all(b * kv_heads * tiles * KEYS * d);
     float* turned = all.data();
 #pragma omp parallel num_threads(threads)
     {
@@ -124,16 +129,14 @@ extern "C" void attend(const float* q, const float* k, const float* v, const int
         for (long task = 0; task < b * kv_heads * tiles; ++task) {  // keys on their side, zeros behind the last one
             const long pair = task / tiles, start = task % tiles * KEYS, n = std::min(KEYS, t - start);
             const float* from = k + ((pair / kv_heads * t + start) * kv_heads + pair % kv_heads) * d;
-            float* to = turned + task * KEYS * d;
-            for (long s = 0; s < n; ++s)
-                for (long i = 0; i < d; ++i) to[i * KEYS + s] = from[s * kv_heads * d + i];
+            lay(from, n, kv_heads * d, d, turned + task * KEYS * d);
         }
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < b * heads * blocks; ++task) {
             const long from = (blocks - 1 - task % blocks) * QUERIES, row = task / blocks / heads;  // long ones first
             const long h = task / blocks % heads, pair = row * kv_heads + h / group, end = std::min(t, from + QUERIES);
             const auto since = [&](long s) { return first ? first[row * t + std::min(s, t - 1)] : 0; };
-            static thread_local std::vector<float> room;
+            static thread_local Numbers room;
             room.assign(QUERIES * (2 * d + N + 1), 0.f);
             float *own = room.data(), *out = own + QUERIES * d, *sum = out + QUERIES * d, *top = sum + QUERIES * N;
             std::fill(top, top + QUERIES, -INFINITY);
@@ -147,10 +150,14 @@ extern "C" void attend(const float* q, const float* k, const float* v, const int
                     if (seen <= 0 || since(s) >= (tile + 1) * KEYS) continue;  // tiles begin where ROWS queries do
                     long hidden[ROWS];
                     for (int r = 0; r < ROWS; ++r) hidden[r] = std::max(0L, since(s + r) - tile * KEYS);
-                    look_at(own + (s - from) * d, turned + (pair * tiles + tile) * KEYS * d,
-                            v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen, hidden,
-                            std::min(KEYS, t - tile * KEYS), d, top + s - from, sum + (s - from) * N,
-                            out + (s - from) * d);
+                    const auto look = seen + ROWS > 3 * N + 1   ? look_at<4>
+                                      : seen + ROWS > 2 * N + 1 ? look_at<3>
+                                      : seen + ROWS > N + 1     ? look_at<2>
+                                                                : look_at<1>;
+                    look(own + (s - from) * d, turned + (pair * tiles + tile) * KEYS * d,
+                         v + ((row * t + tile * KEYS) * kv_heads + h / group) * d, kv_heads * d, seen, hidden,
+                         std::min(KEYS, t - tile * KEYS), d, top + s - from, sum + (s - from) * N,
+                         out + (s - from) * d);
                 }
             for (long s = from; s < end; ++s) {
                 float* to = y + ((row * t + s) * heads + h) * d;
@@ -174,7 +181,7 @@ extern "C" void attend_back(const float* q, const float* k, const float* v, cons
     for (int i = 0; i < N; ++i) lane[i] = i;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long task = 0; task < b * kv_heads; ++task) {
-        static thread_local std::vector<float> room;
+        static thread_local Numbers room;
         room.resize(std::max<size_t>(room.size(), 4 * whole + 3 * BLOCK * d + 2 * BLOCK * KEYS + 2 * BLOCK));
         float *turned = room.data(), *sides = turned + whole, *dk = sides + whole, *dv = dk + whole, *own = dv + whole;
         float *dy = own + BLOCK * d, *dq = dy + BLOCK * d, *log = dq + BLOCK * d, *through = log + BLOCK;
@@ -201,8 +208,8 @@ extern "C" void attend_back(const float* q, const float* k, const float* v, cons
                 const bool all = (tile + 1) * KEYS <= start + 1 && since(start + BLOCK - 1) <= tile * KEYS;
                 for (long n = 0; n < BLOCK; n += SCORED) {
                     Floats scores[SCORED][4], slope[SCORED][4];
-                    scores_of(own + n * d, turned + tile * KEYS * d, d, scale, scores);
-                    scores_of(dy + n * d, sides + tile * KEYS * d, d, 1, slope);
+                    scores_of<4>(own + n * d, turned + tile * KEYS * d, d, scale, scores);
+                    scores_of<4>(dy + n * d, sides + tile * KEYS * d, d, 1, slope);
                     for (int r = 0; r < SCORED; ++r)
                         for (int i = 0; i < 4; ++i) {
                             Floats share = exponential(scores[r][i] - log[n + r]);

@@ -8,37 +8,24 @@
 
 namespace {
 
-constexpr int WIDTH = 2;  // vectors of tokens in a tile
+constexpr int WIDTH = 3;  // vectors of tokens in a tile
 constexpr long TILE = WIDTH * N;
 #ifdef __AVX512F__
-constexpr int TOGETHER = 12;  // rows whose sums are in registers together: 24 of 32
+constexpr int SUMS = 24;  // of 32 registers; of a tile of V vectors so many rows' sums as fit in are made together
 #else
-constexpr int TOGETHER = 6;   // 12 of 16
+constexpr int SUMS = 12;  // of 16
 #endif
-
-// sums (ROWS, V) = w x, of the rows w[0], w[1], ... of k numbers each. x: (k, V vectors).
-template <int ROWS, int V>
-inline __attribute__((always_inline)) void rows_times(const float* const* w, long k, const float* x,
-                                                      Floats sums[ROWS][V]) {
-    Floats sum[ROWS][V] = {};
-    for (long i = 0; i < k; ++i) {
-        Floats xs[V];
-        for (int v = 0; v < V; ++v) xs[v] = load(x + (i * V + v) * N);
-        for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < V; ++v) sum[r][v] += w[r][i] * xs[v];
-    }
-    memcpy(sums, sum, sizeof sum);
-}
 
 // y (m, V vectors) = f(w x + bias), w (m, k); some rows at a time: where there are fewer, the last one stands for them.
 template <int V, class F>
 void product(const float* w, const float* bias, long m, long k, const float* x, float* y, F f) {
-    Floats sums[TOGETHER][V];
-    const float* own[TOGETHER];
-    for (long r = 0; r < m; r += TOGETHER) {
-        for (int i = 0; i < TOGETHER; ++i) own[i] = w + std::min(r + i, m - 1) * k;
-        rows_times<TOGETHER, V>(own, k, x, sums);
-        for (long i = 0; i < std::min<long>(TOGETHER, m - r); ++i)
+    constexpr int ROWS = SUMS / V;
+    Floats sums[ROWS][V];
+    const float* own[ROWS];
+    for (long r = 0; r < m; r += ROWS) {
+        for (int i = 0; i < ROWS; ++i) own[i] = w + std::min(r + i, m - 1) * k;
+        rows_times<ROWS, V>(own, k, x, V * N, sums);
+        for (long i = 0; i < std::min<long>(ROWS, m - r); ++i)
             for (int v = 0; v < V; ++v) {
                 const Floats made = f(bias ? sums[i][v] + bias[r + i] : sums[i][v]);
                 memcpy(y + ((r + i) * V + v) * N, &made, sizeof made);
@@ -51,37 +38,53 @@ inline Floats same(Floats v) { return v; }
 // Rows of x (n, size) side by side, at (size, T); places after the last of them hold it again.
 template <class Row>
 void side_by_side(const float* x, long size, long count, long T, Row row, float* at) {
-    for (long t = 0; t < T; ++t) {
-        const float* from = x + row(std::min(t, count - 1)) * size;
-        for (long i = 0; i < size; ++i) at[i * T + t] = from[i];
-    }
+    const auto from = [&](long t) { return x + row(std::min(t, count - 1)) * size; };
+    long i = 0;
+    for (; i + N <= size; i += N)
+        for (long t = 0; t < T; t += N) {
+            Floats square[N];
+            for (int k = 0; k < N; ++k) square[k] = load(from(t + k) + i);
+            turn_over(square);
+            for (int k = 0; k < N; ++k) memcpy(at + (i + k) * T + t, &square[k], sizeof(Floats));
+        }
+    for (; i < size; ++i)
+        for (long t = 0; t < T; ++t) at[i * T + t] = from(t)[i];
 }
 
 // And back: (size, T) into rows of y.
 template <class Row>
 void apart(const float* at, long size, long count, long T, Row row, float* y) {
-    for (long t = 0; t < count; ++t)
-        for (long i = 0; i < size; ++i) y[row(t) * size + i] = at[i * T + t];
+    long i = 0;
+    for (; i + N <= size; i += N)
+        for (long t = 0; t < count; t += N) {
+            Floats square[N];
+            for (int k = 0; k < N; ++k) square[k] = load(at + (i + k) * T + t);
+            turn_over(square);
+            for (int k = 0; k < std::min<long>(N, count - t); ++k)
+                memcpy(y + row(t + k) * size + i, &square[k], sizeof(Floats));
+        }
+    for (; i < size; ++i)
+        for (long t = 0; t < count; ++t) y[row(t) * size + i] = at[i * T + t];
 }
 
 // One expert for some tokens, at most V vectors of them: the rows `mine` of x (n, D) and gates -> the same rows of y.
 template <int V>
 void visit(const float* x, const float* gates, const long* mine, long count, const float* gate_up, const float* down,
            long D, long F, float* in, float* inner, float* out, float* y) {
-    constexpr int PAIRS = TOGETHER / 2;
+    constexpr int ROWS = SUMS / V, PAIRS = ROWS / 2;
     constexpr long T = V * N;
     const auto row = [&](long t) { return mine[t]; };
     float shares[T];
     side_by_side(x, D, count, T, row, in);
     side_by_side(gates, 1, count, T, row, shares);
-    Floats sums[TOGETHER][V];
-    const float* own[TOGETHER];
+    Floats sums[ROWS][V];
+    const float* own[ROWS];
     for (long f = 0; f < F; f += PAIRS) {  // gates and what they open, side by side
         for (int i = 0; i < PAIRS; ++i) {
             own[i] = gate_up + std::min(f + i, F - 1) * D;
             own[PAIRS + i] = own[i] + F * D;
         }
-        rows_times<TOGETHER, V>(own, D, in, sums);
+        rows_times<ROWS, V>(own, D, in, T, sums);
         for (long i = 0; i < std::min<long>(PAIRS, F - f); ++i)
             for (int v = 0; v < V; ++v) {
                 const Floats gate = sums[i][v];
@@ -111,11 +114,11 @@ extern "C" void visits(const float* x, const int64_t* routes, const float* gates
     for (long t = start[experts]; t < n; ++t) std::fill(y + order[t] * D, y + (order[t] + 1) * D, 0.f);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long i = 0; i < (long)tiles.size(); ++i) {
-        static thread_local std::vector<float> room;
+        static thread_local Numbers room;
         const Tile& tile = tiles[i];
         room.resize((2 * D + F) * TILE);
         float *in = room.data(), *out = in + D * TILE, *inner = out + D * TILE;
-        const auto run = tile.count > N ? visit<2> : visit<1>;
+        const auto run = tile.count > 2 * N ? visit<3> : tile.count > N ? visit<2> : visit<1>;
         run(x, gates, &order[tile.first], tile.count, gate_up + tile.expert * 2 * F * D, down + tile.expert * D * F,
             D, F, in, inner, out, y);
     }
@@ -129,7 +132,7 @@ extern "C" void route(const float* x, const float* down, const float* down_bias,
                       long E, long R, long X, float* state, float* probs, int64_t* routes, float* gates, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long from = 0; from < n; from += TILE) {
-        static thread_local std::vector<float> room;
+        static thread_local Numbers room;
         room.resize((E + 3 * R + X + 1) * TILE);
         float *in = room.data(), *own = in + E * TILE, *a = own + R * TILE, *b = a + R * TILE, *p = b + R * TILE;
         const long count = std::min(TILE, n - from);

@@ -7,7 +7,6 @@
 // of threads nor a long chain of roundings changes them.
 
 #include <cmath>
-#include <vector>
 
 #include "../lanes.cpp"
 
@@ -22,12 +21,60 @@ constexpr long CHUNK = 64;
 template <class F>
 void in_chunks(long n, long size, float* total, int threads, F f) {
     const long chunks = (n + CHUNK - 1) / CHUNK;
-    std::vector<float> sums(chunks * size);
+    Numbers sums(chunks * size);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long i = 0; i < chunks; ++i) f(i * CHUNK, std::min(n, (i + 1) * CHUNK), sums.data() + i * size);
     std::fill(total, total + size, 0.f);
     for (long i = 0; i < chunks; ++i)
         for (long k = 0; k < size; ++k) total[k] += sums[i * size + k];
+}
+
+// N rows of N numbers -> their columns, in place. Neighbours, then pairs, then fours and eights change places.
+inline void turn_over(Floats* v) {
+#if defined(__AVX512F__)
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps((__m512)v[i], (__m512)v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps((__m512)v[i], (__m512)v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; ++k) {
+            const __m512d low = _mm512_castps_pd(a[i + k]), high = _mm512_castps_pd(a[i + k + 2]);
+            b[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int k = 0; k < 4; ++k) {
+            a[i + k] = _mm512_shuffle_f32x4(b[i + k], b[i + k + 4], 0x88);
+            a[i + k + 4] = _mm512_shuffle_f32x4(b[i + k], b[i + k + 4], 0xdd);
+        }
+    for (int k = 0; k < 8; ++k) {
+        v[k] = (Floats)_mm512_shuffle_f32x4(a[k], a[k + 8], 0x88);
+        v[k + 8] = (Floats)_mm512_shuffle_f32x4(a[k], a[k + 8], 0xdd);
+    }
+#else
+    for (int i = 0; i < N; ++i)
+        for (int k = 0; k < i; ++k) {
+            const float other = v[i][k];
+            v[i][k] = v[k][i];
+            v[k][i] = other;
+        }
+#endif
+}
+
+// sums (ROWS, V) = w x, of the rows w[0], w[1], ... of k numbers each. x: k times V vectors,
+// `apart` numbers from one V to the next.
+template <int ROWS, int V>
+inline __attribute__((always_inline)) void rows_times(const float* const* w, long k, const float* x, long apart,
+                                                      Floats sums[ROWS][V]) {
+    Floats sum[ROWS][V] = {};
+    for (long i = 0; i < k; ++i) {
+        Floats xs[V];
+        for (int v = 0; v < V; ++v) xs[v] = load(x + i * apart + v * N);
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < V; ++v) sum[r][v] += w[r][i] * xs[v];
+    }
+    memcpy(sums, sum, sizeof sum);
 }
 
 inline Floats sigmoid(Floats v) { return 1.f / (1.f + exponential(-v)); }
@@ -61,7 +108,7 @@ extern "C" void merge_norm_back(const float* d_merged, const float* d_x, const f
                                 const float* vectors, const float* weight, const float* merged, const float* inverse,
                                 long n, long E, float* d_output, float* d_stream, float* d_vectors, float* d_weight,
                                 int threads) {
-    std::vector<float> total(4 * E);
+    Numbers total(4 * E);
     const float *s1 = vectors, *b1 = s1 + E, *s2 = b1 + E, *b2 = s2 + E;
     in_chunks(n, 4 * E, total.data(), threads, [&](long from, long to, float* sums) {
         float *plain = sums, *outputs = plain + E, *streams = outputs + E, *weights = streams + E;

@@ -73,7 +73,7 @@ extern "C" void mix_columns_back(const Mix* mix, const float* d_columns, const f
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long task = 0; task < m.b * m.packed(); ++task) {
         const long row = task / m.packed(), h = task % m.packed(), end = (row + 1) * m.t;
-        std::vector<float> fresh((m.taps + 1) * d), du(d);
+        Numbers fresh((m.taps + 1) * d), du(d);
         float* total = d_taps + row * (m.taps + 1) * c + h * d;
         for (long n = row * m.t; n < end; ++n) {
             const long before = m.before(n);
@@ -144,7 +144,7 @@ extern "C" void mix_finish_back(const Mix* mix, const float* dq, const float* dk
     const long d = m.head, c = m.channels(), wide = m.wide(), all = m.b * m.t, group = m.heads / m.kv_heads;
     const long kv = m.kv_heads * d, late = kv / 2, half = m.rotary / 2;
     const float length = std::sqrt((float)d);
-    std::vector<float> total(c + m.kv_heads);
+    Numbers total(c + m.kv_heads);
     // through rotation, temperature and norm; d_temperature or null
     const auto through = [&](const float* g, const float* x, long angle, float temperature, float* back, float* d_temp) {
         std::copy(g, g + d, back);
