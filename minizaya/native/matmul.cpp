@@ -101,13 +101,15 @@ void rows(const typename Way::Token* x, long n, long k, const Weight* w, const f
     }
 }
 
-// Short rows, no more of them than all sums end in one vector; `apart` numbers from one to the next.
+// Short rows, no more of them than all sums end in one vector; `apart` numbers from one to the next. On the way, asks
+// evenly for so many lines of the cache from `next` on.
 template <class Way, int ROWS, int TOKENS, class Weight>
 void brief(const typename Way::Token* x, long k, const Weight* w, long apart, const float* scale, float* y,
-           long stride) {
+           long stride, const char* next = nullptr, long lines = 0) {
     Floats sum[N] = {};
-    long i = 0;
-    for (; i + Way::WIDE <= k; i += Way::WIDE) {
+    long i = 0, due = 0;
+    for (const long turns = k / Way::WIDE; i + Way::WIDE <= k; i += Way::WIDE) {
+        for (due += lines; due >= turns; due -= turns, next += 64) __builtin_prefetch(next, 0, 2);
         decltype(Way::part(w)) xs[TOKENS];
         for (int t = 0; t < TOKENS; ++t) xs[t] = held(Way::part(x + t * k + i));
         for (int r = 0; r < ROWS; ++r) {
@@ -147,16 +149,15 @@ inline void in_fours(long n, Work work) {
     }
 }
 
-// Short rows, a strip of m, against some tokens. On the way it asks for its share, `part` of `parts`, of the next strip.
+// Short rows, a strip of m, against the tokens from t on, of n; meanwhile it asks for their share of the next strip.
 template <class Way, int TOKENS, class Weight>
 void strip(const typename Way::Token* x, long k, const Weight* w, long m, const float* scale, float* y, long stride,
-           long part, long parts) {
-    constexpr int ROWS = N / TOKENS;
-    const long bytes = ROWS * k * sizeof(Weight);
-    in_blocks<ROWS>(m, [&](auto rows, long r) {
-        for (long byte = bytes * part / parts; byte < bytes * (part + 1) / parts; byte += 64)
-            __builtin_prefetch((const char*)(w + (m + r) * k) + byte, 0, 2);
-        brief<Way, rows, TOKENS>(x, k, w + r * k, k, scale ? scale + r : nullptr, y + r, stride);
+           long t, long n) {
+    const auto line = [=](long products) { return products * k * (long)sizeof(Weight) / n / 64; };
+    in_blocks<N / TOKENS>(m, [&](auto rows, long r) {
+        const long first = line(t * m + r * TOKENS), end = line(t * m + (r + rows) * TOKENS);
+        brief<Way, rows, TOKENS>(x + t * k, k, w + r * k, k, scale ? scale + r : nullptr, y + t * stride + r, stride,
+                                 (const char*)(w + m * k) + first * 64, end - first);
     });
 }
 
@@ -179,12 +180,11 @@ void multiply(const typename Way::Token* x, long n, long k, const Weight* w, con
     if (m * k * (1 + n / 8) <= SMALL) threads = 1;
     if (n == 1) return shared(m, threads, [=](long r) { single<Way>(x, k, w + r * k, at(r), y + r); });
     if (k <= SHORT) {
-        const long most = std::max<long>(N, STRIP / (k * sizeof(Weight)) / N * N), parts = (n + 3) / 4;
+        const long most = std::max<long>(N, STRIP / (k * sizeof(Weight)) / N * N);
         return shared((m + most - 1) / most, threads, [=](long i) {
             const long r = i * most;
             in_fours(n, [&](auto tokens, long t) {
-                strip<Way, tokens>(x + t * k, k, w + r * k, std::min(most, m - r), at(r), y + t * stride + r, stride,
-                                   t / 4, parts);
+                strip<Way, tokens>(x, k, w + r * k, std::min(most, m - r), at(r), y + r, stride, t, n);
             });
         });
     }
