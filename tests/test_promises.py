@@ -20,33 +20,39 @@ import torch
 from jinja2 import TemplateError
 
 import minizaya as mz
+from kill_pipeline import TOKENIZER, tiny_job, tiny_model
 from minizaya.arch import balance, experts
 from minizaya.arch.attention import locate
 from minizaya.arch.cca import value_shift
-from minizaya.data import chat, ngram, text
-from minizaya.data.aggregation import continuation, cut_off, problem_chat
+from minizaya.data import chat, ngram, tasks, text
+from minizaya.data.aggregation import continuation, cut_off, problem_chat, solution_chat
 from minizaya.data.hf_tokenizer import HFTokenizer
 from minizaya.data.tasks import END, Problem, get, sheet
 from minizaya.data.template import Template
 from minizaya.data.template import room as the_room
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
-from minizaya.hub import shards, zoo
+from minizaya.hub import paged_step, shards, zoo
 from minizaya.hub.contents import Entry, read_index
 from minizaya.hub.mapped import Mapped, view_of
+from minizaya.hub.paging import PagedZaya
 from minizaya.hub.weights import StandIn
 from minizaya.infer import calls
 from minizaya.infer.calls import ToolCall, strict_json, write_call
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.endpoint import client as the_client
+from minizaya.infer.endpoint.run_file import RunFile
 from minizaya.infer.engine import Engine
-from minizaya.infer.parse import Reply, parse
+from minizaya.infer.parse import Reader, Reply, parse
 from minizaya.infer.rsa import RSAConfig, majority, markovian_rsa_many
 from minizaya.infer.slots import SlotCache
 from minizaya.parallel.layout import Layout
 from minizaya.plan.devices import findings
 from minizaya.plan.memory import activations, context_activations, optimizer_state, training_memory
+from minizaya.rl import pipeline
 from minizaya.rl.advantage import mixed
+from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import pass_rate
+from minizaya.rl.generator import Generator
 from minizaya.rl.learner import micro_batches
 from minizaya.rl.loss import token_logprobs
 from minizaya.rl.mismatch import int8, low_precision
@@ -158,6 +164,29 @@ def test_the_balancing_bias_goes_where_the_model_goes():
     assert tiny().to("meta", torch.bfloat16).layers[0].router.balancing_bias.device.type == "meta"
 
 
+def test_what_a_router_says_and_hands_up_has_gradients():
+    """A loss on the probabilities moves the router; by the state handed up, the routers below it, too."""
+    model = tiny()
+    first, second = (block.router for block in model.layers)
+    x = torch.randn(1, 5, 16)
+    second(x, first(x, None)[3])[2][..., 0].sum().backward()
+    assert first.down_proj.weight.grad.any() and second.down_proj.weight.grad.any()
+    model.zero_grad()
+    model(torch.arange(3, 9)[None]).probs[..., 0].sum().backward()
+    assert all(block.router.mlp.out_proj.weight.grad.any() for block in model.layers)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_stream_stays_wide_in_a_narrow_model(scaled):
+    model, seen = tiny(residual_scaling=scaled).bfloat16(), set()
+    for block in model.layers:
+        block.register_forward_hook(lambda module, args, out: seen.add(out[0].dtype))
+    for merge in (part for block in model.layers for part in (block.attention_merge, block.moe_merge)):
+        merge.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    model(torch.arange(3, 9)[None])
+    assert seen == {torch.float32}
+
+
 @pytest.mark.parametrize("run", [experts.experts_grouped, experts.experts_loop])
 def test_experts_that_nobody_visits_have_a_gradient_where_the_fast_path_runs(run):
     weights = [torch.randn(3, 4, 5, requires_grad=True), torch.randn(3, 5, 2, requires_grad=True)]
@@ -225,6 +254,15 @@ def test_a_call_in_json_that_is_cut_off_is_malformed_as_written():
         reply = parse(f"so <zyphra_tool_call>{cut}", thinking=False)
         assert (reply.content, reply.malformed) == ("so ", [f"<zyphra_tool_call>{cut}"]), cut
     assert parse("so <zyphra_tool_call> is a tag", thinking=False).content == "so  is a tag"
+
+
+@pytest.mark.parametrize("text", [" \n<par", "a \n <", "</function> </func", "x  <zyphra_tool_ca"])
+def test_text_that_waits_comes_out_in_its_order(text):
+    """White space waits for what follows it, and the beginning of a tag for its end; when nothing more comes, both."""
+    wanted = text.replace("</function>", "")
+    assert parse(text, thinking=False).content == "".join(
+        part.content for reader in [Reader(thinking=False)] for part in [*map(reader.feed, text), reader.finish()]
+    ) == wanted
 
 
 def test_no_more_prompts_join_than_there_are_slots():
@@ -308,6 +346,14 @@ def test_a_refusal_without_words_is_told_by_its_reason(monkeypatch):
     assert asked(monkeypatch, refuse)[1].errors == ["HTTP 400: Bad Request"]
 
 
+def test_of_two_lines_with_one_key_the_later_counts(tmp_path):
+    """For who wrote it and for who reads it: two processes may have asked for the same."""
+    one = RunFile(tmp_path / "run")
+    one.append("a", "1")
+    one.append("a", "2")
+    assert one.texts == RunFile(tmp_path / "run").texts == {"a": "2"}
+
+
 def test_a_line_break_alone_is_an_empty_value():
     """Of either kind: between the two that stand around a value nothing stands."""
     for end in ("\n", "\r\n"):
@@ -349,6 +395,15 @@ def test_turns_are_counted():
     assert (spans[0].turn, spans[-1].turn) == (-1, 2)
     worked = problem_chat(get("copy").generate(0, 2), BYTES).spans
     assert [(span.kind, span.turn) for span in worked] == [("prompt", 0), ("reasoning", 1), ("answer", 1)]
+
+
+def test_flags_are_of_tokens_and_not_of_characters():
+    """A letter of two bytes is two tokens."""
+    for worked in (solution_chat(get("copy").generate(0, 2), "é→", "ü", BYTES), chat.encode(
+            [{"role": "user", "content": "é"}, {"role": "assistant", "content": "<think>→</think>ü"}], BYTES)):
+        assert len(worked.loss_mask) == len(worked.tokens) == worked.spans[-1].end
+        for span in worked.spans:
+            assert set(worked.loss_mask[span.start: span.end]) == {span.trained}, span
 
 
 def test_of_two_turns_each_must_end():
@@ -402,6 +457,7 @@ def test_what_a_tokenizers_file_may_hold(tmp_path):
     inner.save(str(tmp_path / "t.json"))
     tokenizer = HFTokenizer(tmp_path / "t.json")
     assert tokenizer.vocab_size == 3 * 10 + 1 and tokenizer.decode([27]) == "b"
+    assert tokenizer.encode("aé") == [24, tokenizer.unk_id], "a rare character is written as the unknown one"
     assert tokenizer.encode("aword") == [24, 30] and set(tokenizer.text_of.values()) == set(SPECIALS)
     with pytest.raises(ValueError, match="must be different tokens"):
         HFTokenizer(tmp_path / "t.json", {"<bos>": "<|im_start|>"})
@@ -600,6 +656,43 @@ def test_figures_at_their_far_ends():
     assert mixed(torch.tensor([[0.0, -1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.5]])).tolist() == [True, False, False, True]
 
 
+def test_a_batch_that_was_taken_just_now_is_not_evicted(tmp_path, monkeypatch):
+    """The trainer is faster: between the look at the folder and the removal the batch goes."""
+    answer = Rollout([1], [2, 3], [-0.5, -0.5], [0, 0], torch.tensor([[0], [0], [-1]]), {"task": "copy"})
+    shelf, remove = Shelf(tmp_path, capacity=2), Path.unlink
+
+    def too_late(path, *args, **kwargs):
+        path.rename(path.with_name(path.name.replace("batch", "taken")))
+        remove(path, *args, **kwargs)
+
+    for number in range(2):
+        shelf.put(number, [answer], 1, {})
+    monkeypatch.setattr(Path, "unlink", too_late)
+    assert shelf.put(2, [answer], 1, {}) == [] and shelf.numbers("taken") == [0]
+    assert "evicted" not in (tmp_path / "generator.jsonl").read_text()
+
+
+@pytest.mark.parametrize("compiled", [None, False])
+def test_a_generator_decodes_as_it_was_told(compiled):
+    letters = CharTokenizer(text.ALPHABET)
+    model = tiny(vocab_size=letters.vocab_size)
+    engine = Generator(model, letters, slots=2, size=9, compiled=compiled).engine
+    assert engine.compiled is compiled and (engine.slots, engine.joining, engine.size) == (2, 2, 9)
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+def test_ctrl_c_in_the_last_update_leaves_nothing_to_do(tmp_path):
+    """All updates are made, and who calls goes on: the next stage of a cascade, say."""
+    def press(record):
+        if record["update"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    assert pipeline.run(tiny_job(2), tiny_model(), TOKENIZER, tmp_path / "rl", watch=press, bar=False)
+    tokens = torch.arange(12)[None] % 9
+    trainer = Trainer(tiny(), Recipe(steps=2), lambda step: [Batch("x", tokens[:, :-1], tokens[:, 1:])])
+    assert trainer.train(watch=lambda records: press({"update": len(records)}), evaluate=dict, bar=False)
+
+
 def test_a_row_that_is_too_long_is_a_batch_of_its_own():
     rows = [Rollout([5] * n, [6], [-1.0], [0], torch.zeros(n + 1, 2, dtype=torch.int16), {}) for n in (1, 9, 2, 8)]
     assert micro_batches(rows, 6, price=0) == [[0], [2], [3], [1]]
@@ -652,6 +745,33 @@ def test_every_file_of_a_folder_is_on_the_disk_before_it_is_moved(tmp_path, monk
     monkeypatch.setattr(os, "fsync", lambda number: synced.add(Path(os.readlink(f"/proc/self/fd/{number}")).name))
     files = [path.name for path in shards.save(tiny(), tmp_path / "a", shard_bytes=9000).iterdir()]
     assert synced == {name if name.endswith(".safetensors") else f"writing-{name}" for name in files}
+
+
+def test_a_tensor_lies_where_the_index_says(tmp_path):
+    """Two files that are both there, and whose names in the index have been exchanged: one of the two is stale."""
+    folder = shards.save(tiny(), tmp_path / "a", shard_bytes=9000)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    where = index["weight_map"]
+    first, other = next(iter(where)), next(name for name in where if where[name] != next(iter(where.values())))
+    where[first], where[other] = where[other], where[first]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"says that '{first}' lies in {where[first]}, but it does not"):
+        shards.load(folder)
+
+
+def test_a_paged_model_answers_where_nothing_can_be_compiled(tmp_path, monkeypatch):
+    folder = shards.save(tiny(), tmp_path / "a")
+    monkeypatch.setattr(paged_step, "library", lambda: None)
+    paged = PagedZaya(folder)
+    assert paged.step is None
+    answers = [mz.generate(model, [[3, 4]], 3, temperature=0.0, compiled=False) for model in (paged, tiny())]
+    assert answers[0] == answers[1]
+
+
+def test_what_is_named_is_named_in_order():
+    assert tasks.names() == sorted(tasks.TASKS) and zoo.names() == sorted(zoo.names())
+    with pytest.raises(ValueError, match=re.escape(f"name must be one of {sorted(tasks.TASKS)}, got 'chess'")):
+        get("chess")
 
 
 def test_a_name_is_as_long_as_its_bytes(tmp_path):

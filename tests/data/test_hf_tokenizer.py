@@ -84,6 +84,7 @@ PIECES = {  # what puts a mark where a text begins or ends: Llama 2's file, its 
                                  "split": False}}, MARK),
     "prefix space": ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
                                         "use_regex": True}}, "\u0120"),
+    "behind": ({"normalizer": {"type": "Replace", "pattern": {"Regex": r"\z"}, "content": "!"}}, "!"),
     "end of word": ({"model": {"end_of_word_suffix": "</w>"}}, "</w>"),
 }
 

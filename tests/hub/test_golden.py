@@ -82,3 +82,5 @@ def test_how_far_a_logit_may_be_off(folder, monkeypatch, off, near):
     wrong = golden.examine(folder, golden.Golden(CONFIG, [1, 5], [3, 9], right.logits), sums=False)
     assert not wrong["ok"] and not wrong["argmax_ok"] and "wanted                [3, 9]" in golden.report(wrong)
     assert "no sums beside the weights" in golden.report(wrong)
+    both = golden.report(wrong | {"logits_ok": False})
+    assert both.count("✘") == 2 and "the tokens are right" not in both

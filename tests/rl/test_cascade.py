@@ -42,6 +42,10 @@ def test_a_stopped_cascade_goes_on(tmp_path, monkeypatch):
     """Broken off after the first stage and in the middle of the second: the same weights as without a break."""
     straight = tiny_model()
     assert cascade.train(straight, TOKENIZER, tmp_path / "a", TINY, bar=False)
+    for stage in ("1-one", "2-two"):    # and each stage's trainer is a model that can be asked
+        model, tokenizer = zoo.open_model(str(tmp_path / "a" / stage / "trainer"))
+        assert tokenizer.to_dict() == TOKENIZER.to_dict()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in straight.state_dict().items())
     run, calls = cascade.run, []
 
     def once(*args, **kwargs):
