@@ -37,10 +37,12 @@ data.ngram.witten_bell: max_order=6
 data.tasks.arithmetic.ModChain: modulus=10
 data.tasks.program.run: limit=1000
 data.template.Template: bos='<bos>', eos='<eos>'
-data.template.marked: spared=()
 data.template.Template.render: tools=()
 data.template.Template.encode: tools=()
 data.template.Template.around: tools=()
+data.template.Template.shows: tools=()
+data.template.marks.Marks: source=''
+data.template.marks.Marks.put: spared=()
 data.template.room.priced: name='counted'
 data.template.room.tojson: ensure_ascii=False, sort_keys=False
 data.tokenizer.ByteTokenizer: specials=('<pad>', '<bos>', '<eos>', '<unk>', '<|im_start|>', '<|im_end|>', '<think>',
@@ -168,6 +170,7 @@ plan.schedule.schedule: on='mi300x', price=2.0
 serve.checks.Wrong: status=400
 serve.formats.ChatFormat: ends=()
 serve.formats.read_text: thinking=True, tools=()
+serve.formats.ChatFormat.check: tools=()
 serve.formats.ChatFormat.prompt: tools=()
 serve.formats.ChatFormat.reader: thinking=True, tools=()
 serve.formats.ChatFormat.aggregator: tools=()

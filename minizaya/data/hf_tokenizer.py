@@ -98,14 +98,14 @@ class HFTokenizer(Tokenizer):
             raise ValueError(f"text: the file reads a part of it as {self.text_of[min(found)]}, a control token")
         return ids
 
-    def encode_written(self, text: str, tags: re.Pattern) -> list[int]:
-        """Ids of a text whose control tokens are those that `tags` finds in it, and no others.
+    def encode_written(self, text: str, tags: re.Pattern, controls: set[int]) -> list[int]:
+        """Ids of a text whose tokens of `controls` are those that `tags` finds in it, and no others.
 
         Raises ValueError where the file makes others of it.
         """
         ids = self._ids(text)
         meant = [self.inner.token_to_id(tag) for tag in tags.findall(text)]
-        controls = (self.text_of.keys() | set(meant)) - {self.unk_id, None}
+        controls = controls - {self.unk_id}
         found, meant = ([i for i in own if i in controls] for own in (ids, meant))
         if found != meant:
             odd = [self.inner.id_to_token(i) for i in found if found.count(i) > meant.count(i)]

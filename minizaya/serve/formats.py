@@ -38,20 +38,25 @@ class ChatFormat:
     def prompt(self, messages: list[dict], tools: Sequence[dict] = (), options: dict | None = None) -> list[int]:
         """The conversation as tokens, with an opened reply. options: chat_template_kwargs.
 
-        Raises `Wrong`, and ValueError for text that cannot be encoded.
+        Raises `Wrong`, also for tools and calls that the template does not show, and ValueError for text that cannot be
+        encoded.
         """
-        self.check(options or {})
+        self.check(options or {}, tools)
         if self.template:
+            called = any("tool_calls" in said for said in messages)
+            for part, field in [("tools", "tools")] * bool(tools) + [("tool_calls", "messages")] * called:
+                if not self.template.shows(part, messages, tools, options):
+                    raise Wrong(f"this model's chat template shows no {part}", field)
             return self.template.encode(messages, self.tokenizer, tools, options)
         return encode_plain(messages, tools, self.tokenizer).tokens
 
-    def check(self, options: dict) -> None:
+    def check(self, options: dict, tools: Sequence[dict] = ()) -> None:
         """trap: an option that no template reads would change nothing, and nobody would know."""
         if not isinstance(options.get("enable_thinking", True), bool):  # a template would take 0 or "no" its own way
             raise Wrong(f"enable_thinking must be true or false, got {brief(options['enable_thinking'])}",
                         "chat_template_kwargs")
         for name, value in options.items():
-            known = self.template is not None and name in self.template.options
+            known = self.template is not None and name in self.template.chosen(tools).options
             if not known and (name, value) != ("enable_thinking", True):
                 raise Wrong(f"the chat template knows no {brief(name)} = {brief(value)}", "chat_template_kwargs")
 

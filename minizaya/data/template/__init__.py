@@ -3,8 +3,9 @@
     template = beside("ZAYA1-8B")                     # None when the folder has no template
     ids = template.encode(messages, tokenizer)        # ends with an opened assistant turn
 
-Folders keep it in chat_template.jinja, or as "chat_template" in tokenizer_config.json. It sees what `transformers`
-shows it: messages, tools, add_generation_prompt, bos_token, eos_token, and options such as enable_thinking.
+Folders keep it in chat_template.jinja, or as "chat_template" in tokenizer_config.json, and others, by name, beside it.
+It sees what `transformers` shows it: messages, tools, documents, add_generation_prompt, the special tokens that
+tokenizer_config.json names (bos_token, eos_token, pad_token, ...), and options such as enable_thinking.
 
 trap: a template is a program, written by whoever made the checkpoint. It runs in a `room` where it reaches no file, no
 module and no attribute that begins with an underscore, and is refused when it would fill the memory or run for ever.
@@ -12,11 +13,9 @@ module and no attribute that begins with an underscore, and is refused when it w
 trap: the text begins with <bos> already. A tokenizer that adds its own special tokens would write a second one, and
 Gemma's would add <eos>, which ends the answer before it begins. So nothing is added.
 
-As in `data.chat`, a control token that a message, a tool or an argument spells out stays plain text: a mark cuts it in
-two before the template sees it, and text is encoded from mark to mark. Only an assistant's think tags are left whole.
-The rule for what comes out: its control tokens are those that the template wrote, letter for letter, and no others. A
-tokenizer may make more of them, by normalising (NFKC turns other letters into <bos>): such a text is refused.
-`transformers` has `apply_chat_template`, which lets what a user types become a control token; so this is ours.
+As in `data.chat`, a control token that a message, a tool, an argument or an option spells out stays plain text; `marks`
+says how. Only an assistant's think tags are left whole. In `transformers`' `apply_chat_template` that is a switch, off
+unless asked for, which looks at no names of arguments and no template that puts tokens together; so this is ours.
 """
 
 import json
@@ -26,46 +25,57 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 
-from ..chat import CLOSE, OPEN
-from ..hf_tokenizer import HFTokenizer
-from ..tokenizer_base import Tokenizer, any_of
+from ..tokenizer_base import Tokenizer
+from .marks import HOLE, Marks
 from .room import Room, metered
 
-MARK, HOLE = "\U000f0000", "\U000f0001"  # of Unicode's private use: no tokenizer needs them, and typed ones are dropped
-TOOL_TAGS = ("<zyphra_tool_call>", "</zyphra_tool_call>", "<zyphra_tool_response>", "</zyphra_tool_response>")
 LONGEST = 2**20                          # characters of a template
-GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+GIVEN = {"messages", "tools", "add_generation_prompt"}
+SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class Template:
     """A compiled template. options: set of str, the further variables that it reads.
 
-    bos, eos: how the checkpoint's tokenizer writes these tokens. Raises ValueError for text that is not Jinja or longer
-    than `LONGEST`, and for a jinja2 older than 3.1.6, whose sandbox has known holes.
+    bos, eos: how the checkpoint's tokenizer writes these tokens; None: it has none. others: further special tokens, as
+    {"pad_token": "<pad>"}. with_tools: the template for conversations with tools, where a folder has one of its own.
+    Raises ValueError for text that is not Jinja or longer than `LONGEST`, and for a jinja2 older than 3.1.6, whose
+    sandbox has known holes.
     """
 
-    def __init__(self, text: str, bos: str = "<bos>", eos: str = "<eos>"):
+    def __init__(self, text: str, bos: str | None = "<bos>", eos: str | None = "<eos>",
+                 others: dict[str, str] | None = None, with_tools: "Template | None" = None):
         if tuple(map(int, re.findall(r"\d+", version("jinja2"))[:3])) < (3, 1, 6):
             raise ValueError(f"a chat template needs jinja2 3.1.6 or newer, here is {version('jinja2')}: "
                              f"pip install -U jinja2")
         room = Room()
-        self.bos, self.eos = bos, eos
+        named = (others or {}) | {"bos_token": bos, "eos_token": eos}
+        self.special = {name: token for name, token in named.items() if token is not None}
+        self.with_tools = with_tools
         try:
             if len(text) > LONGEST:
                 raise jinja2.TemplateError(f"it has {len(text)} characters, at most {LONGEST} may be")
-            self.options = find_undeclared_variables(room.parse(text)) - set(room.globals) - GIVEN
+            tree = room.parse(text)
+            self.options = find_undeclared_variables(tree) - set(room.globals) - GIVEN - {*SPECIAL, *self.special}
+            self.source = "\n".join(literals(tree))
             self.compiled = room.from_string(text)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ValueError(f"the chat template is no Jinja: {said(error)}") from None
+
+    def chosen(self, tools: Sequence[dict]) -> "Template":
+        """The one for a conversation with these tools, or with none."""
+        return self.with_tools if tools and self.with_tools else self
 
     def render(self, messages: Sequence[dict], tools: Sequence[dict] = (), options: dict | None = None) -> str:
         """The conversation as text, with an opened assistant turn. Raises ValueError where the template raises, and
         where it would make more, or take more steps, than `room` allows."""
         try:
-            return metered(self.compiled, dict(messages=list(messages), tools=list(tools) or None, bos_token=self.bos,
-                                               eos_token=self.eos, add_generation_prompt=True, **(options or {})))
+            return metered(self.chosen(tools).compiled, dict(
+                messages=[named_thoughts(message) for message in messages], tools=list(tools) or None,
+                add_generation_prompt=True, **self.special, **{"documents": None} | (options or {})))
         except Exception as error:  # it is a program: it may divide by zero
             raise ValueError(f"the chat template refuses this conversation: {said(error)}") from None
 
@@ -77,10 +87,10 @@ class Template:
             messages: dicts of "role" and "content" (a str); an assistant's may hold "reasoning_content" and
                 "tool_calls", a tool's "tool_call_id", all in OpenAI's form, but a call's arguments are a dict.
             tokenizer: an `HFTokenizer`, or one of `data.tokenizer`. tools: as OpenAI has them. options: see `options`.
-        Raises ValueError as `render` and the tokenizer do, and when nothing comes out.
+        Raises ValueError as `render`, `marks` and the tokenizer do, and when nothing comes out.
         """
-        tags = control_tokens(tokenizer)
-        ids = encode_marked(self.render(marked_messages(messages, tags), marked(list(tools), tags), options), tokenizer)
+        marks, text = self.marked(messages, tokenizer, tools, options)
+        ids = marks.encode(text)
         if not ids:
             raise ValueError("the chat template makes an empty prompt of this conversation")
         return ids
@@ -91,32 +101,66 @@ class Template:
 
         Raises ValueError as `encode` does, and for a template that shows this message never or more than once.
         """
-        tags = control_tokens(tokenizer)
-        shown = marked_messages(messages, tags)
-        shown[turn] |= {"content": shown[turn]["content"] + HOLE}
-        parts = self.render(shown, marked(list(tools), tags), options).split(HOLE)
+        marks, text = self.marked(messages, tokenizer, tools, options, turn)
+        parts = text.split(HOLE)
         if len(parts) != 2:
             raise ValueError(f"the chat template shows messages[{turn}] {len(parts) - 1} times")
-        return encode_marked(parts[0], tokenizer), encode_marked(parts[1], tokenizer)
+        return marks.encode(parts[0]), marks.encode(parts[1])
+
+    def marked(self, messages: Sequence[dict], tokenizer: Tokenizer, tools: Sequence[dict], options: dict | None,
+               hole: int | None = None) -> tuple[Marks, str]:
+        """The text with marks, and a hole behind what message `hole` says. Raises ValueError as `render`, `marks`."""
+        marks = Marks(tokenizer, self.chosen(tools).source)
+        given = [marks.put_in_messages(messages), marks.put(list(tools)), marks.put(options or {})]
+        if hole is not None:
+            given[0][hole] |= {"content": given[0][hole]["content"] + HOLE}
+        text = self.render(*given)
+        marks.check(text, lambda changed: self.render(*changed), given)
+        return marks, text
+
+    def shows(self, part: str, messages: Sequence[dict], tools: Sequence[dict] = (),
+              options: dict | None = None) -> bool:
+        """Does this part, "tools" or the "tool_calls" of messages, change the text? Where not, it would be lost."""
+        without = [{name: value for name, value in message.items() if name != part} for message in messages]
+        try:
+            return self.render(messages, tools, options) != self.chosen(tools).render(
+                without, () if part == "tools" else tools, options)
+        except ValueError:  # it looks at it
+            return True
 
 
 def beside(folder: str | Path) -> Template | None:
-    """The template in a checkpoint's folder; None without one. Raises ValueError for one that cannot be read."""
-    file, config = Path(folder) / "chat_template.jinja", Path(folder) / "tokenizer_config.json"
+    """The template in a checkpoint's folder; None without one. Raises ValueError for one that cannot be read.
+
+    Files win over tokenizer_config.json. Of several, by name, it is "default", and "tool_use" for conversations with
+    tools, as in `transformers`; without a default it raises. A special token that is null is none; bos_token and
+    eos_token that are not there are <bos> and <eos>.
+    """
+    folder = Path(folder)
+    config = folder / "tokenizer_config.json"
     try:
         settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-        text = file.read_text("utf-8") if file.is_file() else settings.get("chat_template")
-        if isinstance(text, list):  # several, by name
-            text = {entry["name"]: entry["template"] for entry in text}.get("default")
-        names = [settings.get(f"{name}_token") or f"<{name}>" for name in ("bos", "eos")]
-        bos, eos = (name["content"] if isinstance(name, dict) else name for name in names)
+        files = {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
+        files["default"] = folder / "chat_template.jinja"
+        texts = {name: file.read_text("utf-8") for name, file in files.items() if file.is_file()}
+        if not texts and (given := settings.get("chat_template")) is not None:
+            several = isinstance(given, list)
+            texts = {each["name"]: each["template"] for each in given} if several else {"default": given}
+        special = {"bos_token": "<bos>", "eos_token": "<eos>"} | {n: settings[n] for n in SPECIAL if n in settings}
+        special = {name: token["content"] if isinstance(token, dict) else token for name, token in special.items()}
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"the chat template in {folder} cannot be read: {said(error)}") from None
-    if text is None:
+    if not texts:
         return None
-    if not isinstance(text, str):
-        raise ValueError(f"the chat template in {folder} must be text, got {type(text).__name__}")
-    return Template(text, bos, eos)
+    if "default" not in texts:
+        raise ValueError(f"the chat templates in {folder} are {sorted(texts)}, and none of them is the default")
+    for name, text in [*texts.items(), *((name, token) for name, token in special.items() if token is not None)]:
+        if not isinstance(text, str):
+            what = name if name in SPECIAL else "chat template"
+            raise ValueError(f"the {what} in {folder} must be text, got {type(text).__name__}")
+    bos, eos = special.pop("bos_token"), special.pop("eos_token")
+    with_tools = Template(texts["tool_use"], bos, eos, special) if "tool_use" in texts else None
+    return Template(texts["default"], bos, eos, special, with_tools)
 
 
 def end_tokens(folder: str | Path, vocabulary: int) -> tuple[int, ...]:
@@ -139,38 +183,19 @@ def end_tokens(folder: str | Path, vocabulary: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-# ---- from text to tokens ---------------------------------------------------------------------------------------------
+# ---- what a template is shown, and what it says of itself ------------------------------------------------------------
 
 
-def control_tokens(tokenizer: Tokenizer) -> re.Pattern:
-    """Matches whatever the tokenizer would read as a control token, by our name or its own, the longest first."""
-    names = {*tokenizer.special_ids, *TOOL_TAGS}
-    if isinstance(tokenizer, HFTokenizer):
-        names |= {tokenizer.inner.id_to_token(i) for i in tokenizer.text_of}
-    return any_of(names)
+def named_thoughts(message: dict) -> dict:
+    """A message with its reasoning as "thinking", too, which some templates read."""
+    thought = message.get("reasoning_content")
+    return message if thought is None else {"thinking": thought} | message
 
 
-def marked(value: object, tags: re.Pattern, spared: Sequence[str] = ()) -> object:
-    """A JSON value whose strings have a mark in every control token but the spared."""
-    if isinstance(value, str):
-        value = value.replace(MARK, "").replace(HOLE, "")
-        return tags.sub(lambda tag: tag[0] if tag[0] in spared else tag[0][0] + MARK + tag[0][1:], value)
-    if isinstance(value, dict):
-        return {marked(name, tags): marked(inner, tags) for name, inner in value.items()}
-    return [marked(inner, tags) for inner in value] if isinstance(value, list) else value
-
-
-def marked_messages(messages: Sequence[dict], tags: re.Pattern) -> list[dict]:
-    return [marked(message, tags) | {"content": marked(message["content"], tags, (OPEN, CLOSE))}
-            if message["role"] == "assistant" else marked(message, tags) for message in messages]
-
-
-def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Tokens of a rendered text; its control tokens are tokens, those with a mark are not."""
-    if isinstance(tokenizer, HFTokenizer):  # its `encode` knows our special tokens only, and not the tool tags
-        tags = control_tokens(tokenizer)
-        return [i for piece in text.split(MARK) for i in tokenizer.encode_written(piece, tags)]
-    return [i for piece in text.split(MARK) for i in tokenizer.encode(piece, allow_special=True)]
+def literals(tree: nodes.Template) -> list[str]:
+    """The texts that stand in a template."""
+    constants = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+    return constants + [node.data for node in tree.find_all(nodes.TemplateData)]
 
 
 def said(error: Exception) -> str:

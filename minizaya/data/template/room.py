@@ -32,6 +32,7 @@ GROWING = {"replace", "join", "indent", "center", "ljust", "rjust", "zfill", "ex
 HOLDING = {"attr", "batch", "count", "counted", "d", "default", "dictsort", "first", "groupby", "items", "last",
            "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr",
            "slice", "sort", "turn", "unique"}       # write nothing out: many values of a list are as long as it is
+NOT_ASCII = re.compile("[^\x00-\x7e\U000f0000-\U000f0002]")    # but the letters of `marks`
 LEFT_OUT = {"urlize", "striptags", "wordwrap"}      # for web pages; they may take longer than a text is long
 
 
@@ -213,4 +214,6 @@ def raise_exception(message: str) -> None:
 # Jinja's own writes < as \u003c, for web pages
 def tojson(value: object, ensure_ascii: bool = False, indent: int | str | None = None,
            separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    # marks stay marks: what is private is not escaped
+    return NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text) if ensure_ascii else text
