@@ -15,7 +15,7 @@ import pytest
 from minizaya.data.tokenizer import ByteTokenizer, CharTokenizer
 from minizaya.infer.endpoint import Endpoint, retry_after
 from minizaya.infer.endpoint import client as the_client
-from minizaya.infer.endpoint.client import trace_of
+from minizaya.infer.endpoint.answers import Refused, trace_of
 from minizaya.infer.endpoint.run_file import RunFile
 from minizaya.infer.rsa import RSAConfig, delimited, markovian_rsa
 
@@ -399,7 +399,7 @@ def test_pauses_double_up_to_a_minute(monkeypatch):
 @pytest.mark.parametrize("status, again", [(408, 1), (409, 1), (425, 1), (429, 1), (500, 1), (503, 1), (599, 1),
                                            (400, 0), (405, 0), (413, 0), (422, 0), (499, 0)])
 def test_which_refusals_are_worth_another_try(monkeypatch, status, again):
-    assert waits_of(monkeypatch, the_client.Refused(status, "no", "7"), retries=1) == [7.0] * again
+    assert waits_of(monkeypatch, Refused(status, "no", "7"), retries=1) == [7.0] * again
 
 
 def test_seeds_and_copies_do_not_trade_places():
