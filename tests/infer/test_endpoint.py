@@ -1,12 +1,14 @@
 """The endpoint client against a real HTTP server on loopback: delays, errors, cut connections, kills, resumed runs."""
 
+import gzip
 import json
 import os
 import random
+import socket
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -85,8 +87,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(*args, **settings):
-    server = Server(*args, **settings)
+def serving(*args, server=None, **settings):
+    server = server or Server(*args, **settings)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -242,13 +244,18 @@ def test_settings_and_files_are_checked(tmp_path):
     for name, value in (("concurrency", 0), ("retries", -1), ("timeout", 0), ("pause", -1)):
         with pytest.raises(ValueError, match=name):
             Endpoint("http://x/v1", "m", TOKENIZER, **{name: value})
-    with pytest.raises(ValueError, match="url"):
-        Endpoint("localhost:80", "m", TOKENIZER)
-    (tmp_path / "bad").write_text('{"key": "a", "text": "b"}\nnonsense\n{"key": "c", "text": "d"}\n')
-    with pytest.raises(ValueError, match="damaged in line 2"):
-        RunFile(tmp_path / "bad")
+    for url in ("localhost:80", "http://", "http://:80/v1", "http://h:x/v1", "http://h:99999/v1", "http://h:0/v1", b"http://h",
+                "http://h/v1?a=b", "http://h/v1#a", "http://h h/v1", "http://h/v1\n", "http://me:secret@h/v1"):
+        with pytest.raises(ValueError, match="url must") as error:
+            Endpoint(url, "m", TOKENIZER)
+        assert "secret" not in str(error.value)
+    for line in ("nonsense", '{"key": "b"}', '{"key": "b", "text": null}', '{"key": 1, "text": "b"}', "[]", "3", ""):
+        (tmp_path / "bad").write_text(f'{{"key": "a", "text": "b"}}\n{line}\n{{"key": "c", "text": "d"}}\n')
+        with pytest.raises(ValueError, match="damaged in line 2"):
+            RunFile(tmp_path / "bad")
     assert retry_after("3", 1.0) == 3.0 and retry_after(None, 1.0) == 1.0 and retry_after("Wed, 21 Oct", 1.0) == 1.0
     assert retry_after("-5", 1.0) == 0.0 and retry_after("1e9", 1.0) == 600.0
+    assert retry_after("nan", 1.0) == 1.0
 
 
 # ---- one prompt's trouble is its own ---------------------------------------------------------------------------------
@@ -275,6 +282,15 @@ def second(trouble):
     ({"error": {"message": "no luck", "code": 400}}, 1, "no luck"),
     ({"error": {"message": "no luck", "code": "x"}}, 1, "no luck"),
     ({"error": {"message": "busy", "code": 429}}, 2, "busy"), ({"error": {"message": "oh", "code": 502}}, 2, "oh"),
+    ({"error": {"message": "busy", "code": "429"}}, 2, "busy"), ({"error": {"code": "0502"}}, 1, "0502"),
+    ({"object": "error", "message": "oh no", "code": 503}, 2, "oh no"),
+    ({"choices": [{"error": {"code": 502, "message": "upstream"}, "message": {"content": ""}}]}, 2, "upstream"),
+    ({"choices": [{"message": {"content": "half a"}, "finish_reason": "content_filter"}]}, 1, "half a"),
+    ({"choices": [{"message": {"content": None}, "finish_reason": "abort"}]}, 2, "'abort'"),
+    ({"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}, 2, "'error'"),
+    ({"choices": [{"message": {"content": None, "refusal": "I will not"}}]}, 1, "I will not"),
+    ({"choices": [{"message": {"content": None, "tool_calls": [{"function": {"name": "f"}}]}}]}, 1, "no tools were"),
+    ({"choices": [{"message": {"content": None, "function_call": {"name": "f"}}}]}, 1, "no tools were offered"),
     ({"error": {"message": "oh", "code": 200}}, 1, "oh"), ({"error": {"code": True}, "choices": []}, 1, "code"),
 ], ids=lambda value: json.dumps(value)[:50])
 def test_an_answer_of_another_form_is_one_prompts_trouble(document, tries, says):
@@ -384,9 +400,9 @@ def test_a_writer_waits_for_another(tmp_path):
 def waits_of(monkeypatch, error, retries=9):
     """The pauses of a request that always fails so."""
     waits, spans = [], set()
-    monkeypatch.setattr(the_client, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr(the_client.random, "uniform", lambda low, high: spans.add((low, high)) or 1.0)
     endpoint = Endpoint("http://x/v1", "m", TOKENIZER, retries=retries, pause=1.0)
+    monkeypatch.setattr(endpoint, "over", SimpleNamespace(wait=waits.append))
     monkeypatch.setattr(endpoint, "post", lambda request: (_ for _ in ()).throw(error))
     assert endpoint.answer({}) is None and spans == {(0.5, 1.5)}
     return waits
@@ -418,3 +434,115 @@ def test_a_raw_prompt_goes_out_as_it_stands():
     assert found == [["a#1$"], ["a#1"]] and broken == [[None]] * 3
     path, _, sent = server.requests[0]
     assert path == "/v1/completions" and "messages" not in sent and (sent["prompt"], sent["top_k"]) == ("1+1?", 40)
+
+
+# ---- whatever else comes ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sending(*pieces, pause=0.0):
+    """A socket that reads each request to its end and answers with these bytes. Yields (port, requests read)."""
+    read, listener = [], socket.create_server(("127.0.0.1", 0))
+
+    def one(connection):
+        with connection:
+            data = b""
+            while not data.endswith(b"}"):    # a request's body does
+                if not (part := connection.recv(65536)):
+                    return
+                data += part
+            read.append(data)
+            with suppress(OSError):
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(pause)
+
+    def serve():
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1], read
+    finally:
+        listener.close()
+
+
+def answered(*pieces, pause=0.0, **settings):
+    """(the answer, what was said, seconds) of one request to a socket that sends this."""
+    with sending(*pieces, pause=pause) as (port, _):
+        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", "m", TOKENIZER, **dict(retries=0, timeout=5) | settings)
+        began = time.monotonic()
+        found, = ask(endpoint, "x")
+        return found, "".join(endpoint.errors), time.monotonic() - began
+
+
+def head(*lines, status="200 OK"):
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "Connection: close", "", ""]).encode()
+
+
+BODY = json.dumps({"choices": [{"message": {"content": "42"}, "finish_reason": "stop"}]}).encode()
+CHUNKED = head("Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize("pieces", [
+    [head(), BODY], [head("Content-Type: text/plain", f"Content-Length: {len(BODY)}"), BODY],
+    [CHUNKED, b"5\r\n" + BODY[:5] + b"\r\n", f"{len(BODY) - 5:x}\r\n".encode() + BODY[5:] + b"\r\n0\r\n\r\n"],
+    [head("Content-Encoding: identity"), b"\xef\xbb\xbf" + BODY], [head(), b"  \n \n" + BODY + b"\n"],
+    [b"HTTP/1.1 100 Continue\r\n\r\n", head(), BODY], [head(), BODY.decode().encode("utf-16")],
+], ids=range(7))
+def test_an_answer_however_it_is_sent(pieces):
+    assert answered(*pieces)[0] == "42"
+
+
+@pytest.mark.parametrize("pieces, says", [
+    ([head("Content-Type: text/html"), b"<html>Bad gateway</html>"], "'text/html', 24 bytes, beginning b'<html>Bad"),
+    ([head()], "of no type', 0 bytes, beginning b''"), ([head(status="204 No Content")], "0 bytes"),
+    ([head("Content-Type: text/event-stream"), b'data: {"choices": []}\n\n'], "beginning b'data: {"),
+    ([head("Content-Encoding: gzip"), gzip.compress(BODY)], "Content-Encoding 'gzip'"),
+    ([head(), gzip.compress(BODY)], r"beginning b'\x1f\x8b"), ([head(), BODY[:-9]], "beginning b'{\"choices"),
+    ([head("Content-Length: 999"), BODY], "IncompleteRead"), ([CHUNKED, b"ffff\r\n" + BODY], "IncompleteRead"),
+    ([CHUNKED, b"what\r\n"], "IncompleteRead"), ([b"220 smtp.example.org ESMTP\r\n"], "220 smtp"), ([b""], "Remote"),
+    ([head(), b"[" * 99999], "RecursionError"), ([head(), b'"' + b"\xff" * 99 + b'"'], r"""beginning b'"\xff"""),
+    ([head("Location: http://127.0.0.1:9/v1", status="301 Moved")], "HTTP 301: moved to http://127.0.0.1:9/v1"),
+    ([head("Location: /login", status="302 Found"), b"<html>"], "HTTP 302: moved to /login, <html>"),
+    ([head("Location: /x", status="307 T"), b"x"], "HTTP 307: moved to /x"), ([head(status="304 N")], "HTTP 304"),
+    ([head("Content-Type: text/html", status="502 Bad"), b"<html>nginx</html>"], "HTTP 502: <html>nginx"),
+    ([head("Content-Length: 99", status="500 Oh"), b"half"], "HTTP 500: Oh"),
+], ids=lambda value: repr(value)[-40:])
+def test_what_is_said_of_an_answer_holds_what_came(pieces, says):
+    found, said, _ = answered(*pieces)
+    assert found is None and (says in said or says == "RecursionError" and "no JSON" in said), said
+
+
+def test_a_redirection_takes_no_key_along():
+    with sending(head(), BODY) as (other, there):
+        moved = head(f"Location: http://127.0.0.1:{other}/v1/chat/completions", status="302 Found")
+        assert answered(moved, api_key="secret")[0] is None
+        assert there == []
+
+
+@pytest.mark.parametrize("start", [head(), head(status="500 Oh"), CHUNKED])
+def test_the_timeout_is_that_of_the_whole_answer(start):
+    """A byte now and then is no answer."""
+    found, said, took = answered(start, *[b"1\r\n \r\n" if start is CHUNKED else b" "] * 99, pause=0.05, timeout=0.4)
+    assert found is None and took < 2 and ("TimeoutError: after" in said or "HTTP 500: Oh" in said)
+
+
+def test_an_endless_answer_is_not_kept_in_memory(monkeypatch):
+    monkeypatch.setattr(the_client, "LARGEST", 2**16)
+    found, said, _ = answered(head(), *[b"x" * 2**16] * 20)
+    assert found is None and "more than 65536 bytes, beginning b'xxx" in said
+
+
+def test_a_call_that_ends_waits_for_no_pause():
+    """One prompt learns that the key is wrong while another is told to come back in ten minutes."""
+    server = Server()
+    server.trouble = lambda n: ((429, {"Retry-After": "600"}) if server.requests[n][2]["messages"][0]["content"] == "a"
+                                else time.sleep(0.2) or (401, {}))
+    with serving(server=server):
+        began = time.monotonic()
+        with pytest.raises(PermissionError):
+            ask(client(server, concurrency=2), "a", "b")
+        assert time.monotonic() - began < 5

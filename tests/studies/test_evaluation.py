@@ -316,6 +316,15 @@ def test_a_failed_request_costs_one_sample_and_is_said(tmp_path, capsys):
     assert "5 questions, 20 requests, at most 819,200 generated tokens" in shown.err
 
 
+def test_an_answer_that_the_tokenizer_cannot_read_is_an_answer():
+    """Its tokens are not counted; it is judged as any other."""
+    from minizaya.data.tokenizer import ByteTokenizer
+    assert asking.count(ByteTokenizer(), ["ab", "c"]) == 3 and asking.count(None, ["ab"]) is None
+    assert asking.count(ByteTokenizer(), ["ab", "\ud800"]) is None
+    with Judge() as judge:
+        assert not judge.right(Question("q", "4", "answer"), "the answer is \ud800")
+
+
 def test_markovian_rsa_by_name_and_by_numbers(tmp_path, capsys, monkeypatch):
     """Prompts, budgets and sampling as the setting says; a trace's end is handed on; nothing is asked again."""
     path, out = written(tmp_path, *LINES[:2]), tmp_path / "run.jsonl"

@@ -17,7 +17,9 @@ a trace that was cut off while thinking stays open.
 
 Servers fail: requests are repeated with growing pauses, a trace that still fails is None, and the others go on. So it
 is with whatever comes back: an answer of another form is tried again, an error document counts as one whatever the
-status, and a text that the tokenizer cannot read fails alone. Only a server that refuses key or name ends a call. Ours,
+status, and a text that the tokenizer cannot read fails alone. What is said of it holds the beginning of what came. Only
+a server that refuses key or name ends a call, and at once: pauses under way end with it. Redirections are not followed:
+a request would arrive without its body, and the key at another server. Proxies are those of the environment. Ours,
 and not the `openai` client: its pauses end at 8 s, it gives up where a server asks for more than two minutes, and it
 takes a page that is not JSON for an answer; under tries of our own it would save three lines.
 """
@@ -28,28 +30,34 @@ import random
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from http.client import HTTPResponse, IncompleteRead
 from pathlib import Path
 
 from ...config import check_settings
 from ...data.tokenizer_base import Tokenizer
-from .answers import Refused, text_as_it_stands, trace_of
+from .answers import Refused, read_json, text_as_it_stands, trace_of
 from .run_file import RunFile
 
 WRONG_REQUEST = (401, 403, 404)  # key, right or name are wrong: so they are for every other request, too
 WORTH_ANOTHER_TRY = (408, 409, 425, 429)
+LARGEST = 2**26                  # bytes of an answer
 
 
 class Endpoint:
     """A generator: called with (prompts, max_new_tokens) it returns new tokens, or None for a trace that failed.
 
     Args:
-        url: up to and including /v1. model: the name the server knows. tokenizer: encode and decode.
+        url: up to and including /v1, without a query or a password. model: the name the server knows. tokenizer: encode
+            and decode.
         temperature, top_p, top_k: of the server's sampling; top_k goes out only if it is given, for not all know it.
             seed: goes out with each request, mixed with its prompt.
-        concurrency: requests under way at a time. timeout: seconds for one request.
+        concurrency: requests under way at a time. timeout: seconds for one request, whole: a server that sends a byte
+            now and then does not gain any.
         retries: further tries after the first. pause: seconds before the first of them; doubled each time, up to a
             minute, and varied by half, so that clients do not come back all at once. A Retry-After is obeyed.
         api_key: sent as a bearer token; it is never written anywhere.
@@ -66,8 +74,7 @@ class Endpoint:
                  top_p: float = 1.0, seed: int = 0, concurrency: int = 16, timeout: float = 1800.0,
                  retries: int = 6, pause: float = 1.0, api_key: str | None = None, run_file: str | Path | None = None,
                  top_k: int | None = None, raw: bool = False, end: str = ""):
-        if not str(url).startswith(("http://", "https://")):
-            raise ValueError(f"url must start with http:// or https://, got {url!r}")
+        check_url(url)
         if not isinstance(model, str) or not model:
             raise ValueError(f"model must be the name that the server knows, got {model!r}")
         check_settings(locals(), temperature="[0, inf)", top_p="(0, 1]", seed=int, concurrency=1, timeout="(0, inf)",
@@ -86,7 +93,7 @@ class Endpoint:
         self.sent = self.reused = self.repeated = self.failed = 0
         self.errors: list[str] = []
         self.copies: Counter = Counter()    # how often each prompt has been asked: its copies have different chances
-        self.lock = threading.Lock()
+        self.lock, self.over = threading.Lock(), threading.Event()    # over: a call is ending, nobody waits longer
         self.run_file = None if run_file is None else RunFile(Path(run_file))
 
     def __call__(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int] | None]:
@@ -101,14 +108,24 @@ class Endpoint:
             text = self.tokenizer.decode(prompt)
             requests.append(self.request(text, max_new_tokens, self.copies[text]))
             self.copies[text] += 1
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self.trace, request) for request in requests]
-            try:
-                traces = [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        traces = self.together(self.trace, requests, self.concurrency)
         return [None if trace is None else trace[-max_new_tokens:] for trace in traces]
+
+    def together(self, work: Callable, things: Sequence, at_once: int) -> list:
+        """`work` on each of the things, so many at once. The first error, whosever it is, ends them all: what has not
+        begun does not begin, and nobody pauses or asks again."""
+        with ThreadPoolExecutor(max(1, at_once)) as pool:
+            futures = [pool.submit(work, thing) for thing in things]
+            try:
+                ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in ended:
+                    future.result()
+                return [future.result() for future in futures]
+            except BaseException:
+                self.over.set()
+                pool.shutdown(cancel_futures=True)
+                self.over.clear()
+                raise
 
     def request(self, text: str, max_new_tokens: int, copy: int) -> dict:
         """What is sent. Its seed tells copies apart, so the request as a whole is the key of the run file."""
@@ -135,7 +152,7 @@ class Endpoint:
         self.count("sent")
         words = ""
         for attempt in range(self.retries + 1):
-            wait = min(60.0, self.pause * 2**attempt) * random.uniform(0.5, 1.5)
+            pause = min(60.0, self.pause * 2**attempt) * random.uniform(0.5, 1.5)
             try:
                 text = self.post(request)
             except Refused as error:
@@ -145,7 +162,7 @@ class Endpoint:
                     raise kind(f"{self.url} answered {words}") from None
                 if error.status < 500 and error.status not in WORTH_ANOTHER_TRY:
                     break
-                wait = retry_after(error.wait, wait)
+                pause = retry_after(error.wait, pause)
             except (OSError, ValueError) as error:
                 words = f"{type(error).__name__}: {error}"   # no connection, a broken one, or an answer that is none
             else:
@@ -154,7 +171,8 @@ class Endpoint:
                 return text
             if attempt < self.retries:
                 self.count("repeated")
-                time.sleep(wait)
+                if self.over.wait(pause):
+                    break
         return self.give_up(words)
 
     def give_up(self, words: str) -> None:
@@ -165,21 +183,24 @@ class Endpoint:
     def post(self, request: dict) -> str:
         """Sends one request, returns the trace as text.
 
-        Raises `Refused`, OSError for a connection that fails, ValueError for an answer of another form.
+        Raises `Refused`, OSError for a connection that fails or takes too long, ValueError for another answer.
         """
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         message = urllib.request.Request(self.url, json.dumps(request).encode(), headers)
+        until = time.monotonic() + self.timeout
         try:
-            with urllib.request.urlopen(message, timeout=self.timeout) as response:
-                document = json.loads(response.read())
+            with urllib.request.build_opener(Stay).open(message, timeout=self.timeout) as response:
+                body = read_whole(response, until)
         except urllib.error.HTTPError as error:
             with error:
-                said = read_some(error) or error.reason
-            raise Refused(error.code, f"HTTP {error.code}: {said}", error.headers.get("Retry-After")) from None
+                said = read_some(error, until) or error.reason
+            moved = f"moved to {error.headers['Location']}, " if "Location" in error.headers else ""
+            raise Refused(error.code, f"HTTP {error.code}: {moved}{said}", error.headers.get("Retry-After")) from None
         except Exception as error:  # http.client has a dozen kinds of broken connection
             raise OSError(f"{type(error).__name__}: {error}") from error
+        document = read_json(body, response.headers)
         return text_as_it_stands(document, self.end) if self.raw else trace_of(document)
 
     def count(self, name: str) -> None:
@@ -187,10 +208,46 @@ class Endpoint:
             setattr(self, name, getattr(self, name) + 1)
 
 
-def read_some(error: urllib.error.HTTPError) -> str:
+class Stay(urllib.request.HTTPRedirectHandler):
+    """A redirection is a refusal that says where to."""
+
+    def redirect_request(self, *args) -> None:
+        return None
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for a url that no request can go to. trap: one with a password would stand in errors."""
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise ValueError(f"url must start with http:// or https://, got {url!r}")
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("url must hold no name and no password; a key is api_key's")
+    try:
+        fits = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:   # of the port
+        fits = False
+    if not fits or parts.query or parts.fragment:
+        raise ValueError(f"url must be of the form http://host:port/v1, without a query, got {url!r}")
+
+
+def read_whole(response: HTTPResponse, until: float) -> bytes:
+    """The body. Raises TimeoutError at `until`, of `time.monotonic`; IncompleteRead, OSError for more than LARGEST."""
+    body = bytearray()
+    while part := response.read1(2**16):
+        body += part
+        if len(body) > LARGEST:
+            raise OSError(f"an answer of more than {LARGEST} bytes, beginning {bytes(body[:200])!r}")
+        if time.monotonic() > until:
+            raise TimeoutError(f"after {len(body)} bytes of the answer, beginning {bytes(body[:200])!r}")
+    if response.length:     # of what was announced
+        raise IncompleteRead(bytes(body[:200]), response.length)
+    return bytes(body)
+
+
+def read_some(error: urllib.error.HTTPError, until: float) -> str:
     """The beginning of what an error says; "" where the connection breaks meanwhile."""
     try:
-        return error.read(2000).decode("utf-8", "replace").strip()
+        return read_whole(error.fp, until)[:2000].decode("utf-8", "replace").strip()
     except Exception:  # as in `post`
         return ""
 
@@ -198,6 +255,7 @@ def read_some(error: urllib.error.HTTPError) -> str:
 def retry_after(header: str | None, otherwise: float) -> float:
     """The seconds that a server asks to wait, at most ten minutes; `otherwise` if it does not say, or gives a date."""
     try:
-        return min(600.0, max(0.0, float(header)))
+        seconds = float(header)
     except (TypeError, ValueError):
         return otherwise
+    return min(600.0, max(0.0, seconds)) if seconds == seconds else otherwise    # "nan" is none

@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,9 @@ class RunFile:
                 self.lines += 1
                 try:
                     entry = json.loads(line)
-                    self.texts[str(entry["key"])] = str(entry["text"])
+                    if not (isinstance(entry["key"], str) and isinstance(entry["text"], str)):
+                        raise ValueError(f"key and text must be texts, got {reprlib.repr(entry)}")
+                    self.texts[entry["key"]] = entry["text"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"run_file {self.path} is damaged in line {self.lines}: {error}") from error
             self.read += len(whole)

@@ -9,7 +9,6 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ...arch.model import Zaya
@@ -109,8 +108,7 @@ def aggregated(asker: Asker, last: Asker, questions: Sequence[Question], rsa: RS
                 for text in map(tokenizer.decode, prompts):
                     requests.append(who.request(text, room, question.copy * rsa.N + asked[text]))
                     asked[text] += 1
-                with ThreadPoolExecutor(len(requests)) as pool:
-                    traces = [trace and trace[-room:] for trace in pool.map(who.trace, requests)]
+                traces = [trace and trace[-room:] for trace in who.together(who.trace, requests, len(requests))]
                 failed.append(sum(trace is None for trace in traces))
                 return traces
             return generate
@@ -125,26 +123,25 @@ def aggregated(asker: Asker, last: Asker, questions: Sequence[Question], rsa: RS
         return Told([tokenizer.decode(trace) for trace in found.rounds[-1]], found.generated_tokens, sum(failed))
 
     at_once = max(1, -(-2 * asker.concurrency // rsa.N))  # while one waits for its last trace, another goes on
-    last.places = asker.places
+    last.places, last.over = asker.places, asker.over
     return working(asker, one, questions, at_once, "markovian_rsa", len(questions) * traces(rsa), last)
 
 
 def working(asker: Asker, work: Callable, things: Sequence, at_once: int, name: str, total: int,
             other: Asker | None = None) -> list:
-    """`work` on all things, some at once, with a bar over requests. An error ends those that have not begun."""
-    with tqdm(total=total, desc=name, unit="request") as bar, ThreadPoolExecutor(at_once) as pool:
+    """`work` on all things, some at once, with a bar over requests. An error ends them all."""
+    with tqdm(total=total, desc=name, unit="request") as bar:
         for who in (asker, other or asker):
             who.bar = bar
-        futures = [pool.submit(work, thing) for thing in things]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return asker.together(work, things, at_once)
 
 
 def count(tokenizer: Tokenizer | None, texts: list[str]) -> int | None:
-    return None if tokenizer is None else sum(len(tokenizer.encode(text)) for text in texts)
+    """Their tokens; None without a tokenizer, and where it cannot read one of them: that loses no answer."""
+    try:
+        return None if tokenizer is None else sum(len(tokenizer.encode(text)) for text in texts)
+    except ValueError:
+        return None
 
 
 def traces(rsa: RSAConfig) -> int:
