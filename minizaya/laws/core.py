@@ -163,11 +163,12 @@ class Subject:
 
     def run(self, fn: Callable, *args, **kwargs) -> Any:
         """Calls `fn`, something that the judged function made (a model, say), under the same watch."""
-        handed = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        given = list(held((*args, *kwargs.values())))
+        handed = [x for x in given if isinstance(x, Tensor)]
         if not self.differentiable and any(x.requires_grad for x in handed):
             raise Refused("it judges gradients, and this function carries none")
         copies = [x.detach().clone() for x in handed]
-        lists = [(x, x.copy()) for x in (*args, *kwargs.values()) if isinstance(x, list)]
+        lists = [(x, x.copy()) for x in given if isinstance(x, list)]
         try:
             with self.around():
                 result = fn(*args, **kwargs)
@@ -190,6 +191,14 @@ class Subject:
                 x[:] = copy
                 raise Broken("it changed one of its inputs in place; make a new list instead")
         return result
+
+
+def held(things: Iterable) -> Iterator:
+    """Things, and what the lists and tuples among them hold, at any depth."""
+    for x in things:
+        yield x
+        if isinstance(x, (list, tuple)):
+            yield from held(x)
 
 
 # ---- what bodies say -------------------------------------------------------------------------------------------------

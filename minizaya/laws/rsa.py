@@ -131,6 +131,15 @@ def subset(fn, question, config, lengths, seed):
             require(len(chosen) == config.C == len(homes),
                     f"a trace of round {t + 1} reads {len(chosen)} tails of {len(homes)} traces, the law wants "
                     f"{config.C}")
+    read: list[int] = []
+
+    def count(given, tails):
+        read.append(len(tails))
+        return list(given)
+
+    fn(lambda prompts, most: [[7] * min(most, 3) for _ in prompts], list(question), config, count, seed)
+    require(set(read) <= {config.C}, f"where all traces are alike a new one reads {sorted(set(read))} tails, the law "
+                                     f"wants {config.C}: equal tails of two traces are two tails")
 
 
 @law("rsa.own_tail", "with C = 1 each trace goes on from its own tail", **RSA)
@@ -180,12 +189,15 @@ def bound(fn, question, config, lengths, seed):
 def seeded(fn, question, config, lengths, seed):
     """fn(generator, question, rsa, aggregate, seed): as in rsa.rounds."""
     config = lib.RSAConfig(N=8, C=3, T=2, beta=config.beta, tau=config.tau)
-    runs = [(question, seed), (question, seed), (question, seed + 1), ([*question, 7], seed)]
-    first, again, other, elsewhere = (played(fn, asked, config, lengths, s)[2] for asked, s in runs)
+    longer, turned = [*question, 7, 8], [*question, 8, 7]     # of one length and one sum
+    first, again, other, far, near = (
+        played(fn, asked, config, lengths, s)[2]
+        for asked, s in ((question, seed), (question, seed), (question, seed + 1), (longer, seed), (turned, seed)))
     require(first == again, "two runs with one seed read different tails")
     require(first != other, "another seed reads the same tails in every trace")
-    require(first != elsewhere, f"with the seed {seed} the questions {question} and {[*question, 7]} read the "
-            "same tails in every trace, the law wants subsets of its own for each question")
+    for one, two, same in ((question, longer, first == far), (longer, turned, far == near)):
+        require(not same, f"with the seed {seed} the questions {one} and {two} read the same tails in every trace, "
+                          "the law wants subsets of its own for each question")
 
 
 @law("rsa.uniform", "every trace, with every other, is as likely to be read, and each new trace draws for itself",

@@ -32,7 +32,8 @@ def kv_bytes(fn, config, tokens):
     with torch.no_grad():
         model(torch.zeros(1, tokens, dtype=torch.int64), cache=cache)
     kept = sum(kv[:, :, :tokens].numel() * kv.element_size() for kv in cache.kv)
-    whole(got, kept, f"bytes for {tokens} tokens")
+    whole(got, kept, f"bytes for {tokens} tokens in {config.num_hidden_layers} layers, {config.num_key_value_heads} KV "
+                     f"heads of {config.head_dim} numbers")
 
 
 def token_bytes(config) -> int:
@@ -60,7 +61,8 @@ def bytes_of_a_token(fn, config):
             numbers += value[0].numel()
         elif name != "embed.weight" or config.tie_word_embeddings:
             numbers += value.numel()
-    whole(got, 2 * numbers, "bytes")
+    whole(got, 2 * numbers, f"bytes, of {config.num_experts} experts a layer, the embedding "
+                            f"{'tied' if config.tie_word_embeddings else 'not tied'} to the head")
 
 
 def visited(experts: int, tokens: int) -> float:
@@ -72,7 +74,7 @@ def draw_visits(draw):
     return dict(experts=draw_a.size(draw, 1, 5), tokens=draw_a.size(draw, 0, 5))
 
 
-@law("scale.visited", "tokens that choose at random share experts: n tokens visit fewer than n",
+@law("scale.visited", "tokens that choose at random share experts: n tokens visit n at most",
      cases=draw_a.cases(draw_visits), axes={}, subjects={"formula": visited}, guards=[visited])
 def mean_visited(fn, experts, tokens):
     """fn(experts, tokens): two ints -> float, the mean number of different experts that `tokens` tokens visit when each

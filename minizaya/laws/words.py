@@ -19,10 +19,12 @@ LONGEST = 24   # numbers; a longer tensor is named by its shape
 
 
 def number(x: object) -> str:
-    """One number as a student would write it: 2.0, 0.333333, nan."""
+    """One number as a student would write it: 2.0, 0.333333, 1e+31, nan."""
     x = x.item() if isinstance(x, Tensor) else x
-    # + 0.0: minus zero is zero
-    return f"{x + 0.0:.7g}" + (".0" if float(x).is_integer() else "") if isinstance(x, float) else str(x)
+    if not isinstance(x, float):
+        return str(x)
+    digits = f"{x + 0.0:.7g}"                       # + 0.0: minus zero is zero
+    return digits + ".0" * digits.removeprefix("-").isdigit()
 
 
 def where(axes: str, at: tuple[int, ...], shape: Sequence[int]) -> str:

@@ -14,9 +14,9 @@ import minizaya as mz
 from minizaya import laws
 from minizaya.arch.model import Zaya
 from minizaya.arch.router import choose
-from minizaya.laws import core, judging
+from minizaya.laws import core, judging, pack
 from minizaya.laws.protocols import protocols
-from minizaya.laws.words import data
+from minizaya.laws.words import data, number
 
 
 def unshifted(now, then):
@@ -58,6 +58,25 @@ def test_a_case_holds_what_was_handed_over():
 
     verdict = laws.judge("cca.value_shift", spoils)
     assert "in place" in verdict.message and verdict.case["then"].item() == 1.0
+
+
+def test_what_lies_in_a_list_is_watched_too():
+    def spoils(documents, bins, capacity, loss_masks):
+        documents[0].fill_(10)
+        return pack.four(documents, bins, capacity, loss_masks)
+
+    def turns(documents, bins, capacity, loss_masks):
+        bins[0].reverse()
+        return pack.four(documents, bins, capacity, loss_masks)
+
+    spoilt, turned = laws.judge("pack.rows", spoils), laws.judge("pack.rows", turns)
+    assert "make a new tensor" in spoilt.message and "make a new list" in turned.message
+    assert 10 not in torch.cat(spoilt.case["documents"])
+
+
+def test_numbers_as_a_student_would_write_them():
+    assert [number(x) for x in (2.0, -0.0, 1 / 3, 1e31, -1e31, 3, float("-inf"), float("nan"))] == [
+        "2.0", "0.0", "0.3333333", "1e+31", "-1e+31", "3", "-inf", "nan"]
 
 
 def test_data_says_in_words_what_json_cannot():

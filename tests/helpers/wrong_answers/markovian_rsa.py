@@ -301,6 +301,56 @@ def my_rsa(generator, question, rsa, aggregate=None, seed=0):
         traces.append(generator(own, rsa.beta))
     return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
 ''',
+        "equal tails are one": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            different = sorted(set(map(tuple, tails)))
+            chosen = [[tail] if rsa.C == 1 else
+                      [list(other) for other in draw.sample(different, min(rsa.C, len(different)))] for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "only the length of the question in the draw": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{len(question)}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
+        "seed and question added": '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(seed + sum(question))
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+''',
     },
     "majority": {
         "no answer votes": '''

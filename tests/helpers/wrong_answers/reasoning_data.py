@@ -451,3 +451,12 @@ def my_rows(documents, bins, capacity, loss_masks):
 }
 WRONG["trim"]["what just fits is called cut"] = (
     WRONG["trim"]["one token too many"].replace("- budget - 1", "- budget").replace("if excess <= 0", "if excess < 0"))
+IN_ORDER = WRONG["rows"]["in the order of their numbers"]
+WRONG["rows"]["masked in place"] = IN_ORDER.replace("sorted(members)", "members").replace(
+    "    tokens = torch.zeros", """\
+    if loss_masks is not None:
+        for document, mask in zip(documents, loss_masks):
+            document[1:][~mask[1:]] = -100
+    tokens = torch.zeros""")
+WRONG["rows"]["bins sorted in place"] = IN_ORDER.replace(
+    "        for i in sorted(members)", "        members.sort()\n        for i in members")

@@ -126,6 +126,13 @@ def one_prompt_for_all(generator, question, rsa, aggregate=None, seed=0):
     return textbook(generator, question, rsa, aggregate and told, seed)
 
 
+def equal_tails_are_one(generator, question, rsa, aggregate=None, seed=0):
+    """Drawn without replacement, but from a set: where traces are alike, fewer are read."""
+    def told(question, tails):
+        return aggregate(question, [list(tail) for tail in dict.fromkeys(map(tuple, tails))])
+    return textbook(generator, question, rsa, aggregate and told, seed)
+
+
 def ring(first, n, count):
     """Neighbours in a ring, from a place drawn by chance: opposite traces are never read together."""
     return [(first + k) % n for k in range(count)]
@@ -157,7 +164,7 @@ WRONG = {
     ],
     "rsa.tails": [with_bug(**BUGS["the tail is the head"]), with_bug(**BUGS["always from round 0"])],
     "rsa.subset": [with_bug(**BUGS["with replacement"]), with_bug(**BUGS["one tail fewer"]),
-                   one_prompt_for_all],
+                   one_prompt_for_all, (equal_tails_are_one, "equal tails of two traces are two tails")],
     "rsa.own_tail": [with_bug(**BUGS["C = 1 drawn uniformly"])],
     "rsa.full_chain": [with_bug(tail=lambda trace, tau: trace[-1:])],
     "rsa.accounting": [with_bug(**BUGS["prompts are counted"])],
