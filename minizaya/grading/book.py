@@ -123,13 +123,15 @@ def run(lesson) -> None:
     import nbclient
     from nbformat.v4 import new_code_cell
 
+    title = lesson.cells[0].source.splitlines()[0]
     lesson.cells.insert(0, new_code_cell("import sys\nsys.modules['ipywidgets'] = None"))
     with tempfile.TemporaryDirectory() as folder:
         try:
             nbclient.NotebookClient(lesson, timeout=900, resources={"metadata": {"path": folder}}).execute()
         except nbclient.exceptions.CellExecutionError as error:
-            title = lesson.cells[1].source.splitlines()[0]
             raise ValueError(f"a cell of {title!r} failed: {error.ename}: {error.evalue}") from error
+        except nbclient.exceptions.DeadKernelError as error:
+            raise ValueError(f"the kernel of {title!r} ended in the middle; was there too little memory?") from error
     del lesson.cells[0]
 
 

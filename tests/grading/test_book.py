@@ -95,6 +95,12 @@ def test_a_lesson_runs_without_widgets_and_a_failing_cell_is_told():
     assert [cell.outputs[0].text for cell in lesson.cells if "print" in cell.source] == ["None\n"]
 
 
+def test_a_kernel_that_ends_is_told():
+    lesson = new_notebook(cells=[new_markdown_cell("# 00 Ends"), new_code_cell("import os\nos._exit(1)")])
+    with pytest.raises(ValueError, match="the kernel of '# 00 Ends' ended in the middle"):
+        book.run(lesson)
+
+
 def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no lesson 99 in"):
         book.book(LESSONS, tmp_path / "book", ["99"])
