@@ -15,13 +15,19 @@ def printed_forms(draw):
     return dict(scale=draw_a.tensor(draw, n, zero=False), bias=draw_a.tensor(draw, n), x=draw_a.tensor(draw, 2, n))
 
 
+def nearly_zero():
+    """Scales that are small, and not zero."""
+    scale, bias = torch.tensor([1e-4, -1e-4], dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64)
+    return [dict(scale=scale, bias=bias, x=torch.ones(1, 2, dtype=torch.float64))]
+
+
 def weights_bias(scale: Tensor, bias: Tensor) -> Tensor:
     """The library's subject: scale * x + bias is (x + bias / scale) * scale."""
     return bias / scale
 
 
 @law("residual.forms", "the weights' form (x + b') * s with the new bias computes what s * x + b does",
-     cases=draw_a.cases(printed_forms), axes=dict(scale="c", bias="c", x="t c"),
+     cases=draw_a.cases(printed_forms), always=nearly_zero, axes=dict(scale="c", bias="c", x="t c"),
      subjects={"weights_bias": weights_bias}, guards=[weights_bias])
 def forms(fn, scale, bias, x):
     """fn(scale, bias): float (n,) each, of the report's form; no scale is zero -> (n,), bias of the weights' form."""

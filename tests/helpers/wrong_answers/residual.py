@@ -61,6 +61,7 @@ WRONG = {
         "size of the scale": answer(BIAS, "return bias / scale.abs()"),
         "near one": answer(BIAS, "return bias * (2 - scale)"),
         "guarded division": answer(BIAS, "return bias / (scale + 1e-3)"),
+        "small scales left alone": answer(BIAS, "return torch.where(scale.abs() < 0.01, bias, bias / scale)"),
         "mean of the scale": answer(BIAS, "return bias / scale.mean()"),
     },
     "stream": {
