@@ -134,10 +134,25 @@ typedef int32_t Ints __attribute__((vector_size(4 * N)));
 
 inline Floats fill(float x) { return Floats{} + x; }
 
+// Number by number; NaN where x is. gcc makes two instructions of `?:`.
+inline Floats larger(Floats bound, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_max_ps((__m512)bound, (__m512)x);
+#else
+    return bound > x ? bound : x;
+#endif
+}
+inline Floats smaller(Floats bound, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_min_ps((__m512)bound, (__m512)x);
+#else
+    return bound < x ? bound : x;
+#endif
+}
+
 // e^x to about one unit in the last place: 2^n times a polynomial of the rest.
 inline Floats exponential(Floats x) {
-    x = x < fill(-87.f) ? fill(-87.f) : x;
-    x = x > fill(88.f) ? fill(88.f) : x;
+    x = smaller(fill(88.f), larger(fill(-87.f), x));
     const Floats big = x * 1.44269504f + 12582912.f, n = big - 12582912.f;  // the addition rounds to a whole number
     const Floats r = x - n * 0.693359375f - n * -2.12194440e-4f;
     Floats p = fill(1.9875691500e-4f);
@@ -149,8 +164,7 @@ inline Floats exponential(Floats x) {
 
 // The error function, a quotient of two polynomials as in Eigen; off by less than 3e-7.
 inline Floats erf(Floats x) {
-    x = x < fill(-4.f) ? fill(-4.f) : x;
-    x = x > fill(4.f) ? fill(4.f) : x;
+    x = smaller(fill(4.f), larger(fill(-4.f), x));
     const Floats s = x * x;
     Floats p = fill(-2.72614225801306e-10f), q = fill(-1.45660718464996e-05f);
     for (float next : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,

@@ -89,7 +89,7 @@ void look_at(const float* q, const float* turned, const float* v, long row, long
             }
     for (int r = 0; r < ROWS; ++r) {
         Floats tops = scores[r][0];
-        for (int i = 1; i < V; ++i) tops = scores[r][i] > tops ? scores[r][i] : tops;
+        for (int i = 1; i < V; ++i) tops = larger(scores[r][i], tops);
         old[r] = top[r];
         now[r] = top[r] = std::max(top[r], largest(tops));
     }

@@ -160,7 +160,7 @@ extern "C" void route(const float* x, const float* down, const float* down_bias,
         product<WIDTH>(out, nullptr, X + 1, R, a, p, same);
         for (long v = 0; v < TILE; v += N) {
             Floats top = load(p + v), sum = {};
-            for (long e = 1; e <= X; ++e) { const Floats own = load(p + e * TILE + v); top = own > top ? own : top; }
+            for (long e = 1; e <= X; ++e) top = larger(load(p + e * TILE + v), top);
             for (long e = 0; e <= X; ++e) {
                 const Floats y = exponential(load(p + e * TILE + v) - top);
                 memcpy(p + e * TILE + v, &y, sizeof y);

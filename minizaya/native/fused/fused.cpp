@@ -70,7 +70,7 @@ inline __attribute__((always_inline)) void rows_times(const float* const* w, lon
     Floats sum[ROWS][V] = {};
     for (long i = 0; i < k; ++i) {
         Floats xs[V];
-        for (int v = 0; v < V; ++v) xs[v] = load(x + i * apart + v * N);
+        for (int v = 0; v < V; ++v) xs[v] = held(load(x + i * apart + v * N));
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < V; ++v) sum[r][v] += w[r][i] * xs[v];
     }
