@@ -130,17 +130,22 @@ void product(const Matrix& a, const float* x, long b, float* y, int threads) {
 
 void gelu(float* x, long n) { each(x, n, [](Floats v) { return gelu(v); }); }
 
-void softmax(float* x, long n) {
-    Floats top = fill(x[0]), sums = {};
+// x -> e^(x - top), top the largest of them; returns their sum.
+float weigh(float* x, long n, float& top) {
+    Floats most = fill(-1e30f), sum = {};  // of a part without anybody: a number, too
     long i = 0;
-    for (; i + N <= n; i += N) { const Floats v = load(x + i); top = v > top ? v : top; }
-    float most = largest(top);
-    for (; i < n; ++i) most = std::max(most, x[i]);
-    each(x, n, [&](Floats v) { return exponential(v - most); });
-    for (i = 0; i + N <= n; i += N) sums += load(x + i);
-    float sum = lanes(sums);
-    for (; i < n; ++i) sum += x[i];
-    each(x, n, [share = 1 / sum](Floats v) { return v * share; });
+    for (; i + N <= n; i += N) { const Floats v = load(x + i); most = v > most ? v : most; }
+    for (top = largest(most); i < n; ++i) top = std::max(top, x[i]);
+    each(x, n, [=](Floats v) { return exponential(v - top); });
+    for (i = 0; i + N <= n; i += N) sum += load(x + i);
+    float total = lanes(sum);
+    for (; i < n; ++i) total += x[i];
+    return total;
+}
+
+void softmax(float* x, long n) {
+    float top;
+    each(x, n, [share = 1 / weigh(x, n, top)](Floats v) { return v * share; });
 }
 
 // ---- parts of a layer, for one sequence -----------------------------------------------------------------------------
@@ -208,6 +213,36 @@ void add_means(const Layer& l, const float* z, float* mixed, long j) {
     }
 }
 
+// y (heads, d) += share (heads, apart) times `count` values, `row` numbers from one to the next.
+template <class Number>
+void add_up(const float* share, long apart, long heads, const Number* values, long row, long d, long count, float* y) {
+    in_fours(heads, [&](auto some, long from) {
+        const float* own = share + from * apart;
+        float* to = y + from * d;
+        long i = 0;
+        for (; i + N <= d; i += N) {
+            Floats even[some], odd[some] = {};  // two sums each: a sum waits for its last addition
+            for (int h = 0; h < some; ++h) even[h] = load(to + h * d + i);
+            long s = 0;
+            for (; s + 1 < count; s += 2) {
+                const Floats v = held(load(values + s * row + i)), next = held(load(values + (s + 1) * row + i));
+                for (int h = 0; h < some; ++h) {
+                    even[h] += own[h * apart + s] * v;
+                    odd[h] += own[h * apart + s + 1] * next;
+                }
+            }
+            for (int h = 0; h < some; ++h) {
+                if (s < count) even[h] += own[h * apart + s] * load(values + s * row + i);
+                even[h] += odd[h];
+                memcpy(to + h * d + i, &even[h], sizeof(Floats));
+            }
+        }
+        for (; i < d; ++i)
+            for (int h = 0; h < some; ++h)
+                for (long s = 0; s < count; ++s) to[h * d + i] += own[h * apart + s] * one(values[s * row + i]);
+    });
+}
+
 // Some query heads q (heads, d) against the keys `first` .. `last`, `row` numbers apart, of the KV head they share.
 template <class Number>
 void look(const float* q, long heads, const Number* keys, const Number* values, const uint8_t* seen, long first,
@@ -228,32 +263,8 @@ void look(const float* q, long heads, const Number* keys, const Number* values, 
             if (!seen[s]) scores[h * count + s - first] = -INFINITY;
         softmax(scores + h * count, count);
     }
-    in_fours(heads, [&](auto some, long from) {
-        const float* share = scores + from * count - first;
-        float* to = y + from * d;
-        long i = 0;
-        for (; i + N <= d; i += N) {
-            Floats even[some] = {}, odd[some] = {};  // two sums each: a sum waits for its last addition
-            long s = first;
-            for (; s < last; s += 2)
-                for (int h = 0; h < some; ++h) {
-                    even[h] += share[h * count + s] * load(values + s * row + i);
-                    odd[h] += share[h * count + s + 1] * load(values + (s + 1) * row + i);
-                }
-            for (int h = 0; h < some; ++h) {
-                if (s == last) even[h] += share[h * count + s] * load(values + s * row + i);
-                even[h] += odd[h];
-                memcpy(to + h * d + i, &even[h], sizeof(Floats));
-            }
-        }
-        for (int h = 0; h < some; ++h) {
-            std::fill(to + h * d + i, to + (h + 1) * d, 0.f);
-            for (long s = first; i < d && s <= last; ++s) {
-                const float own = share[h * count + s];
-                for (long rest = i; rest < d; ++rest) to[h * d + rest] += own * one(values[s * row + rest]);
-            }
-        }
-    });
+    std::fill(y, y + heads * d, 0.f);
+    add_up(scores, count, heads, values + first * row, row, d, count, y);
 }
 
 // All query heads q (h, d) of a token against the keys `first` .. `last`, a part of a long past, in the order in which
@@ -286,35 +297,14 @@ void look_along(const Layer& l, const float* q, const Number* keys, const Number
         float* own = scores + h * count;
         for (long s = first; seen && s <= last; ++s)
             if (!seen[s]) own[s - first] = -INFINITY;
-        tops[h] = std::max(*std::max_element(own, own + count), -1e30f);  // of a part without anybody: a number, too
-        each(own, count, [top = tops[h]](Floats v) { return exponential(v - top); });
-        sums[h] = 0;
-        Floats sum = {};
-        long s = 0;
-        for (; s + N <= count; s += N) sum += load(own + s);
-        for (sums[h] = lanes(sum); s < count; ++s) sums[h] += own[s];
+        sums[h] = weigh(own, count, tops[h]);
     }
     std::fill(y, y + l.heads * d, 0.f);
     for (long s = 0; s < count; s += NEAR) {
-        const long end = std::min(count, s + NEAR);
         ask(values, s + 2 * NEAR);
         for (long h = 0; h < l.heads; h += group)
-            in_fours(group, [&](auto some, long g) {
-                const float* share = scores + (h + g) * count;
-                const Number* from = values + first * row + h / group * d;
-                float* to = y + (h + g) * d;
-                long i = 0;
-                for (; i + N <= d; i += N) {
-                    Floats sum[some];
-                    for (int o = 0; o < some; ++o) sum[o] = load(to + o * d + i);
-                    for (long t = s; t < end; ++t)
-                        for (int o = 0; o < some; ++o) sum[o] += share[o * count + t] * load(from + t * row + i);
-                    for (int o = 0; o < some; ++o) memcpy(to + o * d + i, &sum[o], sizeof(Floats));
-                }
-                for (; i < d; ++i)
-                    for (int o = 0; o < some; ++o)
-                        for (long t = s; t < end; ++t) to[o * d + i] += share[o * count + t] * one(from[t * row + i]);
-            });
+            add_up(scores + h * count + s, count, group, values + (first + s) * row + h / group * d, row, d,
+                   std::min(NEAR, count - s), y + h * d);
     }
 }
 

@@ -293,7 +293,7 @@ BUGS = {
     "the last numbers of a row are left out": ("total[t * ROWS + r] += one(w[r * apart + i]) * one(x[t * k + i]);",
                                                ";"),
     "the last rows are left out": ("r < m; r += ROWS) work", "r + ROWS <= m; r += ROWS) work"),
-    "every other value is left out": ("if (s == last) even[h] +=", "if (s == last) odd[h] = 0 *"),
+    "every other value is left out": ("if (s < count) even[h] +=", "if (s < count) odd[h] = 0 *"),
 }
 
 
@@ -323,9 +323,9 @@ LONG_BUGS = {
     "padding is seen": ("if (!seen[s]) own[s - first]", "if (!seen[s - first]) own[s - first]"),
     "a part begins a token late": ("parts.push_back({n, s,", "parts.push_back({n, s + (s > first),"),
     "another head's keys": ("keys + (first + s + r) * row + h / group * d", "keys + (first + s + r) * row"),
-    "another head's values": ("values + first * row + h / group * d", "values + first * row"),
+    "another head's values": ("values + (first + s) * row + h / group * d", "values + (first + s) * row"),
     "a window a token wide too many": ("last + 1 - l.window) : 0;\n        for", "last - l.window) : 0;\n        for"),
-    "the last channels are left out": ("to[o * d + i] += share[o * count + t] * one(from[t * row + i]);", ";"),
+    "the last channels are left out": ("to[h * d + i] += own[h * apart + s] * one(values[s * row + i]);", ";"),
 }
 
 
