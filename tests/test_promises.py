@@ -10,6 +10,7 @@ import signal
 import threading
 import urllib.error
 from collections import Counter
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from io import BytesIO
@@ -37,6 +38,7 @@ from minizaya.hub.mapped import Mapped, view_of
 from minizaya.hub.paging import PagedZaya
 from minizaya.hub.weights import StandIn
 from minizaya.infer import calls
+from minizaya.infer import generate as generating
 from minizaya.infer.calls import ToolCall, strict_json, write_call
 from minizaya.infer.endpoint import Endpoint
 from minizaya.infer.endpoint import client as the_client
@@ -54,7 +56,7 @@ from minizaya.rl.buffer import Shelf
 from minizaya.rl.curriculum import pass_rate
 from minizaya.rl.generator import Generator
 from minizaya.rl.learner import micro_batches
-from minizaya.rl.loss import token_logprobs
+from minizaya.rl.loss import policy_loss, token_logprobs
 from minizaya.rl.mismatch import int8, low_precision
 from minizaya.rl.replay import unpack_routes
 from minizaya.rl.rollout import Rollout
@@ -304,6 +306,39 @@ def test_what_is_recorded_is_ones_own_beside_others_who_record_nothing():
         found.append(engine.take(own))
     assert found[0].tokens == found[1].tokens and torch.equal(found[0].routes, found[1].routes)
     assert found[0].logprobs == pytest.approx(found[1].logprobs, abs=1e-5)
+
+
+def test_an_engine_turns_each_kind_of_layer_by_its_own_base():
+    """What is recorded is what the model says of the whole text, where the two kinds of layers turn very unlike."""
+    model = tiny(layer_types=("hybrid", "hybrid_sliding"), sliding_window=4, rope_theta=50.0, rope_theta_sliding=2.0,
+                 initializer_range=0.5).double().eval()
+    engine = Engine(model, slots=2, size=16, compiled=False)
+    prompts = [[3, 4, 5, 6, 7], [8, 9]]
+    numbers = [engine.submit(prompt, 8, seed=i, record=True) for i, prompt in enumerate(prompts)]
+    while engine.busy:
+        engine.step()
+    for prompt, number in zip(prompts, numbers):
+        done = engine.take(number)
+        whole = torch.tensor([prompt + done.tokens])
+        with torch.no_grad():
+            said = model(whole).logits.log_softmax(-1)[0, len(prompt) - 1: -1]
+        assert done.logprobs == pytest.approx(said.gather(-1, whole[0, len(prompt):, None])[:, 0].tolist(), abs=1e-9)
+
+
+def test_a_bar_counts_steps_and_ends_at_its_total(monkeypatch):
+    """One for a token of a whole batch, however many are in it: three prompts, two at a time, four tokens each."""
+    class Bar:
+        def __init__(self, total, **settings):
+            self.total, self.shown = total, [0]
+            bars.append(self)
+
+        def update(self, count=1):
+            self.shown.append(self.shown[-1] + count)
+
+    bars = []
+    monkeypatch.setattr(generating, "tqdm", lambda **settings: nullcontext(Bar(**settings)))
+    mz.generate(tiny(), [[3], [4], [5]], 4, progress=True, rows=2, compiled=False)
+    assert [(bar.total, bar.shown) for bar in bars] == [(8, list(range(9)))]
 
 
 def test_an_engine_answers_in_eval_mode_and_gives_the_mode_back():
@@ -706,6 +741,20 @@ def test_a_small_temperature_is_that_temperature():
         assert first - second == pytest.approx(gap, abs=1e-9)
 
 
+@pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf, 3e38])
+def test_padding_of_a_loss_may_hold_anything(padding):
+    numbers = torch.tensor([[-1.0, -2.0, -0.5], [-0.3, -1.0, -4.0]])
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    found = []
+    for held in (0.0, padding):
+        now = numbers.masked_fill(~valid, held).requires_grad_()
+        then = (numbers - 0.1).masked_fill(~valid, held)
+        loss = policy_loss(now, then, torch.tensor([1.0, -1.0]), valid, 7.0)
+        loss.backward()
+        found += [torch.cat([loss.detach()[None], now.grad[valid]])]
+    assert found[0].isfinite().all() and torch.equal(*found)
+
+
 def test_an_answer_that_is_cut_keeps_what_it_earned():
     whole = Rollout([5], [6, 7, 8], [-1.0, -2.0, -3.0], [0, 0, 1], torch.zeros(4, 2, dtype=torch.int16), {"task": "x"},
                     0.5, torch.ones(3, 9, dtype=torch.bool), ("rare",))
@@ -766,6 +815,14 @@ def test_a_paged_model_answers_where_nothing_can_be_compiled(tmp_path, monkeypat
     assert paged.step is None
     answers = [mz.generate(model, [[3, 4]], 3, temperature=0.0, compiled=False) for model in (paged, tiny())]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("kept, dtype", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_a_row_of_the_table_comes_in_the_models_type(tmp_path, kept, dtype):
+    """A float32 row in a bfloat16 model would go on unrounded, and every later number would be another one."""
+    paged, tokens = PagedZaya(shards.save(tiny(), tmp_path / "a", dtype=kept), dtype), torch.arange(3, 9)[None]
+    rows = tiny().embed.weight.detach()[tokens].to(kept).to(dtype)
+    assert paged.embed(tokens).dtype == dtype and torch.equal(paged.embed(tokens), rows)
 
 
 def test_what_is_named_is_named_in_order():
