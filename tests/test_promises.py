@@ -32,7 +32,7 @@ from minizaya.data.tasks import END, Problem, get, sheet
 from minizaya.data.template import Template
 from minizaya.data.template import room as the_room
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
-from minizaya.hub import paged_step, shards, zoo
+from minizaya.hub import paged_step, shards, weights, zoo
 from minizaya.hub.contents import Entry, read_index
 from minizaya.hub.mapped import Mapped, view_of
 from minizaya.hub.paging import PagedZaya
@@ -796,6 +796,17 @@ def test_every_file_of_a_folder_is_on_the_disk_before_it_is_moved(tmp_path, monk
     assert synced == {name if name.endswith(".safetensors") else f"writing-{name}" for name in files}
 
 
+def test_what_is_asked_onto_the_disk_is_all_there(tmp_path, monkeypatch):
+    """Of each file that is kept, and with nothing still held in this process: the rest could be lost."""
+    synced, model = {}, tiny()
+    monkeypatch.setattr(os, "fsync", lambda number: synced.update({os.fstat(number).st_ino: os.fstat(number).st_size}))
+    shards.save(model, tmp_path / "a", shard_bytes=9000)
+    checkpoint.save(tmp_path / "run", 1, model, muon(model, 0.1), None, {})
+    RunFile(tmp_path / "answers").append("a", "x")
+    files = [path.stat() for path in tmp_path.rglob("*") if path.is_file()]
+    assert synced == {file.st_ino: file.st_size for file in files}
+
+
 def test_a_tensor_lies_where_the_index_says(tmp_path):
     """Two files that are both there, and whose names in the index have been exchanged: one of the two is stale."""
     folder = shards.save(tiny(), tmp_path / "a", shard_bytes=9000)
@@ -823,6 +834,22 @@ def test_a_row_of_the_table_comes_in_the_models_type(tmp_path, kept, dtype):
     paged, tokens = PagedZaya(shards.save(tiny(), tmp_path / "a", dtype=kept), dtype), torch.arange(3, 9)[None]
     rows = tiny().embed.weight.detach()[tokens].to(kept).to(dtype)
     assert paged.embed(tokens).dtype == dtype and torch.equal(paged.embed(tokens), rows)
+
+
+def test_a_card_has_the_mean_of_each_column():
+    figures = zoo.card("nano-reasoner-rl")
+    shown = re.search(r"[|] mean [|] [|] ([0-9.]+) [|] ([0-9.]+) [|]", zoo.card_text("x", figures)).groups()
+    means = [100 * sum(figures[key].values()) / len(figures[key]) for key in ("before", "after")]
+    assert [float(mean) for mean in shown] == pytest.approx(means, abs=0.06) and abs(means[0] - means[1]) > 1
+
+
+def test_weights_are_a_folder_and_live_in_the_users_cache(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for wrong in ("file", "none"):
+        with pytest.raises(ValueError, match="weights must be a checkpoint folder, got .*/" + wrong):
+            weights.open_weights(tmp_path / wrong)
+    monkeypatch.setenv("MINIZAYA_CACHE", str(tmp_path / "cache"))
+    assert weights.home("micro") == tmp_path / "cache" / "micro"
 
 
 def test_what_is_named_is_named_in_order():
