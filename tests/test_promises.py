@@ -12,6 +12,7 @@ import urllib.error
 from collections import Counter
 from contextlib import nullcontext
 from contextvars import copy_context
+from dataclasses import FrozenInstanceError
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -65,11 +66,11 @@ from minizaya.serve.formats import ChatFormat
 from minizaya.serve.messages import read_messages, read_tools
 from minizaya.serve.protocol import answer_by_rsa, chunks, message_of, read_request, reason, usage_of
 from minizaya.serve.telling import held_back
-from minizaya.train import checkpoint, stages
+from minizaya.train import checkpoint, loop, stages
 from minizaya.train.loop import Recipe, Trainer, interrupts
 from minizaya.train.muon import Muon
 from minizaya.train.optim import adamw, learning_rate, muon
-from minizaya.train.sources import Batch, seed_of
+from minizaya.train.sources import Batch, problem_documents, seed_of
 
 BYTES = ByteTokenizer()
 SIZES = dict(vocab_size=29, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
@@ -432,6 +433,16 @@ def test_turns_are_counted():
     assert [(span.kind, span.turn) for span in worked] == [("prompt", 0), ("reasoning", 1), ("answer", 1)]
 
 
+@pytest.mark.parametrize("made, name", [
+    (lambda: get("copy").generate(0, 2), "answer"), (lambda: problem_chat(get("copy").generate(0, 2), BYTES), "spans"),
+    (RSAConfig, "N"), (lambda: Recipe(steps=1), "lr"), (lambda: stages.TOY[0], "tokens"),
+    (mz.ZayaConfig, "hidden_size"), (lambda: ToolCall("f", {}), "name")])
+def test_what_many_share_cannot_be_changed_by_one(made, name):
+    """A problem is kept for a whole group of answers, a configuration for all who compute with it."""
+    with pytest.raises(FrozenInstanceError):
+        setattr(made(), name, None)
+
+
 def test_flags_are_of_tokens_and_not_of_characters():
     """A letter of two bytes is two tokens."""
     for worked in (solution_chat(get("copy").generate(0, 2), "é→", "ü", BYTES), chat.encode(
@@ -666,6 +677,34 @@ def test_a_second_ctrl_c_raises():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+@pytest.mark.parametrize("notebook", [True, False])
+def test_ctrl_c_is_remembered_by_a_notebook_even_if_it_was_taken_note_of(monkeypatch, notebook):
+    """Who stops at it may clear it; "Run All" must not go on all the same."""
+    monkeypatch.setattr(loop, "in_notebook", lambda: notebook)
+    with pytest.raises(KeyboardInterrupt) if notebook else nullcontext(), interrupts() as stop:
+        signal.raise_signal(signal.SIGINT)
+        stop.clear()
+    with interrupts() as stop:      # and who has pressed nothing is not stopped
+        assert stop == []
+
+
+def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path):
+    model = tiny()
+    (tmp_path / "writing-00000001").mkdir()
+    (tmp_path / "writing-00000001" / "model.safetensors").write_text("half")
+    (tmp_path / "writing-00000001" / "more").write_text("half")
+    saved = checkpoint.save(tmp_path, 1, model, muon(model, 0.1), None, {})
+    assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "optimizer.safetensors", "run.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
+
+
+@pytest.mark.parametrize("levels", [(0, 3), (1, 26)])
+def test_both_ends_of_a_tasks_levels_are_looked_at_beforehand(levels):
+    with pytest.raises(ValueError, match="difficulty of copy must be an int in 1 to 25"):
+        problem_documents({"copy": levels}, BYTES)
 
 
 def test_who_watches_is_shown_the_records_after_each_evaluation():
