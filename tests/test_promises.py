@@ -30,7 +30,7 @@ from minizaya.data import chat, ngram, tasks, text
 from minizaya.data.aggregation import continuation, cut_off, problem_chat, solution_chat
 from minizaya.data.hf_tokenizer import HFTokenizer
 from minizaya.data.tasks import END, Problem, get, sheet
-from minizaya.data.template import Template
+from minizaya.data.template import Template, end_tokens
 from minizaya.data.template import room as the_room
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
 from minizaya.hub import paged_step, shards, weights, zoo
@@ -70,6 +70,7 @@ from minizaya.train import checkpoint, loop, stages
 from minizaya.train.loop import Recipe, Trainer, interrupts
 from minizaya.train.muon import Muon
 from minizaya.train.optim import adamw, learning_rate, muon
+from minizaya.train.run_lock import RunLock, try_lock
 from minizaya.train.sources import Batch, problem_documents, seed_of
 
 BYTES = ByteTokenizer()
@@ -509,6 +510,16 @@ def test_what_a_tokenizers_file_may_hold(tmp_path):
         HFTokenizer(tmp_path / "t.json", {"<bos>": "<|im_start|>"})
 
 
+@pytest.mark.parametrize("config, generation, ends", [
+    (0, None, (0,)), ([0, 4], 4, (0, 4)), ([5, 3], [3, 0], (3, 0)), (None, 0, (0,)), (None, None, ())])
+def test_the_first_and_the_last_id_may_end_an_answer(tmp_path, config, generation, ends):
+    """Of five: 5 is none. A null, or no file, names none."""
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": config}))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+    assert end_tokens(tmp_path, 5) == ends
+
+
 def test_a_template_is_told_that_there_are_no_tools():
     hello = [{"role": "user", "content": "a\U000f0001b"}]
     assert Template("{{ tools is none }}").render(hello) == "True"
@@ -702,6 +713,39 @@ def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path):
 
 
 @pytest.mark.parametrize("levels", [(0, 3), (1, 26)])
+def test_a_run_folder_is_held_and_let_go(tmp_path):
+    """By each that holds it, as often as it says so; in one process several may."""
+    one, other, path = RunLock(tmp_path), RunLock(tmp_path), tmp_path / "run.lock"
+    for turn in range(2):
+        one.take()
+        one.take()
+        other.take()
+        one.release()
+        assert try_lock(path) is None, "the other one has it still"
+        other.release()
+        other.release()
+        alone = try_lock(path)
+        assert alone is not None, f"turn {turn}"
+        alone.release()
+
+
+def test_a_seed_is_a_stages_weights_whatever_was_drawn_before(tmp_path, monkeypatch):
+    class Seen:
+        def __init__(self, model, *rest):
+            seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+
+        def train(self, **settings):
+            return True
+
+    seen = []
+    monkeypatch.setattr(stages, "Trainer", Seen)
+    monkeypatch.setattr(stages, "sources", lambda *rest: None)
+    for chances, seed in ((5, 0), (6, 0), (6, 1)):
+        torch.manual_seed(chances)
+        assert stages.train(tmp_path / f"{chances}-{seed}", stages.TOY[:1], seed=seed, bar=False)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+
+
 def test_both_ends_of_a_tasks_levels_are_looked_at_beforehand(levels):
     with pytest.raises(ValueError, match="difficulty of copy must be an int in 1 to 25"):
         problem_documents({"copy": levels}, BYTES)
