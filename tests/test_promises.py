@@ -546,6 +546,18 @@ def test_all_that_is_left_may_be_spent_and_what_is_shown_is_paid_for_once():
     copy_context().run(spending)
 
 
+def test_what_things_cost_in_the_room():
+    """A sum as long as it is, and what has no length as much as a letter: else a loop over it would be free."""
+    assert [the_room.size(thing) for thing in (None, 1.5, "", "ab", [0] * 3, 7, 2**64)] == [1, 1, 0, 2, 3, 1, 2]
+
+    def spending():
+        the_room.LEFT.set([20, 20])
+        assert the_room.Room().call_binop(None, "+", "abcd", "ef") == "abcdef" and the_room.LEFT.get()[0] == 14
+        assert the_room.counted(None) is None and the_room.LEFT.get()[0] == 13
+
+    copy_context().run(spending)
+
+
 @pytest.mark.parametrize("kind", [ByteTokenizer, partial(CharTokenizer, "abc")], ids=["bytes", "characters"])
 def test_a_control_token_of_ones_own_is_one(kind):
     tokenizer = kind(specials=[*SPECIALS, "<mine>"])
@@ -712,7 +724,6 @@ def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
 
 
-@pytest.mark.parametrize("levels", [(0, 3), (1, 26)])
 def test_a_run_folder_is_held_and_let_go(tmp_path):
     """By each that holds it, as often as it says so; in one process several may."""
     one, other, path = RunLock(tmp_path), RunLock(tmp_path), tmp_path / "run.lock"
@@ -746,6 +757,7 @@ def test_a_seed_is_a_stages_weights_whatever_was_drawn_before(tmp_path, monkeypa
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
+@pytest.mark.parametrize("levels", [(0, 3), (1, 26)])
 def test_both_ends_of_a_tasks_levels_are_looked_at_beforehand(levels):
     with pytest.raises(ValueError, match="difficulty of copy must be an int in 1 to 25"):
         problem_documents({"copy": levels}, BYTES)
