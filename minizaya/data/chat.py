@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .ids import token_ids
 from .tokenizer_base import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -111,10 +112,10 @@ def encode(conversation: Sequence[dict], tokenizer: Tokenizer, reply: bool = Fal
 def read(tokens: Sequence[int], tokenizer: Tokenizer) -> list[dict]:
     """The conversation in `tokens`: the way back from `encode`, for whole turns.
 
-    It is for looking at data. Raises ValueError for a turn without an end.
+    It is for looking at data. Raises ValueError for a turn without an end, and for what is no token id.
     """
     _, im_start, im_end, _, _ = template_ids(tokenizer)
-    tokens = list(map(int, tokens))
+    tokens = token_ids("tokens", tokens)
     conversation = []
     for start in (i for i, token in enumerate(tokens) if token == im_start):
         if im_end not in tokens[start:]:

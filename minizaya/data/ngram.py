@@ -22,6 +22,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from .ids import token_ids
+
 
 class WittenBell:
     """N-gram counts of `train_ids` for every order up to `max_order`.
@@ -92,7 +94,7 @@ def _pack(ids: Sequence[int], vocab_size: int, name: str) -> str:
     """`ids` as a str with one code point per id: slices of a str are fast keys for a dictionary."""
     if vocab_size < 1 or vocab_size > 0x10FFFF:
         raise ValueError(f"vocab_size must be in 1 to {0x10FFFF}, got {vocab_size}")
-    ids = [int(i) for i in ids]
+    ids = token_ids(name, ids)
     if not ids and name != "context":
         raise ValueError(f"{name} must hold at least one token, got none")
     if ids and not 0 <= min(ids) <= max(ids) < vocab_size:

@@ -12,6 +12,7 @@ Source: Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.1
 """
 
 import heapq
+import reprlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from operator import index
 
 import torch
 from torch import Tensor
+
+from .ids import token_tensor
 
 IGNORE = -100  # a target that is not scored; what F.cross_entropy leaves out unless told otherwise
 
@@ -189,7 +192,7 @@ def lay_out(documents: Sequence, bins: list[list[int]], capacity: int, pad_id: i
         loss_masks: for each document n flags, True where its token is to be learned; None: all are.
     Raises:
         ValueError: a row is longer than the capacity, a document comes twice, a loss mask has another length than its
-            document.
+            document or holds what is no flag, a document holds what is no token id.
 
     trap: shifting a whole row by one makes each document's last token predict the next document's first, which has
     nothing to do with it. Here the last token predicts nothing, and the first is predicted by nothing.
@@ -203,13 +206,17 @@ def lay_out(documents: Sequence, bins: list[list[int]], capacity: int, pad_id: i
             if i in seen:
                 raise ValueError(f"bins must hold a document at most once, got document {i} twice")
             seen.add(i)
-            document = torch.as_tensor(documents[i], dtype=torch.int64, device="cpu")
+            document = token_tensor(f"documents[{i}]", documents[i])
             stop = start + len(document)
             if stop > capacity:
                 raise ValueError(f"bins[{row}] must fit into the capacity of {capacity}, got {stop} tokens or more")
             following = document[1:]
             if loss_masks is not None:
-                flags = torch.as_tensor(loss_masks[i], dtype=torch.bool, device="cpu")
+                flags = torch.as_tensor(loss_masks[i], device="cpu")
+                if flags.numel() and flags.dtype != torch.bool and not bool(((flags == 0) | (flags == 1)).all()):
+                    raise ValueError(f"loss_masks[{i}] must hold True and False, no weights, "
+                                     f"got {reprlib.repr(loss_masks[i])}")
+                flags = flags.bool()
                 if flags.shape != document.shape:
                     raise ValueError(f"loss_masks[{i}] must have one flag for each of {len(document)} tokens, "
                                      f"got {tuple(flags.shape)}")

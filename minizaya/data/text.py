@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import check_settings
+from .ids import token_tensor
 
 # The characters a nano model knows: newline, printable ASCII, and the typographic marks of the help texts.
 # trap: the help texts differ a little from one Python version to the next. An alphabet made from the text
@@ -57,17 +58,15 @@ class Batches:
         batch, seq: rows and columns of a batch, at least 1.
         seed: any int.
 
-    Raises ValueError if the text is too short for one window.
+    Raises ValueError if the text is too short for one window, or holds what is no token id.
     """
 
     def __init__(self, tokens: Sequence[int] | Tensor, batch: int, seq: int, seed: int):
-        tokens = torch.as_tensor(tokens, device="cpu")
-        if tokens.ndim != 1 or tokens.is_floating_point():
-            raise ValueError(f"tokens must be one-dimensional integers, got {tokens.dtype} {tuple(tokens.shape)}")
+        tokens = token_tensor("tokens", tokens)
         check_settings(locals(), seq=1, batch=1)
         if len(tokens) < seq + 1:
             raise ValueError(f"tokens must hold at least seq + 1 = {seq + 1} tokens, got {len(tokens)}")
-        self.tokens, self.batch, self.seq, self.seed = tokens.long(), batch, seq, seed
+        self.tokens, self.batch, self.seq, self.seed = tokens, batch, seq, seed
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets), both int64 (batch, seq); targets[b, t] is the token after inputs[b, t]."""

@@ -8,6 +8,8 @@ the user could end the conversation's turn. So `encode` spells them out as ordin
 import re
 from collections.abc import Iterable
 
+from .ids import token_ids
+
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
@@ -45,15 +47,13 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
-        """Text of `ids` (a list or a one-dimensional integer tensor).
+        """Text of `ids` (see `data.ids`).
 
         Special tokens come out as their text, or not at all with `keep_special=False`.
-        Raises ValueError for an id outside 0 .. vocab_size - 1.
+        Raises ValueError for what is no id, and for one outside 0 .. vocab_size - 1.
         """
         pieces, run = [], []
-        for token in map(int, ids):
-            if not 0 <= token < self.vocab_size:
-                raise ValueError(f"ids: {token} is outside the vocabulary, allowed 0 to {self.vocab_size - 1}")
+        for token in token_ids("ids", ids, self.vocab_size):
             if token not in self.text_of:
                 run.append(token)
                 continue

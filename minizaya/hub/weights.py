@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..data.hf_tokenizer import HFTokenizer
+from ..data.ids import token_ids
 from ..data.tokenizer import ByteTokenizer
 from ..native import compiler
 from .paging import PagedZaya
@@ -35,7 +36,7 @@ class StandIn(ByteTokenizer):
 
     def decode(self, ids: Iterable[int], keep_special: bool = True) -> str:
         pieces = []
-        for known, run in groupby(map(int, ids), lambda token: 0 <= token < self.known):
+        for known, run in groupby(token_ids("ids", ids), lambda token: 0 <= token < self.known):
             run = list(run)
             pieces.append(super().decode(run, keep_special) if known else "".join(f"[{token}]" for token in run))
         return "".join(pieces)

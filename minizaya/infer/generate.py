@@ -4,7 +4,6 @@ Prompts of different lengths are padded on the left, so that all of them end, an
 pass reads them into a cache; every further pass adds one token to each. A sequence that is done leaves the batch.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arch.model import Zaya
+from ..data.ids import token_ids
 from ..native.step import reader
 from ..notebook import text_bar, tqdm
 from .sample import check_sampling, choose, draw_uniforms
@@ -180,15 +180,3 @@ def check_request(model: Zaya, prompts: Sequence[Sequence[int]], max_new_tokens:
         if not prompt:
             raise ValueError(f"prompts[{i}] is empty; a prompt needs at least one token")
     return checked, frozenset(token_ids("stop", stop, vocabulary))
-
-
-def token_ids(name: str, tokens: Iterable[int], vocabulary: int | None = None) -> list[int]:
-    """`tokens` as a list of ints, in 0..vocabulary - 1 where that is known; ValueError naming `name` otherwise."""
-    try:
-        ids = [operator.index(token) for token in tokens]
-    except TypeError:
-        raise ValueError(f"{name} must be a list of token ids (integers), got {tokens!r}") from None
-    for token in ids if vocabulary is not None else ():
-        if not 0 <= token < vocabulary:
-            raise ValueError(f"{name} must hold ids in 0..{vocabulary - 1} (the vocabulary), got {token}")
-    return ids

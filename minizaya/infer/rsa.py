@@ -28,8 +28,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..data.ids import token_ids
 from ..data.tokenizer_base import Tokenizer
-from .generate import token_ids
 
 Tokens = list[int]
 Generator = Callable[[list[Tokens], int], list[Tokens | None]]

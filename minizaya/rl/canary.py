@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config import check_settings
-from ..infer.generate import token_ids
+from ..data.ids import token_ids
 
 FLUSH = 4  # bytes that a sync flush adds to a chunk
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..infer.generate import token_ids
+from ..data.ids import token_ids
 from ..train import checkpoint
 from .replay import check_routes, pack_routes, unpack_routes
 
