@@ -6,13 +6,16 @@
 "minizaya" has our fields as they are. "transformers" has those of its `ZayaConfig`; RoPE is a table by layer type
 there. "original" is the first release's: it counts half-layers, and has other names; they are known from public ports
 alone. A key that is missing means the released model's value. Every key that is there is read, refused, or known to
-change nothing here (`IGNORED`); any other one is named in a warning.
+change nothing here (`IGNORED`); any other one is named in a warning. Refused is also what speaks of a part that this
+code computes, or of how weights are written, in words that no ZAYA has (`OF_OTHERS`): `quantization_config`,
+`rope_type` beside the tables, a cap or a factor of logits, shared experts.
 
 trap: many of these numbers leave no trace in a shape. With a wrong rope_theta the weights still fit, and the model
 answers badly. So every field is checked by itself, and what this code would compute otherwise is refused.
 """
 
 import json
+import re
 import warnings
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -73,6 +76,11 @@ IGNORED = {
     "how to train": ("router_aux_loss_coef", "router_jitter_noise", "gradient_checkpointing"),
     "other kinds of model": ("is_encoder_decoder", "id2label", "label2id", "problem_type"),
 }
+# parts of a name that tell of something computed otherwise, and not of speed, types or training; factors may be 1
+OF_OTHERS = re.compile("(?!.*(fus|dtype|store|kernel|output|aux|loss|coef|jitter|dropout|init))"
+                       ".*(quantization_config|compression_config|rope|rotary|alibi|softcap|multiplier|logits?_scal"
+                       "|expert|router|window|qk_norm|clip_qkv|_bias$|(text|vision|audio|lora)_config)")
+FACTORS = re.compile("multiplier|scal|per_tok")
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -83,7 +91,7 @@ def read_config(folder: str | Path) -> ZayaConfig:
     """The `ZayaConfig` of a folder, in any dialect. Warns of a key that is neither read nor known to change nothing.
 
     Raises FileNotFoundError; ValueError naming the file and what is wrong: a value of another type, one that no
-    released ZAYA has, or sizes that do not fit together.
+    released ZAYA has, a key that speaks of something computed otherwise, or sizes that do not fit together.
     """
     path = Path(folder) / CONFIG
     document = read_json(path)
@@ -99,8 +107,15 @@ def read_config(folder: str | Path) -> ZayaConfig:
         config = from_original(document) if original else from_transformers(document)
     except ValueError as error:
         raise ValueError(f"{path} is no config of a ZAYA model: {error}") from error
-    if unread := unread_keys(document, original):
-        warnings.warn(f"{path}: nothing here computes with {', '.join(unread)}, which is not read", stacklevel=2)
+    unread = unread_keys(document, original)
+    for name in unread:
+        neutral = FACTORS.search(name) and document[name] == 1
+        if OF_OTHERS.match(name) and not neutral:
+            raise ValueError(f"{path} is no config of a ZAYA model: {name!r:.80} is of something that is computed "
+                             f"otherwise, or written so, and nothing here reads it, got {document[name]!r:.200}")
+    if unread:
+        names = ", ".join(f"{name!r:.80}" for name in unread)
+        warnings.warn(f"{path}: nothing here computes with {names}, which is not read", stacklevel=2)
     return config
 
 
@@ -112,7 +127,7 @@ def unread_keys(document: dict, original: bool) -> list[str]:
     else:
         known = {*SHARED, *FIXED, *ELSEWHERE, "rope_parameters"}
     known |= {*IDS, *ALWAYS, *(key for keys in IGNORED.values() for key in keys)}
-    return sorted(f"{name!r:.80}" for name, value in document.items() if name not in known and value)
+    return sorted(name for name, value in document.items() if name not in known and value)
 
 
 def checked(fields: dict) -> ZayaConfig:

@@ -178,8 +178,34 @@ def test_a_key_is_read_refused_or_named(tmp_path, layout):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reading(tmp_path, document | {"logit_cap": None, "experts_shared": 0, "notes": {}}) == RELEASED
-    with pytest.warns(UserWarning, match="nothing here computes with 'final_logit_softcapping', 'shared_experts'"):
-        assert reading(tmp_path, document | {"shared_experts": 1, "final_logit_softcapping": 30.0}) == RELEASED
+    with pytest.warns(UserWarning, match="nothing here computes with 'colour', 'fused_router'"):
+        assert reading(tmp_path, document | {"fused_router": True, "colour": "red"}) == RELEASED
+
+
+@pytest.mark.parametrize("layout", ("transformers", "original"))
+@pytest.mark.parametrize("name, value", [
+    ("quantization_config", {"quant_method": "fp8"}), ("quantization_config", {"quant_method": "bitsandbytes"}),
+    ("compression_config", {"format": "dense"}), ("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0),
+    ("rope_type", "yarn"), ("rope_local_base_freq", 1e4), ("rope_interleave", True), ("rotary_dim", 32),
+    ("rotary_pct", 0.25), ("n_shared_experts", 1), ("shared_experts", True), ("num_experts_per_token", 2),
+    ("n_routed_experts", 64), ("logits_scaling", 8.0), ("logit_scale", 0.0625), ("embedding_multiplier", 12),
+    ("residual_multiplier", 0.2), ("attention_multiplier", 0.1), ("sliding_window_pattern", 6), ("use_qk_norm", True),
+    ("clip_qkv", 8.0), ("mlp_bias", True), ("alibi", True), ("text_config", {"hidden_size": 64}),
+    ("router_bias", True), ("use_sliding_window", True)])
+def test_what_would_be_computed_otherwise_is_refused(tmp_path, layout, name, value):
+    """A warning is read by nobody, and the model answers, badly. Null, false, empty and a factor of 1 say nothing."""
+    document = config_document(RELEASED, layout, torch.bfloat16)
+    with pytest.raises(ValueError, match=f"no config of a ZAYA model: '{name}' is of something that is computed"):
+        reading(tmp_path, document | {name: value})
+    for nothing in (None, False, 0, {}):
+        assert reading(tmp_path, document | {name: nothing}) == RELEASED
+
+
+def test_a_factor_of_one_is_named_and_changes_nothing(tmp_path):
+    document = config_document(RELEASED, "transformers")
+    for name, factor in (("logits_scaling", 1), ("embedding_multiplier", 1.0), ("num_experts_per_token", 1)):
+        with pytest.warns(UserWarning, match=name):
+            assert reading(tmp_path, document | {name: factor}) == RELEASED
 
 
 def test_what_is_ignored_is_nowhere_else():
