@@ -109,7 +109,7 @@ def read_config(folder: str | Path) -> ZayaConfig:
         raise ValueError(f"{path} is no config of a ZAYA model: {error}") from error
     unread = unread_keys(document, original)
     for name in unread:
-        neutral = FACTORS.search(name) and document[name] == 1
+        neutral = FACTORS.search(name) and document[name] == 1 and document[name] is not True
         if OF_OTHERS.match(name) and not neutral:
             raise ValueError(f"{path} is no config of a ZAYA model: {name!r:.80} is of something that is computed "
                              f"otherwise, or written so, and nothing here reads it, got {document[name]!r:.200}")
