@@ -160,9 +160,11 @@ def temperature(fn, logits, temperature):
     """fn(logits, temperature): float (n, v), a number over 0 -> float64 (n, v)."""
     wanted = textbook.softmax(logits / temperature)
     coldest = textbook.softmax((logits - logits.amax(-1, keepdim=True)) * 1e300)
+    near = logits * 2.0 ** -20                   # trap: a bound on the temperature shows where logits lie close
     for given, at, right, what in ((logits, temperature, wanted, "probability"),
                                    (logits + 1024.0, temperature, wanted, "with all logits 1024 higher"),
                                    (logits.float(), temperature, wanted, "from float32 logits"),
+                                   (near, 2.0 ** -20 * temperature, wanted, "of logits and temperature times 2^-20"),
                                    (logits, 1e-300, coldest, "at temperature 1e-300"),
                                    (logits + 1024.0, 1e-306, coldest, "at 1e-306, with all logits 1024 higher")):
         expect(fn(given, at), right, "b v", what)

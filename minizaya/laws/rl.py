@@ -124,10 +124,19 @@ def kept(p: float, q: float, a: float, delta: float, directional: bool) -> bool:
     return abs(p - q) <= delta
 
 
+def just_delta():
+    """Moves of exactly delta, up and down: 1/2 and 1/4 have logarithms whose exponentials give them back."""
+    up, down = torch.tensor([[0.5]], dtype=torch.float64).log(), torch.tensor([[0.25]], dtype=torch.float64).log()
+    return [dict(logp=now, logp_rollout=then, advantage=torch.tensor([sign], dtype=torch.float64), delta=0.25,
+                 directional=directional)
+            for now, then, sign in ((up, down, 1.0), (down, up, -1.0)) for directional in (True, False)]
+
+
 @law("rl.dppo_mask",
      "a token is dropped if its probability has moved further than delta, the way its advantage pushes it",
      cases=draw_a.cases(lambda draw: draw_tokens(draw) | dict(directional=draw_a.flag(draw))), axes=T_AXES,
-     subjects={"dppo_mask": lambda p, q, a, d, way: lib.dppo_mask(p, q, a, d, way)}, guards=[lib.dppo_mask])
+     always=just_delta, subjects={"dppo_mask": lambda p, q, a, d, way: lib.dppo_mask(p, q, a, d, way)},
+     guards=[lib.dppo_mask])
 def dppo_mask(fn, logp, logp_rollout, advantage, delta, directional):
     """fn(logp, logp_rollout, advantage, delta, directional): log-probabilities (n, t) now and at the rollout, advantage
     (n, 1), delta float, directional bool (False: drop whatever has moved too far) -> bool (n, t), True where kept."""
@@ -361,8 +370,14 @@ def draw_pair(draw):
     return dict(logp=-draw_a.tensor(draw, n).abs(), logp_rollout=-draw_a.tensor(draw, n).abs())
 
 
+def far_apart():
+    """A token that the two disagree about by a factor of e^5, either way."""
+    far, near = torch.tensor([-6.0, -1.0], dtype=torch.float64), torch.tensor([-1.0, -6.0], dtype=torch.float64)
+    return [dict(logp=far, logp_rollout=near)]
+
+
 @law("rl.k3", "the mean of exp(L) - 1 - L, with L the trainer's log-probability minus the generator's",
-     cases=draw_a.cases(draw_pair),
+     cases=draw_a.cases(draw_pair), always=far_apart,
      axes=dict(logp="n", logp_rollout="n"), subjects={"k3": mismatch.k3}, guards=[mismatch.k3, mismatch.agreement])
 def k3(fn, logp, logp_rollout):
     """fn(logp, logp_rollout): float64 (n,) each, of the sampled tokens, by the trainer and by the generator -> a

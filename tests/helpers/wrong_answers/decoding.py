@@ -28,6 +28,11 @@ def my_probabilities(logits, temperature):
     logits = logits.double()
     return (logits - logits.amax(-1, keepdim=True)).softmax(-1) / temperature
 ''',
+        "a bound on the temperature": '''
+def my_probabilities(logits, temperature):
+    logits = logits.double()
+    return ((logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-3)).softmax(-1)
+''',
         "over the wrong axis": '''
 def my_probabilities(logits, temperature):
     logits = logits.double()

@@ -44,6 +44,8 @@ def my_advantage(rewards):
 ''',
     },
     "mask": {
+        "a move of exactly delta is dropped": MASK.replace("<= delta", "< delta").replace(
+            "moved > delta", "moved >= delta").replace("moved < -delta", "moved <= -delta"),
         "a ratio of one plus delta": '''
 def my_mask(logp, logp_rollout, advantage, delta, directional):
     ratio = (logp - logp_rollout).exp()

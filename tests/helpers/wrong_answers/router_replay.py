@@ -40,6 +40,7 @@ def my_k3(logp, logp_rollout):
         "k1": K3.replace("gap.exp() - 1 - gap", "-gap"),
         "k2": K3.replace("gap.exp() - 1 - gap", "gap**2 / 2"),
         "the sum": K3.replace(".mean()", ".sum()"),
+        "clamped": K3.replace("gap = logp - logp_rollout", "gap = (logp - logp_rollout).clamp(-2, 2)"),
         "over a fixed number of tokens": K3.replace(".mean()", ".sum() / 5"),
     },
     "bytes": {
