@@ -344,7 +344,7 @@ def test_a_wheel_holds_the_package_and_nothing_else(wheel):
     there = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert there == {name for name in tracked() if name.startswith("minizaya/")}
     model = "minizaya/checkpoints/nano-reasoner/model.safetensors"
-    assert {"minizaya/py.typed", "minizaya/native/step.cpp", model} <= there
+    assert {"minizaya/py.typed", "minizaya/native/decode/step.cpp", model} <= there
 
 
 def test_a_wheel_brings_the_command(wheel):

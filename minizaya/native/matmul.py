@@ -19,7 +19,9 @@ from torch import Tensor
 
 from . import compiler
 
-SOURCES = [Path(__file__).with_name(name) for name in ("step.cpp", "matmul.cpp", "lanes.cpp")]  # includes the next
+HERE = Path(__file__).parent
+# each includes the next
+SOURCES = [*(HERE / "decode" / f"{name}.cpp" for name in ("step", "past", "model", "matmul")), HERE / "lanes.cpp"]
 FEW = 128         # tokens up to which the compiled loop is the faster one (measured on two cores)
 FEW_NATIVE, FEW_PAIRS = 4, 64   # the same for bfloat16 tokens, where torch multiplies bfloat16 natively; and we do, too
 TILE = 2**19      # numbers in a tile: 2 MiB of floats

@@ -308,11 +308,12 @@ def planted(tmp_path, old, new):
     """The compiled sources with one line changed."""
     texts = {source.name: source.read_text() for source in matmul.SOURCES}
     assert sum(text.count(old) for text in texts.values()) == 1, f"{old!r} has changed"
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text.replace(old, new))
+    (tmp_path / "decode").mkdir()
+    for name, text in texts.items():   # where each includes the next
+        (tmp_path / ("" if name == "lanes.cpp" else "decode") / name).write_text(text.replace(old, new))
     built = tmp_path / "bug.so"
     subprocess.run([*compiler.cpp(), "-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17",
-                    str(tmp_path / "step.cpp"), "-o", str(built)],
+                    str(tmp_path / "decode/step.cpp"), "-o", str(built)],
                    check=True)
     return matmul.load(built)
 

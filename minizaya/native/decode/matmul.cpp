@@ -5,7 +5,7 @@
 
 #include <type_traits>
 
-#include "lanes.cpp"
+#include "../lanes.cpp"
 
 namespace {
 
