@@ -10,6 +10,7 @@ from minizaya import hip
 from minizaya.commands import doctor
 from minizaya.hip import ops
 from minizaya.native import compiler, matmul
+from minizaya.native.fused import library as fused
 
 
 def stand_in(folder, name, text):
@@ -32,6 +33,13 @@ def test_the_compiler_that_knows_mi300(tmp_path, monkeypatch):
     compiler._said.cache_clear()
     (tmp_path / "ld.lld-20").unlink()   # a compiler without its linker makes no code object
     assert compiler.gfx942() is None
+
+
+def test_a_compiler_makes_both_libraries():
+    """Without them most tests of this room are skipped: what does not compile must not look like no compiler."""
+    if compiler.cpp() is None:
+        pytest.skip("no C++ compiler")
+    assert matmul.library() is not None and fused.library() is not None, compiler.TROUBLE
 
 
 def test_the_cpp_compiler(tmp_path, monkeypatch):
