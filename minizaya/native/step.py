@@ -6,8 +6,8 @@ two to call. A model is read where it lies: training may change its weights betw
 """
 
 import sys
-from collections.abc import Callable
-from ctypes import byref
+from collections.abc import Callable, Iterable
+from ctypes import CDLL, byref, c_size_t, c_void_p
 from functools import cache as once
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -25,6 +25,7 @@ from .fused import model as fused
 from .layout import Layer, Layout, Model, Past, Twin
 from .matmul import library
 
+LARGE, COLLAPSE = 2**21, 25   # bytes of a large page; what Linux calls MADV_COLLAPSE
 PROMPT = 192   # tokens up to which a prompt goes through `step.cpp`; longer ones have torch's fused attention
 
 
@@ -73,6 +74,17 @@ def places(model: nn.Module) -> list[int]:
     """The addresses of all weights."""
     return [tensor.data_ptr() for module in model.modules()
             for own in (module._parameters, module._buffers) for tensor in own.values() if tensor is not None]
+
+
+def in_large_pages(tensors: Iterable[Tensor], limit: int = 2**30) -> None:
+    """Asks Linux to move large tensors into pages of 2 MiB: of 4 KiB a step reads more than a processor keeps the
+    places of. Addresses stay. Where Linux refuses, or for more than `limit` bytes together, nothing changes."""
+    large = [tensor for tensor in tensors if tensor.nbytes >= LARGE]
+    if sys.platform != "linux" or sum(tensor.nbytes for tensor in large) > limit:
+        return
+    for tensor in large:
+        for page in range(tensor.data_ptr() // LARGE * LARGE, tensor.data_ptr() + tensor.nbytes, LARGE):
+            CDLL(None).madvise(c_void_p(page), c_size_t(LARGE), COLLAPSE)
 
 
 class Angles:
@@ -138,6 +150,7 @@ class Step:
     """One model in memory, as `step.cpp` sees it. `obstacle(model)` is None."""
 
     def __init__(self, model: Zaya):
+        in_large_pages(model.parameters())
         config, layout = model.config, Layout(model.config)
         self.config, self.layout, self.angles, self.places = config, layout, Angles(config), places(model)
         self.layers = (Layer * len(model.layers))(*map(layout.layer, model.layers))

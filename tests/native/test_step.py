@@ -3,6 +3,9 @@ storage, caches."""
 
 import copy
 import subprocess
+import sys
+from ctypes import CDLL, c_size_t, c_void_p
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,6 +268,37 @@ def test_wrong_tokens_are_refused(tmp_path):
         with pytest.raises(ValueError, match="cache was made for batch 1"):
             paged(torch.tensor([[5], [6]]), cache=cache)
     assert cache.length == 2
+
+
+def large_pages(address) -> int:
+    """KiB of the mapping around an address that lie in large pages."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in (head := line.split()[0]) and ":" not in head:
+            first, end = (int(part, 16) for part in head.split("-"))
+            inside = first <= address < end
+        elif inside and head == "AnonHugePages:":
+            return int(line.split()[1])
+    return 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_large_weights_lie_in_large_pages():
+    """And keep their places and numbers; those above the limit stay as they are."""
+    own = torch.empty(4 * step.LARGE, dtype=torch.uint8).fill_(7)   # whole pages, wherever it begins
+    if large_pages(own.data_ptr()):
+        pytest.skip("here all memory lies in large pages")
+    before = own.data_ptr()
+    step.in_large_pages([own, own[:9]], limit=own.nbytes - 1)
+    assert large_pages(before) == 0
+    if CDLL(None).madvise(c_void_p(-(-before // step.LARGE) * step.LARGE), c_size_t(step.LARGE), step.COLLAPSE):
+        pytest.skip("this Linux moves no memory into large pages")
+    model = mz.Zaya(mz.ZayaConfig.preset("nano", vocab_size=20000, hidden_size=128)).eval()
+    step.reader(model)
+    weight = model.embed.weight
+    assert weight.nbytes >= 4 * step.LARGE and large_pages(weight.data_ptr()) >= weight.nbytes / 1024 / 2
+    step.in_large_pages([own])
+    assert own.data_ptr() == before and bool((own == 7).all()) and large_pages(before) >= 3 * step.LARGE / 1024
 
 
 BUGS = {

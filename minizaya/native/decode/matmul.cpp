@@ -81,6 +81,17 @@ void single(const typename Way::Token* x, long k, const Weight* w, const float* 
     *y = scale ? total * *scale : total;
 }
 
+// n tokens, four at a time.
+template <class Work>
+inline void in_fours(long n, Work work) {
+    for (long t = 0; t < n; t += 4) {
+        if (n - t >= 4) work(std::integral_constant<int, 4>(), t);
+        if (n - t == 3) work(std::integral_constant<int, 3>(), t);
+        if (n - t == 2) work(std::integral_constant<int, 2>(), t);
+        if (n - t == 1) work(std::integral_constant<int, 1>(), t);
+    }
+}
+
 // Some rows against all tokens, T at most together and as many each time as can be; the rows stay in the nearest cache
 // meanwhile. What comes next is asked for evenly on the way, and early among many tokens.
 template <class Way, int ROWS, class Weight>
@@ -88,14 +99,10 @@ void rows(const typename Way::Token* x, long n, long k, const Weight* w, const f
     const long parts = (n + T - 1) / T, ahead = std::min(parts, 6L);
     for (long part = 0; part < parts; ++part) {
         const long t = n * part / parts, count = n * (part + 1) / parts - t;
-        const auto some = [&](auto tokens, auto asks) {
-            block<Way, ROWS, tokens, asks>(x + t * k, k, w, scale, y + t * stride, stride, part, ahead);
-        };
-        const auto all = [&](auto asks) {  // T is at most 4
-            if (count == 4) some(std::integral_constant<int, 4>(), asks);
-            if (count == 3) some(std::integral_constant<int, 3>(), asks);
-            if (count == 2) some(std::integral_constant<int, 2>(), asks);
-            if (count == 1) some(std::integral_constant<int, 1>(), asks);
+        const auto all = [&](auto asks) {
+            in_fours(count, [&](auto tokens, long) {  // once: T is at most 4
+                block<Way, ROWS, tokens, asks>(x + t * k, k, w, scale, y + t * stride, stride, part, ahead);
+            });
         };
         part < ahead ? all(std::true_type()) : all(std::false_type());
     }
@@ -136,17 +143,6 @@ inline void in_blocks(long m, Work work) {
         for (long r = 0; r < m; ++r) work(std::integral_constant<int, 1>(), r);
     else
         for (long r = 0; r < m; r += ROWS) work(std::integral_constant<int, ROWS>(), std::min(r, m - ROWS));
-}
-
-// n tokens, four at a time.
-template <class Work>
-inline void in_fours(long n, Work work) {
-    for (long t = 0; t < n; t += 4) {
-        if (n - t >= 4) work(std::integral_constant<int, 4>(), t);
-        if (n - t == 3) work(std::integral_constant<int, 3>(), t);
-        if (n - t == 2) work(std::integral_constant<int, 2>(), t);
-        if (n - t == 1) work(std::integral_constant<int, 1>(), t);
-    }
 }
 
 // Short rows, a strip of m, against the tokens from t on, of n; meanwhile it asks for their share of the next strip.
