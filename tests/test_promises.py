@@ -25,6 +25,7 @@ import minizaya as mz
 from kill_pipeline import TOKENIZER, tiny_job, tiny_model
 from minizaya.arch import balance, experts
 from minizaya.arch.attention import locate
+from minizaya.arch.cache import moved
 from minizaya.arch.cca import value_shift
 from minizaya.data import chat, ngram, tasks, text
 from minizaya.data.aggregation import continuation, cut_off, problem_chat, solution_chat
@@ -33,7 +34,8 @@ from minizaya.data.tasks import END, Problem, get, sheet
 from minizaya.data.template import Template, end_tokens
 from minizaya.data.template import room as the_room
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
-from minizaya.hub import paged_step, shards, weights, zoo
+from minizaya.hub import golden, paged_step, shards, weights, zoo
+from minizaya.hub.config_json import read_config
 from minizaya.hub.contents import Entry, read_index
 from minizaya.hub.mapped import Mapped, view_of
 from minizaya.hub.paging import PagedZaya
@@ -52,14 +54,14 @@ from minizaya.parallel.layout import Layout
 from minizaya.plan.devices import findings
 from minizaya.plan.memory import activations, context_activations, optimizer_state, training_memory
 from minizaya.rl import pipeline
-from minizaya.rl.advantage import mixed
+from minizaya.rl.advantage import dr_grpo_advantage, grpo_advantage, maxrl_advantage, mixed
 from minizaya.rl.buffer import Shelf
-from minizaya.rl.curriculum import pass_rate
+from minizaya.rl.curriculum import Scheduler, pass_rate
 from minizaya.rl.generator import Generator
-from minizaya.rl.learner import micro_batches
+from minizaya.rl.learner import Learner, LearnerConfig, micro_batches
 from minizaya.rl.loss import policy_loss, token_logprobs
 from minizaya.rl.mismatch import int8, low_precision
-from minizaya.rl.replay import unpack_routes
+from minizaya.rl.replay import check_routes, unpack_routes
 from minizaya.rl.rollout import Rollout
 from minizaya.serve.checks import Wrong
 from minizaya.serve.formats import ChatFormat
@@ -156,6 +158,17 @@ def test_chunks_of_few_tokens_see_their_past(chunks, backend, masked):
             found = model(tokens[:, start: start + size], cache=cache, mask=mask).logits
             real = valid[:, start: start + size]
             torch.testing.assert_close(found[real], whole[:, start: start + size][real], rtol=0, atol=1e-10)
+
+
+def test_half_of_a_caches_memory_at_most_lies_idle():
+    """However one by one its sequences leave, and whoever of them."""
+    kv = torch.arange(2 * 9 * 4.0).view(2, 9, 4, 1, 1)
+    wanted, chance = kv.clone(), random.Random(0)
+    while len(wanted[0]) > 1:
+        rows = torch.tensor(sorted(chance.sample(range(len(wanted[0])), len(wanted[0]) - 1)))
+        kv, wanted = moved(kv, rows), wanted[:, rows]
+        assert torch.equal(kv, wanted)
+        assert kv.untyped_storage().nbytes() <= 2 * wanted.nbytes, len(rows)
 
 
 def test_a_mask_of_padding_is_more_than_order_and_documents():
@@ -376,6 +389,25 @@ def test_a_request_has_its_time_and_its_address(monkeypatch, tmp_path):
     assert len(json.loads((tmp_path / "run").read_text())["key"]) == 64, "no two requests share a key"
 
 
+def test_a_requests_chances_are_its_own_in_any_company():
+    """The same at any place and after any others; the second time it is asked it has others."""
+    alone, beside = ([], [])
+    for found, prompts in ((alone, ["b", "b"]), (beside, ["a", "c", "b", "a", "b"])):
+        endpoint = Endpoint("http://127.0.0.1:9/v1", "m", BYTES)
+        endpoint.trace = found.append
+        endpoint([BYTES.encode(prompt) for prompt in prompts], 5)
+
+    def seeds(requests, said):
+        return sorted(one["seed"] for one in requests if one["messages"][0]["content"] == said)
+
+    assert seeds(alone, "b") == seeds(beside, "b") and len({one["seed"] for one in beside}) == 5
+
+
+def test_a_run_file_may_lie_in_folders_that_are_not_there_yet(tmp_path):
+    RunFile(tmp_path / "a" / "b" / "run").append("a", "1")
+    assert RunFile(tmp_path / "a" / "b" / "run").texts == {"a": "1"}
+
+
 def test_a_refusal_without_words_is_told_by_its_reason(monkeypatch):
     def refuse():
         raise urllib.error.HTTPError("http://x", 400, "Bad Request", {}, BytesIO(b""))
@@ -544,6 +576,20 @@ def test_all_that_is_left_may_be_spent_and_what_is_shown_is_paid_for_once():
             the_room.spend(1)
 
     copy_context().run(spending)
+
+
+def test_what_is_written_out_costs_something_each():
+    """An entry with nothing in it, too: a list of many takes its time."""
+    the_room.LEFT.set([10**6])
+    for empty in ("", None, [], {}, ()):
+        assert the_room.written([empty] * 1000) >= 1000
+    assert the_room.written(["ab", {"c": "def"}]) == 1 + 3 + 1 + 2 + 4
+
+
+def test_a_part_of_the_problems_is_one_of_two():
+    for n in (0, 1):
+        with pytest.raises(ValueError, match="part must be 'train' or 'held_out', got 'all'"):
+            tasks.problems("copy", "all", 1, n, 0)
 
 
 def test_what_things_cost_in_the_room():
@@ -802,6 +848,63 @@ def test_a_batch_that_was_taken_just_now_is_not_evicted(tmp_path, monkeypatch):
     assert "evicted" not in (tmp_path / "generator.jsonl").read_text()
 
 
+def test_each_answer_is_weighed_by_its_own_groups_rewards():
+    """A group whose answers are all equal is left out, and leaves nothing in the others': the same step without it."""
+    def answers(token, rewards):
+        return [Rollout([5, token], [6 + i, 7], [-1.0, -2.0], [0, 0], torch.zeros(4, 2, dtype=torch.int16),
+                        {"task": "copy", "room": 9}, reward) for i, reward in enumerate(rewards)]
+
+    even, uneven, other = answers(3, [1.0, 1.0]), answers(4, [1.0, 0.0]), answers(8, [0.0, 1.0])
+    found = []
+    for batch in (even + uneven + other, uneven + other):
+        learner = Learner(tiny(), LearnerConfig(lr=0.01), compiled=False)
+        assert learner.update(batch, 2)["mixed"] == 2
+        found.append(torch.cat([p.detach().flatten() for p in learner.model.parameters()]))
+    assert torch.equal(*found) and not torch.equal(found[0], torch.cat([p.flatten() for p in tiny().parameters()]))
+
+
+@pytest.mark.parametrize("advantage", [maxrl_advantage, grpo_advantage, dr_grpo_advantage, mixed])
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_rewards_are_finite(advantage, wrong):
+    with pytest.raises(ValueError, match="rewards must be finite"):
+        advantage(torch.tensor([[1.0, abs(wrong)]]))
+    with pytest.raises(ValueError, match="bonus must be finite"):
+        maxrl_advantage(torch.ones(1, 2), torch.tensor([[0.0, wrong]]))
+
+
+def test_a_scheduler_has_levels_of_its_own():
+    given, highest = {"copy": 1}, {"copy": 3}
+    table = Scheduler(given, highest)
+    table.update("copy", 1, [1.0])
+    assert given == {"copy": 1} and table.levels == {"copy": 2}
+    table.state()["levels"]["copy"] = 3
+    again = Scheduler(given, highest)
+    again.load_state(state := table.state())
+    again.update("copy", 2, [1.0])
+    assert table.levels == state["levels"] == {"copy": 2} and again.levels == {"copy": 3}
+
+
+def test_weights_that_no_checkpoint_holds_are_not_published(tmp_path, monkeypatch):
+    """A restart would take them back, and answers would come from a model that never was."""
+    shelf = Shelf(tmp_path / "shelf")
+    side = pipeline.TrainerSide(tiny_job(9), tiny_model(), shelf, tmp_path / "trainer", {})
+    side.updates = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.checkpoint, "save", lambda *args: (_ for _ in ()).throw(OSError(28, "disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            side.save()
+    assert shelf.weights() == 0
+    side.save()
+    assert shelf.weights() == 2
+
+
+def test_of_two_torn_rows_the_first_is_named():
+    for routes, said in (([[0, -1], [0, 1], [-1, 2]], "row 0 is recorded for some layers only"),
+                         ([[0, 0], [-1, -1], [0, 1], [-1, -1], [0, 0]], "row 1 is not recorded, but a later one is")):
+        with pytest.raises(ValueError, match=said):
+            check_routes(torch.tensor(routes), len(routes), 2, 3)
+
+
 @pytest.mark.parametrize("compiled", [None, False])
 def test_a_generator_decodes_as_it_was_told(compiled):
     letters = CharTokenizer(text.ALPHABET)
@@ -929,6 +1032,49 @@ def test_a_row_of_the_table_comes_in_the_models_type(tmp_path, kept, dtype):
     paged, tokens = PagedZaya(shards.save(tiny(), tmp_path / "a", dtype=kept), dtype), torch.arange(3, 9)[None]
     rows = tiny().embed.weight.detach()[tokens].to(kept).to(dtype)
     assert paged.embed(tokens).dtype == dtype and torch.equal(paged.embed(tokens), rows)
+
+
+def test_a_folder_is_no_config(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        read_config(tmp_path)
+
+
+def test_golden_values_are_the_last_logits_of_the_last_tokens():
+    model, tokens = tiny().eval(), [3, 4, 5, 6]
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0]
+    for corner in (1, 3):
+        kept = golden.record(model, tokens, corner)
+        assert kept.logits == logits[-corner:, -corner:].tolist() and kept.argmax == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_paged_model_gives_what_the_loaded_one_gives(tmp_path, dtype):
+    """Types too, a token at a time and all at once; and documents are kept apart."""
+    folder = shards.save(tiny(initializer_range=0.3), tmp_path / "a")
+    paged, loaded = PagedZaya(folder, dtype), shards.load(folder, dtype)
+    tokens, docs = torch.tensor([[3, 4, 5, 6, 7, 8]]), torch.tensor([[1, 1, 2, 2, 2, 3]])
+    near = dict(rtol=0, atol=1e-4 if dtype == torch.float32 else 0.1)
+    with torch.no_grad():
+        alone, apart = (model(tokens, doc_ids=docs).logits for model in (paged, loaded))
+        torch.testing.assert_close(alone, apart, **near)
+        assert (alone - paged(tokens).logits)[0, -1].abs().max() > 2 * near["atol"]
+        caches = [model.new_cache(1) for model in (paged, loaded)]
+        for part in tokens[0]:
+            one, other = (model(part.view(1, 1), cache=cache, last_only=True)
+                          for model, cache in zip((paged, loaded), caches))
+            for name in ("logits", "routes", "probs"):
+                assert getattr(one, name).dtype == getattr(other, name).dtype, name
+            torch.testing.assert_close(one.logits, other.logits, **near)
+
+
+def test_a_shard_says_whose_numbers_it_holds(tmp_path):
+    """`transformers` opens no file that does not say so."""
+    file, = shards.save(tiny(), tmp_path / "a").glob("*.safetensors")
+    content = file.read_bytes()
+    header = json.loads(content[8: 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"] == {"format": "pt"}
 
 
 def test_a_card_has_the_mean_of_each_column():
