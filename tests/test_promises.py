@@ -30,7 +30,7 @@ from minizaya.arch.cca import value_shift
 from minizaya.data import chat, ngram, tasks, text
 from minizaya.data.aggregation import continuation, cut_off, problem_chat, solution_chat
 from minizaya.data.hf_tokenizer import HFTokenizer
-from minizaya.data.tasks import END, Problem, get, sheet
+from minizaya.data.tasks import CUE, END, Problem, get, sheet
 from minizaya.data.template import Template, end_tokens
 from minizaya.data.template import room as the_room
 from minizaya.data.tokenizer import SPECIALS, ByteTokenizer, CharTokenizer, from_dict
@@ -483,6 +483,38 @@ def test_flags_are_of_tokens_and_not_of_characters():
         assert len(worked.loss_mask) == len(worked.tokens) == worked.spans[-1].end
         for span in worked.spans:
             assert set(worked.loss_mask[span.start: span.end]) == {span.trained}, span
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_a_document_of_a_task_is_its_prompt_and_one_answer(name):
+    """The prompt is read, all else is learned; the reasoning ends once."""
+    for draw in (problem_documents({name: (1, 3)}, BYTES), lambda rng: problem_chat(get(name).generate(3, 2), BYTES)):
+        made = draw(random.Random(1))
+        asked, *told = made.spans
+        assert [span.kind for span in made.spans] == ["prompt", "reasoning", "answer"]
+        assert not any(made.loss_mask[: asked.end]) and all(made.loss_mask[asked.end:])
+        said = BYTES.decode(made.tokens)
+        assert said.count(CUE) == said.count(END) == 1 and said.endswith(END)
+
+
+@pytest.mark.parametrize("wrong", [b"ab", ["a"], None, 7], ids=str)
+@pytest.mark.parametrize("tokenizer", [BYTES, CharTokenizer("ab")], ids=["bytes", "characters"])
+def test_only_a_text_is_encoded(tokenizer, wrong):
+    for allowed in (True, False):
+        with pytest.raises(ValueError, match=f"text must be a str, got {type(wrong).__name__}"):
+            tokenizer.encode(wrong, allow_special=allowed)
+
+
+@pytest.mark.parametrize("name", ["<pad>", "<bos>", "<eos>", "<unk>"])
+def test_each_of_four_control_tokens_is_needed(name):
+    with pytest.raises(ValueError, match=f"specials must include .'{name}'."):
+        ByteTokenizer([token for token in SPECIALS if token != name])
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int64], ids=str)
+def test_windows_are_int64_of_whatever_the_text_is(kind):
+    inputs, targets = text.Batches(torch.arange(9).to(kind), 2, 4, 0)(0)
+    assert inputs.dtype == targets.dtype == torch.int64 and torch.equal(inputs[:, 1:], targets[:, :-1])
 
 
 def test_of_two_turns_each_must_end():
