@@ -27,7 +27,7 @@ from minizaya.arch import balance, experts
 from minizaya.arch.attention import locate
 from minizaya.arch.cache import moved
 from minizaya.arch.cca import value_shift
-from minizaya.data import chat, ngram, tasks, text
+from minizaya.data import chat, gyms, ngram, tasks, text
 from minizaya.data.aggregation import continuation, cut_off, problem_chat, solution_chat
 from minizaya.data.hf_tokenizer import HFTokenizer
 from minizaya.data.tasks import CUE, END, Problem, get, sheet
@@ -483,6 +483,19 @@ def test_flags_are_of_tokens_and_not_of_characters():
         assert len(worked.loss_mask) == len(worked.tokens) == worked.spans[-1].end
         for span in worked.spans:
             assert set(worked.loss_mask[span.start: span.end]) == {span.trained}, span
+
+
+@pytest.mark.parametrize("answer", [0, "0", 7])
+def test_a_gyms_answer_may_be_the_number_zero(answer):
+    class Dataset(list):
+        def score_answer(self, said, entry):
+            return float(said == str(entry["answer"]))
+
+    gym = object.__new__(gyms.ReasoningGym)
+    gym.name, gym.max_difficulty = "reasoning_gym/x", 1
+    gym._create = lambda seed, difficulty: Dataset([{"question": 3, "answer": answer}])
+    problem = gym.generate(0, 1)
+    assert (problem.prompt, problem.answer) == ("3", str(answer)) and gym.verify(problem, problem.completion) == 1
 
 
 @pytest.mark.parametrize("name", tasks.names())
@@ -1102,7 +1115,7 @@ def test_a_paged_model_gives_what_the_loaded_one_gives(tmp_path, dtype):
 
 
 def test_a_shard_says_whose_numbers_it_holds(tmp_path):
-    """`transformers` opens no file that does not say so."""
+    """Some readers refuse a file that does not."""
     file, = shards.save(tiny(), tmp_path / "a").glob("*.safetensors")
     content = file.read_bytes()
     header = json.loads(content[8: 8 + int.from_bytes(content[:8], "little")])
