@@ -55,6 +55,7 @@ native.compiler.kept: beside=()
 native.fused.model.forward: last_only=False
 native.fused.model.hidden: last_only=False
 native.layout.Layout: rounds=False
+native.step.in_large_pages: limit=1073741824
 native.step.pasts: steps=1
 native.step.taken_in: steps=1
 native.step.Step.read: last_only=False

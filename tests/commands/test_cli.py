@@ -286,3 +286,12 @@ def test_a_terminal_without_our_ticks_shows_their_numbers(monkeypatch):
     assert cli.main(["doctor"]) == 0
     out.flush()
     assert out.buffer.getvalue().split() == [rb"\u2714", rb"\u2718"]
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    """Nothing else can be: MKL would end the process with a line about a library."""
+    (tmp_path / "d").mkdir()
+    monkeypatch.chdir(tmp_path / "d")
+    (tmp_path / "d").rmdir()
+    assert cli.main(["plan", "nano"]) == 2
+    assert capsys.readouterr().err == "minizaya plan: the working folder is gone: cd to one that is there\n"

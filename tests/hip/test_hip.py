@@ -62,6 +62,12 @@ def test_operators_pass_torchs_own_checks(name):
                           test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
 
 
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    """A reason is said once a process; which test hears it must not depend on their order."""
+    ops.warn.cache_clear()
+
+
 def test_torch_compile_sees_them():
     module = hip.kernel("residual_norm")
     args = module.example(torch.float32)
@@ -138,11 +144,12 @@ def test_sliding_layers():
 def test_generate_and_engine_run_on_kernels():
     fast, kernels = pair()
     prompts = [[5, 6, 7], [8, 9]]
-    assert mz.generate(kernels, prompts, 4, temperature=0) == mz.generate(fast, prompts, 4, temperature=0)
+    with pytest.warns(ops.Fallback, match="cca_attention is not used, .* no padding"):     # one prompt is shorter
+        answers = mz.generate(kernels, prompts, 4, temperature=0)
+    assert answers == mz.generate(fast, prompts, 4, temperature=0)
 
 
 def test_what_has_no_kernel_falls_back_with_one_line():
-    ops.warn.cache_clear()
     _, kernels = pair()
     tokens = torch.randint(1, 100, (1, 5))
     with warnings.catch_warnings(record=True) as said:
