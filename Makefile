@@ -55,7 +55,7 @@ $(VENV)/torch.stamp:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("minizaya needs Python 3.11 or newer: make PYTHON=python3.12")'
 	@echo "making $(VENV) and installing $(TORCH): a large download the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH)
+	$(PIP) --no-deps $(TORCH)
 	@echo '$(TORCH)' > $@
 
 $(VENV)/lessons.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt

@@ -201,7 +201,7 @@ def test_what_is_installed_by_hand_is_what_the_makefile_installs():
     page = commands("docs/running.md")
     installs = [command[command.index("install") + 1 :] for command in page if "pip" in command]
     assert installs == [
-        [makefile_variables()["TORCH"]],
+        ["--no-deps", makefile_variables()["TORCH"]],
         ["--constraint", "constraints.txt", "--editable", f".[{','.join(EXTRAS)}]"],
     ]
 
