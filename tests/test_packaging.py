@@ -89,6 +89,15 @@ def test_every_pin_is_exact_and_written_once():
         exact(pin)
 
 
+def test_every_pin_is_for_the_oldest_python():
+    """Debian has 3.11.2. Where a pin is for a later one, pip 23 tries versions of everything else without an end."""
+    oldest = re.search(r"[\d.]+", PROJECT["requires-python"])[0] + ".0"
+    for name, pin in pins().items():
+        found = next(iter(metadata.distributions(name=name)), None)
+        if found and found.version in pin.specifier:
+            assert oldest in SpecifierSet(found.metadata["Requires-Python"] or ""), f"{pin} is not for Python {oldest}"
+
+
 def test_torch_is_not_constrained():
     """A pin would fight whoever picks another build with TORCH."""
     assert "torch" not in pins()
