@@ -72,6 +72,9 @@ def run(argv: list[str]) -> int:
     first = next((word for word in argv if not word.startswith("-")), None)
     try:
         os.getcwd()    # trap: torch's MKL ends the process where the working folder is gone, and blames itself
+    except FileNotFoundError:
+        return complain(first, "the working folder is gone: cd to one that is there", 2)
+    try:
         for name, (module, about) in available().items():
             command = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
             if name == first:  # only the chosen command pays for its imports
@@ -86,9 +89,6 @@ def run(argv: list[str]) -> int:
         return complain(first, "stopped", 130)
     except ModuleNotFoundError as error:
         return complain(first, f"{error}; `python -m minizaya doctor` says what to install", 2)
-    except FileNotFoundError as error:
-        gone = not error.filename
-        return complain(first, "the working folder is gone: cd to one that is there" if gone else str(error), 2)
     except (ValueError, OSError) as error:  # wrong input; anything else is a bug and shows its traceback
         if isinstance(error, BrokenPipeError) and unread():
             raise
