@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import FrozenInstanceError
+from email.message import Message
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -376,15 +377,20 @@ def asked(monkeypatch, answer, **settings):
         seen.append((message.full_url, timeout))
         return answer()
 
-    monkeypatch.setattr(the_client.urllib.request, "urlopen", urlopen)
+    opener = the_client.urllib.request.OpenerDirector
+    monkeypatch.setattr(opener, "open", lambda _, message, timeout: urlopen(message, timeout))
     endpoint = Endpoint("http://127.0.0.1:9/v1/", "m", BYTES, retries=0, pause=0.0, **settings)
     endpoint([BYTES.encode("x")], 5)
     return seen, endpoint
 
 
+class Reply(BytesIO):
+    headers = Message()
+
+
 def test_a_request_has_its_time_and_its_address(monkeypatch, tmp_path):
-    answer = json.dumps({"choices": [{"message": {"content": "4"}}]}).encode()
-    seen, _ = asked(monkeypatch, lambda: BytesIO(answer), timeout=7.5, run_file=tmp_path / "run")
+    answer = json.dumps({"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]}).encode()
+    seen, _ = asked(monkeypatch, lambda: Reply(answer), timeout=7.5, run_file=tmp_path / "run")
     assert seen == [("http://127.0.0.1:9/v1/chat/completions", 7.5)]
     assert len(json.loads((tmp_path / "run").read_text())["key"]) == 64, "no two requests share a key"
 

@@ -23,10 +23,9 @@ GENERATE = dict(cases=draw_a.cases(draw_request), examples=8, guards=[lib.genera
 
 
 def answers(fn, model, prompts, budget, **options) -> list[list[int]]:
-    """The judged function's answers, after checking their form and that the prompts are as they were."""
+    """The judged function's answers, after checking their form."""
     handed = [list(p) for p in prompts]
     got = fn(model, handed, budget, **options)
-    require(handed == prompts, "it changed the prompts it was given")
     require(isinstance(got, list) and len(got) == len(prompts), f"one list of tokens is wanted for each of "
             f"{len(prompts)} prompts")
     for answer in got:

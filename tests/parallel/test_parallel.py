@@ -133,6 +133,7 @@ def damage(tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"bug{number}")
         plant((file, old, new), folder)
         for source in (ROOT / "minizaya/native").rglob("*.cpp") if layout.endswith("float32") else ():
+            (folder / source.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / source.relative_to(ROOT))   # without them the copy goes the plain way
         folders.append([str(folder), layout])
     return dict(zip((bug[0] for bug in BUGS), run_job("parallel_jobs:planted", 2, folders=folders)[0]))

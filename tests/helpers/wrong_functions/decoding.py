@@ -164,7 +164,7 @@ WRONG = {
         called(lambda tokens, options: {}),
     ],
     "decoding.greedy": [
-        (spoils_input, "it changed the prompts"),
+        (spoils_input, "it changed one of its inputs in place"),
         (told(tuple), "one list of tokens"),
         (told(lambda answers: [[float(x) for x in a] for a in answers]), "must be a list of token ids"),
         (told(lambda answers: [[*a, 0] for a in answers]), "the budget is"),
