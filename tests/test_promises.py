@@ -384,13 +384,13 @@ def asked(monkeypatch, answer, **settings):
     return seen, endpoint
 
 
-class Reply(BytesIO):
-    headers = Message()
+class Answered(BytesIO):
+    headers, length = Message(), 0
 
 
 def test_a_request_has_its_time_and_its_address(monkeypatch, tmp_path):
     answer = json.dumps({"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]}).encode()
-    seen, _ = asked(monkeypatch, lambda: Reply(answer), timeout=7.5, run_file=tmp_path / "run")
+    seen, _ = asked(monkeypatch, lambda: Answered(answer), timeout=7.5, run_file=tmp_path / "run")
     assert seen == [("http://127.0.0.1:9/v1/chat/completions", 7.5)]
     assert len(json.loads((tmp_path / "run").read_text())["key"]) == 64, "no two requests share a key"
 
