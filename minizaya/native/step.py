@@ -78,13 +78,15 @@ def places(model: nn.Module) -> list[int]:
 
 def in_large_pages(tensors: Iterable[Tensor], limit: int = 2**30) -> None:
     """Asks Linux to move large tensors into pages of 2 MiB: of 4 KiB a step reads more than a processor keeps the
-    places of. Addresses stay. Where Linux refuses, or for more than `limit` bytes together, nothing changes."""
+    places of. Addresses stay, and what lies beside a tensor in its first and last page moves along. Where Linux
+    refuses, or for more than `limit` bytes together, nothing changes."""
     large = [tensor for tensor in tensors if tensor.nbytes >= LARGE]
     if sys.platform != "linux" or sum(tensor.nbytes for tensor in large) > limit:
         return
+    linux = CDLL(None)
     for tensor in large:
         for page in range(tensor.data_ptr() // LARGE * LARGE, tensor.data_ptr() + tensor.nbytes, LARGE):
-            CDLL(None).madvise(c_void_p(page), c_size_t(LARGE), COLLAPSE)
+            linux.madvise(c_void_p(page), c_size_t(LARGE), COLLAPSE)
 
 
 class Angles:

@@ -23,9 +23,11 @@ inline void scores_of(const float* q, const float* turned, long d, float scale, 
         for (int v = 0; v < V; ++v) out[r][v] *= scale;
 }
 
-// y (ROWS, d) = y * shrink + shares v, some vectors of channels at a time.
+// y (ROWS, d) = y * shrink + shares v, some vectors of channels at a time. Not within its caller: gcc ran out of
+// registers there, and kept what this loop reads in memory.
 template <int VECS>
-__attribute__((noinline)) void weigh(const float* shares, const float* shrink, const float* v, long row, long count, float* y, long d) {
+__attribute__((noinline)) void weigh(const float* shares, const float* shrink, const float* v, long row, long count,
+                                     float* y, long d) {
     Floats sum[ROWS][VECS];
     for (int r = 0; r < ROWS; ++r)
         for (int c = 0; c < VECS; ++c) sum[r][c] = load(y + r * d + c * N) * shrink[r];
