@@ -1,356 +1,79 @@
-"""Wrong answers to the exercises of lesson 10: exercise id -> what is wrong -> source."""
+"""Wrong answers to the exercises of lesson 10: exercise id -> what is wrong -> source.
+
+Those of `rsa` change a line of a right one."""
+
+RSA = '''
+def my_rsa(generator, question, rsa, aggregate=None, seed=0):
+    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
+    draw = random.Random(f"{seed}/{question}")
+    traces, prompts = [], []
+    for t in range(rsa.T + 1):
+        if t == 0:
+            own = [list(question) for _ in range(rsa.N)]
+        else:
+            tails = [trace[-rsa.tau:] for trace in traces[-1]]
+            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
+            own = [aggregate(question, few) for few in chosen]
+        prompts.append(own)
+        traces.append(generator(own, rsa.beta))
+    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
+'''
+CHOSEN = "chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]"
+DRAW = 'draw = random.Random(f"{seed}/{question}")'
+JOINED = "aggregate = aggregate or (lambda question, tails: question + sum(tails, []))"
+TAILS = "tails = [trace[-rsa.tau:] for trace in traces[-1]]"
 
 WRONG = {
     "rsa": {
-        "the tail is the head": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[:rsa.tau] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "with replacement": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.choices(tails, k=rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "C = 1 drawn": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "from all rounds": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for earlier in traces for trace in earlier]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "T counts all rounds": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(max(1, rsa.T)):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "prompts are counted": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces + prompts for trace in own))
-''',
-        "one subset for all": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            same = draw.sample(tails, rsa.C)
-            chosen = [[tail] if rsa.C == 1 else same for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the seed ignored": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "whole traces": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the question dropped where aggregate is None": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the same subsets in every round": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            draw = random.Random(f"{seed}/{question}")
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "its own trace is never read": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else
-                      draw.sample(tails[:n] + tails[n + 1:], min(rsa.C, rsa.N - 1))
-                      for n, tail in enumerate(tails)]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "its own trace is always read": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else
-                      [tail, *draw.sample(tails[:n] + tails[n + 1:], rsa.C - 1)] for n, tail in enumerate(tails)]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the question is left out of the draw": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(seed)
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the tails forgotten where aggregate is None": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: list(question))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the first tail alone where aggregate is None": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + tails[0])
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "the question grows in place": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    def joined(question, tails):
-        for tail in tails:
-            question += tail
-        return list(question)
-
-    aggregate = aggregate or joined
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "neighbours in a ring": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else (tails + tails)[at: at + rsa.C]
-                      for tail in tails for at in [draw.randrange(rsa.N)]]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "equal tails are one": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{question}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            different = sorted(set(map(tuple, tails)))
-            chosen = [[tail] if rsa.C == 1 else
-                      [list(other) for other in draw.sample(different, min(rsa.C, len(different)))] for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "only the length of the question in the draw": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(f"{seed}/{len(question)}")
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
-        "seed and question added": '''
-def my_rsa(generator, question, rsa, aggregate=None, seed=0):
-    aggregate = aggregate or (lambda question, tails: question + sum(tails, []))
-    draw = random.Random(seed + sum(question))
-    traces, prompts = [], []
-    for t in range(rsa.T + 1):
-        if t == 0:
-            own = [list(question) for _ in range(rsa.N)]
-        else:
-            tails = [trace[-rsa.tau:] for trace in traces[-1]]
-            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]
-            own = [aggregate(question, few) for few in chosen]
-        prompts.append(own)
-        traces.append(generator(own, rsa.beta))
-    return rounds.RSAResult(traces, prompts, sum(len(trace) for own in traces for trace in own))
-''',
+        "the tail is the head": RSA.replace(TAILS, "tails = [trace[:rsa.tau] for trace in traces[-1]]"),
+        "with replacement": RSA.replace(
+            CHOSEN, "chosen = [[tail] if rsa.C == 1 else draw.choices(tails, k=rsa.C) for tail in tails]"),
+        "C = 1 drawn": RSA.replace(CHOSEN, "chosen = [draw.sample(tails, rsa.C) for tail in tails]"),
+        "from all rounds": RSA.replace(
+            TAILS, "tails = [trace[-rsa.tau:] for earlier in traces for trace in earlier]"),
+        "T counts all rounds": RSA.replace("rsa.T + 1", "max(1, rsa.T)"),
+        "prompts are counted": RSA.replace("own in traces for", "own in traces + prompts for"),
+        "one subset for all": RSA.replace(
+            CHOSEN, "same = draw.sample(tails, rsa.C)\n"
+                    "            chosen = [[tail] if rsa.C == 1 else same for tail in tails]"),
+        "the seed ignored": RSA.replace(DRAW, 'draw = random.Random(f"{question}")'),
+        "whole traces": RSA.replace(TAILS, "tails = [trace for trace in traces[-1]]"),
+        "the question dropped where aggregate is None": RSA.replace(
+            JOINED, "aggregate = aggregate or (lambda question, tails: sum(tails, []))"),
+        "the same subsets in every round": RSA.replace(
+            CHOSEN, 'draw = random.Random(f"{seed}/{question}")\n'
+                    "            chosen = [[tail] if rsa.C == 1 else draw.sample(tails, rsa.C) for tail in tails]"),
+        "its own trace is never read": RSA.replace(
+            CHOSEN, "chosen = [[tail] if rsa.C == 1 else\n"
+                    "                      draw.sample(tails[:n] + tails[n + 1:], min(rsa.C, rsa.N - 1))\n"
+                    "                      for n, tail in enumerate(tails)]"),
+        "its own trace is always read": RSA.replace(
+            CHOSEN, "chosen = [[tail] if rsa.C == 1 else\n"
+                    "                      [tail, *draw.sample(tails[:n] + tails[n + 1:], rsa.C - 1)]\n"
+                    "                      for n, tail in enumerate(tails)]"),
+        "the question is left out of the draw": RSA.replace(DRAW, "draw = random.Random(seed)"),
+        "the tails forgotten where aggregate is None": RSA.replace(
+            JOINED, "aggregate = aggregate or (lambda question, tails: list(question))"),
+        "the first tail alone where aggregate is None": RSA.replace(
+            JOINED, "aggregate = aggregate or (lambda question, tails: question + tails[0])"),
+        "the question grows in place": RSA.replace(
+            JOINED, "def joined(question, tails):\n"
+                    "        for tail in tails:\n"
+                    "            question += tail\n"
+                    "        return list(question)\n"
+                    "\n"
+                    "    aggregate = aggregate or joined"),
+        "neighbours in a ring": RSA.replace(
+            CHOSEN, "chosen = [[tail] if rsa.C == 1 else (tails + tails)[at: at + rsa.C]\n"
+                    "                      for tail in tails for at in [draw.randrange(rsa.N)]]"),
+        "equal tails are one": RSA.replace(
+            CHOSEN, "different = sorted(set(map(tuple, tails)))\n"
+                    "            chosen = [[tail] if rsa.C == 1 else\n"
+                    "                      list(map(list, draw.sample(different, min(rsa.C, len(different)))))\n"
+                    "                      for tail in tails]"),
+        "only the length of the question in the draw": RSA.replace(
+            DRAW, 'draw = random.Random(f"{seed}/{len(question)}")'),
+        "seed and question added": RSA.replace(DRAW, "draw = random.Random(seed + sum(question))"),
     },
     "majority": {
         "no answer votes": '''
