@@ -242,6 +242,28 @@ def test_attention_of_stretches(padding, steps, group, breaks, window, seed):
         assert off(mine, attend_reference(*(x.double() for x in inputs), seen[:, None])) < NEAR
 
 
+@pytest.mark.parametrize("steps, place", [(20, 3), (130, 70), (130, 129)])
+def test_attention_does_not_hide_nan(steps, place):
+    """Whoever sees a key of NaN says NaN, as in torch, and nobody else: in a tile that is seen whole, and in others."""
+    q, k, v = torch.randn(3, 1, steps, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    k[:, place] = torch.nan
+    with torch.no_grad():
+        said = attend.attend(q, k, v)
+    assert bool(said[:, place:].isnan().all()) and bool(said[:, :place].isfinite().all())
+
+
+def test_experts_do_not_hide_nan():
+    """A token of NaN comes back as NaN, and its neighbours in the tile do not."""
+    own = Experts(2, 20, 12)
+    for weight in own.parameters():
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    x = torch.ones(1, 40, 20)
+    x[:, 7] = torch.nan
+    with torch.no_grad():
+        said = experts.visits(own, x, torch.zeros(1, 40, dtype=torch.int64), torch.ones(1, 40))
+    assert bool(said[:, 7].isnan().all()) and int(said.isnan().any(-1).sum()) == 1
+
+
 def test_padding_elsewhere_is_not_at_the_left():
     valid = torch.tensor([[False, True, True], [True, True, True], [False, False, False]])
     assert attend.at_left(valid) and not attend.at_left(valid.flip(1)) and not attend.at_left(~valid[:1])
