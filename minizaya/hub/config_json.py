@@ -15,7 +15,6 @@ answers badly. So every field is checked by itself, and what this code would com
 """
 
 import json
-import re
 import warnings
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -76,11 +75,12 @@ IGNORED = {
     "how to train": ("router_aux_loss_coef", "router_jitter_noise", "gradient_checkpointing"),
     "other kinds of model": ("is_encoder_decoder", "id2label", "label2id", "problem_type"),
 }
-# parts of a name that tell of something computed otherwise, and not of speed, types or training; factors may be 1
-OF_OTHERS = re.compile("(?!.*(fus|dtype|store|kernel|output|aux|loss|coef|jitter|dropout|init))"
-                       ".*(quantization_config|compression_config|rope|rotary|alibi|softcap|multiplier|logits?_scal"
-                       "|expert|router|window|qk_norm|clip_qkv|_bias$|(text|vision|audio|lora)_config)")
-FACTORS = re.compile("multiplier|scal|per_tok")
+# parts of a key that tell of something computed otherwise, if no part tells of speed, types or training
+OF_OTHERS = ("quantization_config", "compression_config", "rope", "rotary", "alibi", "softcap", "multiplier",
+             "logit_scal", "logits_scal", "expert", "router", "window", "qk_norm", "clip_qkv", "text_config", "vision_config",
+             "audio_config", "lora_config")
+HARMLESS = ("fus", "dtype", "store", "kernel", "output", "aux", "loss", "coef", "jitter", "dropout", "init")
+FACTORS = ("multiplier", "scal", "per_tok")   # a 1 changes nothing
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -109,8 +109,7 @@ def read_config(folder: str | Path) -> ZayaConfig:
         raise ValueError(f"{path} is no config of a ZAYA model: {error}") from error
     unread = unread_keys(document, original)
     for name in unread:
-        neutral = FACTORS.search(name) and document[name] == 1 and document[name] is not True
-        if OF_OTHERS.match(name) and not neutral:
+        if of_others(name, document[name]):
             raise ValueError(f"{path} is no config of a ZAYA model: {name!r:.80} is of something that is computed "
                              f"otherwise, or written so, and nothing here reads it, got {document[name]!r:.200}")
     if unread:
@@ -128,6 +127,13 @@ def unread_keys(document: dict, original: bool) -> list[str]:
         known = {*SHARED, *FIXED, *ELSEWHERE, "rope_parameters"}
     known |= {*IDS, *ALWAYS, *(key for keys in IGNORED.values() for key in keys)}
     return sorted(name for name, value in document.items() if name not in known and value)
+
+
+def of_others(name: str, value: object) -> bool:
+    """Does a key that nobody reads speak of something computed otherwise than here?"""
+    told = any(part in name for part in OF_OTHERS) or name.endswith("_bias")
+    neutral = any(part in name for part in FACTORS) and value == 1 and value is not True
+    return told and not neutral and not any(part in name for part in HARMLESS)
 
 
 def checked(fields: dict) -> ZayaConfig:
