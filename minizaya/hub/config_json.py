@@ -77,8 +77,8 @@ IGNORED = {
 }
 # parts of a key that tell of something computed otherwise, if no part tells of speed, types or training
 OF_OTHERS = ("quantization_config", "compression_config", "rope", "rotary", "alibi", "softcap", "multiplier",
-             "logit_scal", "logits_scal", "expert", "router", "window", "qk_norm", "clip_qkv", "text_config", "vision_config",
-             "audio_config", "lora_config")
+             "logit_scal", "logits_scal", "expert", "router", "window", "qk_norm", "clip_qkv",
+             "text_config", "vision_config", "audio_config", "lora_config")
 HARMLESS = ("fus", "dtype", "store", "kernel", "output", "aux", "loss", "coef", "jitter", "dropout", "init")
 FACTORS = ("multiplier", "scal", "per_tok")   # a 1 changes nothing
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
