@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import minizaya as mz
-from minizaya.hub import config_json
+from minizaya.hub import config_json, config_keys
 from minizaya.hub.config_json import config_document, read_config
 
 RELEASED = mz.ZayaConfig.preset("zaya1-8b")
@@ -209,8 +209,8 @@ def test_a_factor_of_one_is_named_and_changes_nothing(tmp_path):
 
 
 def test_what_is_ignored_is_nowhere_else():
-    ignored = [key for keys in config_json.IGNORED.values() for key in keys]
-    elsewhere = {*config_json.SHARED, *config_json.FIXED, *config_json.ORIGINAL_FIXED, *config_json.ELSEWHERE}
+    ignored = [key for keys in config_keys.IGNORED.values() for key in keys]
+    elsewhere = {*config_keys.SHARED, *config_keys.FIXED, *config_keys.ORIGINAL_FIXED, *config_keys.ELSEWHERE}
     assert len(ignored) == len(set(ignored)) and not elsewhere & set(ignored)
 
 
