@@ -6,9 +6,9 @@
 
 In reading order: `names` (what each tensor is called, and how ours is cut), `config_keys` and `config_json` (sizes and
 switches, in three dialects), `contents` (what lies in a folder, checked before a number is read), `shards` (folders of
-any size, a tensor at a time), `released` (`transformers`' objects), `mapped`, `paged_step` and `paging` (the 8B from its file), `weights`
-(a folder as something that answers), `golden` (is a folder what was released?), `zoo` (the checkpoints that come with
-the package).
+any size, a tensor at a time), `released` (`transformers`' objects), `mapped`, `paged_step` and `paging` (the 8B from
+its file), `weights` (a folder as something that answers), `golden` (is a folder what was released?), `zoo` (the
+checkpoints that come with the package).
 """
 
 from .names import rename, unrename
