@@ -32,6 +32,7 @@ from .learner import Learner
 from .processes import STALENESS, GeneratorProcess, GeneratorSide, Job
 
 SYNC = 2   # updates between two publications of the weights
+TOO_OLD = 8   # batches in a row; a shelf holds three, so a kill at a bad moment leaves fewer behind
 
 
 class TrainerSide:
@@ -39,6 +40,8 @@ class TrainerSide:
 
     The balancing biases stay as they are during RL: the loads that the trainer sees are the generator's.
     """
+
+    stale = 0   # batches in a row that were too old
 
     def __init__(self, job: Job, model: Zaya, shelf: Shelf, folder: Path, keep: dict):
         self.job, self.model, self.shelf, self.folder, self.keep = job, model, shelf, Path(folder), keep
@@ -58,7 +61,10 @@ class TrainerSide:
         return bool(self.shelf.numbers("batch"))
 
     def step(self) -> dict | None:
-        """One update, or None when no batch is fresh enough. Checkpoint and publication every SYNC updates."""
+        """One update, or None when no batch is fresh enough. Checkpoint and publication every SYNC updates.
+
+        Raises RuntimeError after TOO_OLD stale batches in a row: nothing would ever be learned from.
+        """
         taken = self.shelf.take(self.updates - STALENESS)
         if taken is None:
             return None
@@ -66,6 +72,10 @@ class TrainerSide:
         for old in stale:
             self.done.add(old)
             self.log({"stale": old})
+        self.stale = 0 if rollouts else self.stale + len(stale)
+        if self.stale >= TOO_OLD:
+            raise RuntimeError(f"the last {self.stale} batches were too old to train update {self.updates + 1} on; "
+                               "does the generator load the weights that are published?")
         if not rollouts:
             return None
         lags = [self.updates - version for rollout in rollouts for version in rollout.versions]

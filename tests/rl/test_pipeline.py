@@ -544,6 +544,22 @@ def test_the_staleness_of_a_batch_is_that_of_its_tokens(tmp_path):
         "update": 5, "batch": 7, "staleness": 2, "mean_staleness": 0.5, "reward": 0.5}
 
 
+def test_a_generator_that_never_takes_new_weights_ends_the_run(tmp_path, monkeypatch):
+    """A run that throws every batch away would go on for ever."""
+    fresh = iter([True, True, True, False, False, False, True] + [False] * 20)
+
+    def make(self, in_flight=False):
+        self.shelf.put(self.number, [rollout(10**6 * next(fresh))], 1, {"number": self.number})
+        self.number += 1
+
+    monkeypatch.setattr(GeneratorSide, "make", make)
+    monkeypatch.setattr(pipeline, "STALENESS", -1)
+    monkeypatch.setattr(pipeline.Learner, "update", lambda self, rollouts, group: {"reward": 0.0})
+    with pytest.raises(RuntimeError, match="the last 8 batches were too old to train update 5 on; does the generator"):
+        run(replace(tiny_job(9), group=1), tiny_model(), TOKENIZER, tmp_path, bar=False)
+    assert sum("stale" in json.loads(line) for line in (tmp_path / "trainer/log.jsonl").read_text().splitlines()) == 11
+
+
 def test_a_batch_is_enough_to_learn_from():
     side = object.__new__(TrainerSide)
     for waiting in (0, 1, 2):
