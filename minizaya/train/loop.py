@@ -14,6 +14,7 @@ refused before anything has moved.
 
 import json
 import math
+import reprlib
 import signal
 import sys
 import threading
@@ -232,7 +233,18 @@ def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
     """Raises ValueError unless the checkpoint `newest`, which says `info`, was made with this recipe and `keep`."""
     for name, value in {"recipe": asdict(recipe), **keep}.items():
         if info.get(name) != value:
-            raise ValueError(f"{name} of {newest} is {info.get(name)}, got {value}; resume with the same")
+            name, kept, given = difference(name, info.get(name), value)
+            raise ValueError(f"{name} of {newest} is {reprlib.repr(kept)}, got {reprlib.repr(given)}; resume with the "
+                             "same")
+
+
+def difference(name: str, kept: object, given: object) -> tuple[str, object, object]:
+    """The first setting within `name` that is not the same: its whole name, what was kept, and what is given."""
+    if isinstance(kept, dict) and isinstance(given, dict):
+        for key in [*kept, *given]:
+            if kept.get(key) != given.get(key):
+                return difference(f"{name}.{key}", kept.get(key), given.get(key))
+    return name, kept, given
 
 
 def check_untouched(folder: Path | None, step: int) -> None:

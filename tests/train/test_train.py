@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load as tensors_of
 from tqdm import tqdm as text_bar
 
 import minizaya as mz
+from minizaya.__main__ import main
 from minizaya.arch import balance
 from minizaya.commands.demo import free_folder, report
 from minizaya.data import tasks, text
@@ -25,7 +27,7 @@ from minizaya.infer import generate
 from minizaya.train import checkpoint, evaluate, loop
 from minizaya.train import sources as the_sources
 from minizaya.train.evaluate import held_out_loss, solve
-from minizaya.train.loop import Recipe, Trainer
+from minizaya.train.loop import Recipe, Trainer, must_match
 from minizaya.train.optim import adamw, decays, learning_rate, load_named_state, named_state
 from minizaya.train.sources import (
     IGNORE,
@@ -336,6 +338,30 @@ def test_in_a_notebook_ctrl_c_saves_and_raises(tmp_path, monkeypatch, uninterrup
     assert signal.getsignal(signal.SIGINT) is before
     again = tiny_trainer(tmp_path, resume=True)
     assert again.step == 5 and again.train(bar=False) and losses(again) == losses(uninterrupted)
+
+
+@pytest.mark.parametrize("kept, given, says", [
+    ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "a.c of run is 2, got 3"),
+    ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}, "a.c of run is 2, got None"),
+    ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, "a.c of run is None, got 2"),
+    ({"a": [1, 2]}, {"a": [2, 1]}, r"a of run is \[1, 2\], got \[2, 1\]"),
+    ({}, {"a": 0}, "a of run is None, got 0")])
+def test_what_is_another_than_the_runs_is_named_alone(kept, given, says):
+    info = {"recipe": asdict(Recipe(steps=1))}
+    with pytest.raises(ValueError, match=f"^{says}; resume with the same$"):
+        must_match(Path("run"), info | kept, Recipe(steps=1), given)
+    with pytest.raises(ValueError, match="^recipe.lr of run is 0.005, got 0.1; resume"):
+        must_match(Path("run"), info, Recipe(steps=1, lr=0.1), {})
+
+
+def test_a_text_of_the_same_length_is_another_text(tmp_path, capsys):
+    flags = ["train", "--out", str(tmp_path / "run"), "--task-rows", "0", "--text-rows", "1", "--seq", "16", "--steps",
+             "1", "--text-file", str(tmp_path / "text")]
+    (tmp_path / "text").write_text("ab" * 2000)
+    assert main(flags) == 0
+    (tmp_path / "text").write_text("ba" * 2000)
+    assert main([*flags, "--resume"]) == 2
+    assert "data.text_sha256 of" in capsys.readouterr().err
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path, uninterrupted):
