@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from jinja2 import TemplateError
+from jinja2.runtime import Context
 
 import minizaya as mz
 from kill_pipeline import TOKENIZER, tiny_job, tiny_model
@@ -224,6 +225,34 @@ def test_what_a_balancer_hands_out_is_the_callers():
     assert one.bias.dtype == torch.float32
     for number in range(1, 65):      # equal loads are no error, whatever a float makes of their sum
         assert not balance.SignBalancer(number).update(torch.full((number,), 1 / number)).any(), number
+
+
+BALANCERS = [partial(balance.SignBalancer, lr=0.1), balance.PIDBalancer, balance.AdamWBalancer]
+
+
+@pytest.mark.parametrize("kind", BALANCERS)
+def test_the_biases_of_each_layer_sum_to_zero(kind):
+    """Not only those of all layers together."""
+    one = kind(3, num_layers=2)
+    for load in ([[0.6, 0.3, 0.0], [0.9, 0.05, 0.05]], [[0.7, 0.1, 0.1], [0.2, 0.2, 0.1]]):
+        assert one.update(torch.tensor(load)).sum(-1).abs().max() < 1e-6 and one.bias.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", BALANCERS)
+def test_a_balancers_state_is_all_that_it_goes_on_by(kind):
+    loads = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.2], [0.0, 0.3, 0.6], [0.2, 0.2, 0.1]])
+    whole, first, second = kind(3), kind(3), kind(3)
+    wanted = [whole.update(load) for load in loads]
+    for load in loads[:3]:
+        first.update(load)
+    second.load_state_dict(first.state_dict())
+    assert all(torch.equal(second.update(load), bias) for load, bias in zip(loads[3:], wanted[3:]))
+
+
+def test_the_load_of_a_single_visit():
+    """The whole of it, or none where the token skips; no visits are no load."""
+    for visits, load in (([1, 0, 0], [1.0, 0.0]), ([0, 0, 1], [0.0, 0.0]), ([0, 0, 0], [0.0, 0.0])):
+        assert balance.fractions(torch.tensor(visits)).tolist() == load
 
 
 def test_one_layer_whose_load_is_no_load_is_refused():
@@ -643,6 +672,12 @@ def test_a_part_of_the_problems_is_one_of_two():
             tasks.problems("copy", "all", 1, n, 0)
 
 
+def test_misses_are_counted_in_a_row():
+    """A long list of the smaller part misses more often than a search may."""
+    found = tasks.problems("addition", "held_out", 5, tasks.SEARCH_LIMIT // 4, seed=0)
+    assert len(found) == tasks.SEARCH_LIMIT // 4
+
+
 def test_what_things_cost_in_the_room():
     """A sum as long as it is, and what has no length as much as a letter: else a loop over it would be free."""
     assert [the_room.size(thing) for thing in (None, 1.5, "", "ab", [0] * 3, 7, 2**64)] == [1, 1, 0, 2, 3, 1, 2]
@@ -651,6 +686,9 @@ def test_what_things_cost_in_the_room():
         the_room.LEFT.set([20, 20])
         assert the_room.Room().call_binop(None, "+", "abcd", "ef") == "abcdef" and the_room.LEFT.get()[0] == 14
         assert the_room.counted(None) is None and the_room.LEFT.get()[0] == 13
+        the_room.LEFT.set([99, 99])
+        here = Context(the_room.Room(), {}, "", {})
+        assert the_room.Room().call(here, "ab".upper) == "AB" and the_room.LEFT.get()[0] == 99 - the_room.STEP - 2
 
     copy_context().run(spending)
 
@@ -704,6 +742,24 @@ def test_a_checkpoint_comes_at_each_multiple_and_at_the_end(monkeypatch):
     monkeypatch.setattr(Trainer, "save", lambda trainer: saved.append(trainer.step))
     Trainer(tiny(), Recipe(steps=5), lambda step: [batch], compiled=False).train(save_every=2, bar=False)
     assert saved == [2, 4, 5]
+
+
+@pytest.mark.parametrize("every, seen", [(0, [3, 5]), (2, [2, 3, 4, 5])])
+def test_a_run_is_evaluated_wherever_it_stops(every, seen, capsys):
+    batch, found = Batch("x", torch.tensor([[3, 4]]), torch.tensor([[4, 5]])), []
+    trainer = Trainer(tiny(), Recipe(steps=5), lambda step: [batch], compiled=False)
+    for until in (3, None):
+        trainer.train(lambda: {"x": found.append(trainer.step)}, eval_every=every, until=until, bar=False)
+        assert "eval" in trainer.records[-1]
+    assert found == seen and capsys.readouterr().err == "", "no bar was asked for"
+
+
+def test_a_log_alone_is_a_run_too(tmp_path):
+    """One that was killed before its first checkpoint: its log is not emptied unasked."""
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="holds a run already; resume it or choose another folder"):
+        Trainer(tiny(), Recipe(steps=5), lambda step: [], run=tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == "{}\n"
 
 
 @pytest.mark.parametrize("make", [adamw, muon])
@@ -776,6 +832,17 @@ def test_a_share_of_a_step_is_rounded_to_rows(monkeypatch):
     stages.sources(stages.Stage("x", 10, 128, 1e3, {"text": 0.05, "problems": 0.95}), letters, 0)
     stages.sources(stages.Stage("x", 10, 4096, 1e3, {"problems": 0.8, "text": 0.2}), letters, 0)
     assert asked == [2, 30, 1, 1]
+
+
+def test_problems_are_drawn_with_the_stages_focus(monkeypatch):
+    asked = []
+    monkeypatch.setattr(stages, "problem_documents", lambda levels, tokenizer, focus=None: asked.append(focus))
+    monkeypatch.setattr(stages, "packed_source", lambda *rest: None)
+    letters = CharTokenizer(text.ALPHABET, unknown="unk")
+    for focus in (None, "sheet"):
+        levels = {"copy": (1, 2), "sheet": (1, 2)}
+        stages.sources(stages.Stage("x", 10, 128, 1e3, {"problems": 1.0}, levels=levels, focus=focus), letters, 0)
+    assert asked == [None, "sheet"]
 
 
 def test_every_task_has_its_turn_beside_the_focus(tmp_path, monkeypatch):
@@ -1133,6 +1200,33 @@ def test_a_card_has_the_mean_of_each_column():
     shown = re.search(r"[|] mean [|] [|] ([0-9.]+) [|] ([0-9.]+) [|]", zoo.card_text("x", figures)).groups()
     means = [100 * sum(figures[key].values()) / len(figures[key]) for key in ("before", "after")]
     assert [float(mean) for mean in shown] == pytest.approx(means, abs=0.06) and abs(means[0] - means[1]) > 1
+
+
+def test_a_card_has_errors_in_percent_as_accuracies_are():
+    figures = zoo.card("nano-reasoner")
+    figures["accuracy"] = {"copy": {"4": {"accuracy": 0.5, "stderr": 0.07}}}
+    assert "| copy | 4: 50.0 ± 7.0 |" in zoo.card_text("x", figures)
+
+
+def test_stages_are_told_in_their_order(tmp_path, monkeypatch):
+    """Whatever order the disk has them in."""
+    record = json.dumps({"tokens": 10, "tok_per_s": 1.0, "loss": 1.0})
+    for name in ("2-c", "0-a", "1-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text(record + "\n")
+    whole = Path.glob
+    for order in (sorted, lambda found: sorted(found, reverse=True)):
+        monkeypatch.setattr(Path, "glob", lambda path, pattern, order=order: iter(order(whole(path, pattern))))
+        assert [stage["stage"] for stage in zoo.stage_facts(tmp_path)] == ["0-a", "1-b", "2-c"]
+
+
+def test_a_weight_may_lie_in_memory_in_any_order(tmp_path):
+    model = tiny()
+    weight = model.layers[0].router.down_proj.weight
+    weight.data = weight.data.T.contiguous().T
+    assert not weight.is_contiguous()
+    again = shards.load(shards.save(model, tmp_path / "a"))
+    assert torch.equal(again.layers[0].router.down_proj.weight, weight)
 
 
 def test_weights_are_a_folder_and_live_in_the_users_cache(tmp_path, monkeypatch):

@@ -256,6 +256,8 @@ def test_missing_and_extra_tensors_are_named(folder):
     ("model.safetensors.index.json", b"nonsense", "not a JSON document"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "../secret.safetensors"}}', "same folder"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "' + 300 * b"m" + b'.safetensors"}}', "same folder"),
+    ("model.safetensors.index.json", b'{"metadata": {"sha256": {"../secret": "0"}}, "weight_map": {"a": "b"}}',
+     "same folder"),
     ("model.safetensors.index.json", b'{"weight_map": {"a": "model.bin"}}', "nothing else is read"),
     ("model.safetensors.index.json", b'{"weight_map": {}}', "index.json must hold a table of texts, weight_map"),
     ("model.safetensors.index.json", b'{"metadata": null, "weight_map": {"a": "b"}}', "index.json must .* metadata"),

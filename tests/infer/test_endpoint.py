@@ -546,3 +546,11 @@ def test_a_call_that_ends_waits_for_no_pause():
         with pytest.raises(PermissionError):
             ask(client(server, concurrency=2), "a", "b")
         assert time.monotonic() - began < 5
+
+
+def test_a_call_after_one_that_ended_tries_again_as_the_first_did():
+    with serving(lambda n: {0: (401, {}), 1: (500, {})}.get(n)) as server:
+        endpoint = client(server, concurrency=1)
+        with pytest.raises(PermissionError):
+            ask(endpoint, "a")
+        assert ask(endpoint, "b")[0].startswith("b:") and endpoint.repeated == 1

@@ -165,8 +165,9 @@ def test_cancelled_requests_leave_and_disturb_nobody(model):
 def test_why_it_ended(model):
     engine = Engine(model, size=20)
     greedy = expected(model, [5, 6], dict(max_new_tokens=5, temperature=0.0))
-    for settings, finish, tokens in ((dict(stop=(greedy[0],)), "stop", greedy[:1]), (dict(), "length", greedy)):
-        number = engine.submit([5, 6], 5, temperature=0.0, **settings)
+    for settings, finish, tokens in ((dict(stop=(greedy[0],)), "stop", greedy[:1]), (dict(), "length", greedy),
+                                     (dict(stop=(greedy[0],), max_new_tokens=1), "stop", greedy[:1])):
+        number = engine.submit([5, 6], temperature=0.0, **dict(max_new_tokens=5) | settings)
         while engine.busy:
             engine.step()
         assert engine.take(number) == Completion(tokens, finish)

@@ -132,9 +132,11 @@ def test_a_linear_router_is_a_matrix_too():
         name for name in MATRICES if "router" not in name} | {"router.out_proj.weight"}
 
 
-def test_stacked_maps_are_the_ones_the_model_splits():
-    """The rows of each stack, checked against the model: zeroing one map silences just what it makes."""
-    model = tiny_model()
+@pytest.mark.parametrize("heads", [2, 4])
+def test_stacked_maps_are_the_ones_the_model_splits(heads):
+    """The rows of each stack, checked against the model: zeroing one map silences just what it makes. Also where there
+    are more queries than keys."""
+    model = tiny_model(num_attention_heads=heads)
     cfg, attention = model.config, model.layers[0].attention
     rows = stacked_rows(cfg, "layers.0.attention.down_proj.weight")
     assert sum(rows) == len(attention.down_proj.weight)
