@@ -1,9 +1,9 @@
 """`python -m minizaya train`: trains a preset on text, on a task, or on both, and can be stopped at any time."""
 
 import argparse
-import hashlib
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -101,6 +101,5 @@ def fresh_model(args: argparse.Namespace, tokenizer: CharTokenizer) -> Zaya:
 
 def kept(args: argparse.Namespace, tokenizer: CharTokenizer, train_text: str) -> dict:
     """What else decides the losses: a resumed run must ask for the same."""
-    data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq,
-            "text_sha256": hashlib.sha256(train_text.encode()).hexdigest()}
-    return {"tokenizer": tokenizer.to_dict(), "data": data}
+    data = {"task": [args.task, args.difficulty, args.task_rows], "text_rows": args.text_rows, "seq": args.seq}
+    return {"tokenizer": tokenizer.to_dict(), "data": data, "text_sha256": sha256(train_text.encode()).hexdigest()}

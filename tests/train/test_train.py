@@ -361,7 +361,7 @@ def test_a_text_of_the_same_length_is_another_text(tmp_path, capsys):
     assert main(flags) == 0
     (tmp_path / "text").write_text("ba" * 2000)
     assert main([*flags, "--resume"]) == 2
-    assert "data.text_sha256 of" in capsys.readouterr().err
+    assert "minizaya train: text_sha256 of" in capsys.readouterr().err
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path, uninterrupted):
