@@ -14,8 +14,9 @@ from ..arch import balance
 from ..arch.model import Zaya
 from ..notebook import tqdm
 from ..train.checkpoint import latest
-from ..train.loop import Recipe, Trainer, check_targets, check_untouched, interrupts, last_step, must_match, read_log
+from ..train.loop import Recipe, Trainer, check_targets, interrupts, last_step
 from ..train.optim import decays
+from ..train.run_folder import check_untouched, must_match, read_log
 from ..train.run_lock import RunLock
 from ..train.sources import IGNORE, Batch
 from . import sharded_state
@@ -136,7 +137,7 @@ class ParallelTrainer(Trainer):
         newest = latest(folder)                       # as it is now that no other job writes
         if newest:
             info = read_info(newest)
-            must_match(newest, info, self.recipe, self.keep)
+            must_match(newest, info, {"recipe": asdict(self.recipe), **self.keep})
             sharded_state.load(newest, self.model, self.optimizer, self.balancer, self.grid)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]

@@ -26,7 +26,8 @@ from ..arch.model import Zaya
 from ..data.tokenizer import Tokenizer
 from ..notebook import tqdm
 from ..train import checkpoint
-from ..train.loop import append, interrupts, read_log
+from ..train.loop import interrupts
+from ..train.run_folder import append, read_log
 from .buffer import Shelf
 from .learner import Learner
 from .processes import STALENESS, GeneratorProcess, GeneratorSide, Job

@@ -12,9 +12,7 @@ Micro-batches weigh by their targets. One without any moves no weight and has no
 refused before anything has moved.
 """
 
-import json
 import math
-import reprlib
 import signal
 import sys
 import threading
@@ -35,6 +33,7 @@ from ..native.fused.model import summed_loss
 from ..notebook import in_notebook, tqdm
 from . import checkpoint
 from .optim import adamw, learning_rate, muon
+from .run_folder import append, check_untouched, must_match, read_log
 from .run_lock import RunLock
 from .sources import IGNORE, Batch
 
@@ -204,7 +203,7 @@ class Trainer:
         newest = checkpoint.latest(folder)  # as it is now that nobody else writes
         if newest:
             info = checkpoint.read_info(newest)
-            must_match(newest, info, self.recipe, self.keep)
+            must_match(newest, info, {"recipe": asdict(self.recipe), **self.keep})
             checkpoint.load(newest, self.model, self.optimizer, self.balancer)
             self.step = self.saved_step = info["step"]
             self.tokens, length = info["tokens"], info["log_bytes"]
@@ -229,31 +228,6 @@ class Trainer:
 # ---- what several ranks and the RL trainer need, too -----------------------------------------------------------------
 
 
-def must_match(newest: Path, info: dict, recipe: Recipe, keep: dict) -> None:
-    """Raises ValueError unless the checkpoint `newest`, which says `info`, was made with this recipe and `keep`."""
-    for name, value in {"recipe": asdict(recipe), **keep}.items():
-        if info.get(name) != value:
-            name, kept, given = difference(name, info.get(name), value)
-            raise ValueError(f"{name} of {newest} is {reprlib.repr(kept)}, got {reprlib.repr(given)}; resume with the "
-                             "same")
-
-
-def difference(name: str, kept: object, given: object) -> tuple[str, object, object]:
-    """The first setting within `name` that is not the same: its whole name, what was kept, and what is given."""
-    if isinstance(kept, dict) and isinstance(given, dict):
-        for key in [*kept, *given]:
-            if kept.get(key) != given.get(key):
-                return difference(f"{name}.{key}", kept.get(key), given.get(key))
-    return name, kept, given
-
-
-def check_untouched(folder: Path | None, step: int) -> None:
-    """Raises ValueError unless the newest checkpoint in `folder` is that of `step`, which we know; -1: none."""
-    newest = folder and checkpoint.latest(folder)
-    if folder is not None and step != (-1 if newest is None else int(checkpoint.KEPT.fullmatch(newest.name)[1])):
-        raise ValueError(f"{folder} has been trained on meanwhile: its newest checkpoint is {newest}; resume it")
-
-
 def check_targets(step: int, targets: float) -> None:
     """Raises ValueError unless a step has something to score: the mean over nothing has no gradient."""
     if not targets:
@@ -265,31 +239,6 @@ def last_step(recipe: Recipe, until: int | None, **every: int) -> int:
     given = {"until": 0 if until is None else until, **every}
     check_settings(given, **dict.fromkeys(given, 0))
     return recipe.steps if until is None else min(recipe.steps, until)
-
-
-def read_log(folder: Path, length: int) -> tuple[Path, list[dict]]:
-    """The log of a run, to `append` to, and the records in it; folder and file are made if they are not there.
-
-    length: bytes of it when the checkpoint was written. Lines after them belong to steps that will be done again, and
-    go. Raises OSError when the folder cannot be written, ValueError when lines are missing.
-    """
-    path = folder / "log.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            if file.tell() < length:
-                raise ValueError(f"{path} is shorter than when the newest checkpoint was written: "
-                                 f"it had {length} bytes")
-            file.truncate(length)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write into the run folder {folder} ({error.strerror})") from error
-    return path, [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def append(log: Path, record: dict) -> None:
-    """One line of JSON more. The file is open only for this moment, so nobody needs to close it."""
-    with open(log, "ab") as file:
-        file.write(json.dumps(record).encode() + b"\n")
 
 
 @contextmanager
