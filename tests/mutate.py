@@ -39,7 +39,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, RUNS = ROOT / "minizaya", ROOT / "runs" / "mutants"
 ROOMS = ("arch", "infer", "data", "train", "rl", "hub")
-TESTS = ("arch", "rl", "infer", "data", "hub", "train", "laws", "commands", "native", "plan", "serve", "studies")
+TESTS = ("test_promises.py", "test_defaults.py", "arch", "rl", "infer", "data", "hub", "train", "laws", "commands",
+         "native", "plan", "serve", "studies")
 # They plant bugs themselves, fall over a changed line of text, or run what is wrong on purpose
 NOT_COUNTED = ("laws/test_mutants.py", "laws/test_assertions.py", "laws/test_laws.py::test_a_constant",
                "laws/test_laws.py::test_nan", "laws/test_laws.py::test_the_reference_called")

@@ -63,7 +63,7 @@ from minizaya.rl.generator import Generator
 from minizaya.rl.learner import Learner, LearnerConfig, micro_batches
 from minizaya.rl.loss import policy_loss, token_logprobs
 from minizaya.rl.mismatch import int8, low_precision
-from minizaya.rl.replay import check_routes, unpack_routes
+from minizaya.rl.replay import check_routes, pack_routes, unpack_routes
 from minizaya.rl.rollout import Rollout
 from minizaya.serve.checks import Wrong
 from minizaya.serve.formats import ChatFormat
@@ -754,6 +754,17 @@ def test_a_run_is_evaluated_wherever_it_stops(every, seen, capsys):
     assert found == seen and capsys.readouterr().err == "", "no bar was asked for"
 
 
+def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(monkeypatch):
+    shown, batch = [], Batch("x", torch.tensor([[3, 4]]), torch.tensor([[4, 5]]))
+    bar = loop.tqdm
+    monkeypatch.setattr(loop, "tqdm", lambda **settings: shown.append(settings) or bar(**settings | {"disable": True}))
+    trainer = Trainer(tiny(), Recipe(steps=3), lambda step: [batch], compiled=False)
+    for until in (2, None):
+        trainer.train(until=until)
+    same = dict(desc="train", unit="step", disable=False)
+    assert shown == [dict(total=2, initial=0, **same), dict(total=3, initial=2, **same)]
+
+
 def test_a_log_alone_is_a_run_too(tmp_path):
     """One that was killed before its first checkpoint: its log is not emptied unasked."""
     (tmp_path / "log.jsonl").write_text("{}\n")
@@ -1083,6 +1094,12 @@ def test_an_answer_that_is_cut_keeps_what_it_earned():
 def test_an_engines_copy_answers_and_the_model_goes_on_training():
     model = tiny().train()
     assert not low_precision(model).training and model.training
+
+
+def test_routes_come_back_as_small_as_they_were_recorded():
+    routes = torch.tensor([[0, 3], [-1, -1]], dtype=torch.int16)
+    again = unpack_routes(pack_routes(routes, 3), 2, 2, 3)
+    assert again.dtype == torch.int16 and torch.equal(again, routes)
 
 
 def test_bytes_too_many_are_refused():
