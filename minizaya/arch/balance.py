@@ -73,7 +73,7 @@ class SignBalancer(Balancer):
         self.lr = lr
 
     def move(self, error: Tensor) -> None:
-        self.bias -= self.lr * error.sign()
+        self.bias = self.bias - self.lr * error.sign()   # not in place: a state that was saved stays as it was
 
 
 class PIDBalancer(Balancer):
