@@ -2,9 +2,10 @@
 
 A default is a part of the interface. Texts name it, records were made with it, and other code counts on it; but most
 tests give every setting, so a changed default would go unseen. Whoever changes one changes it here, too, and looks for
-the texts that say it.
+the texts that say it. The same holds for the figures at the top of modules: limits, recipes, shares.
 """
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -185,6 +186,115 @@ serve.service.Service: slots=64, size=1024, waiting=256
 serve.service.Answer.read: watch=<lambda>
 serve.telling.Telling: watch=<lambda>
 """
+FIGURES = """
+data.aggregation.TAU: (12, 64)
+data.aggregation.LENGTHS: {'sheet': (40, 90)}
+data.gyms.MAX_LENGTH: 10000
+data.gyms.ATTEMPTS: 8
+data.pack.IGNORE: -100
+data.tasks.HELD_OUT_ONE_IN: 10
+data.tasks.SEARCH_LIMIT: 1000
+data.tasks.countdown.MAX_VALUE: 99
+data.tasks.countdown.MAX_LENGTH: 80
+data.tasks.program.STEP_LIMIT: 1000
+data.tasks.rule.EXAMPLES: 3
+data.tasks.sheet.PAIRS: 6
+data.tasks.sheet.ROOM: 24
+data.template.LONGEST: 1048576
+data.template.room.STEP: 16
+data.template.room.MOST: 4194304
+data.template.room.MOST_OF_GIVEN: 64
+data.text.HELD_OUT: 0.1
+infer.endpoint.answers.ENDED_BY_THE_SERVER: {'content_filter': 400, 'abort': 503, 'error': 503}
+infer.endpoint.client.WRONG_REQUEST: (401, 403, 404)
+infer.endpoint.client.WORTH_ANOTHER_TRY: (408, 409, 425, 429)
+infer.endpoint.client.LARGEST: 67108864
+infer.rsa.SETTINGS: {'report': RSAConfig(N=16, C=4, T=2, beta=16384, tau=4096, final_n=None), 'zyphra':
+    RSAConfig(N=32, C=4, T=8, beta=32768, tau=4096, final_n=1)}
+train.evaluate.LEVELS: {'addition': (2, 6, 10, 16), 'base': (1, 2, 3, 5), 'chain100': (2, 6, 12, 20), 'copy': (4, 10,
+    16, 24), 'countdown': (1, 2, 3, 4), 'falsify': (1, 2, 3, 5), 'invert': (1, 2, 3, 5), 'modchain': (3, 8, 14, 22),
+    'parity': (3, 8, 14, 20), 'program': (1, 3, 5, 8), 'reverse': (4, 10, 16, 24), 'rule': (1, 2, 3), 'sheet': (1, 3,
+    12, 24), 'sorting': (3, 6, 9, 12)}
+train.evaluate.ROWS: 256
+train.muon.COEFFICIENTS: (3.4445, -4.775, 2.0315)
+train.muon.EPS: 1e-07
+train.sources.SEARCH_LIMIT: 1000
+train.stages.SHORT: {'addition': (1, 8), 'base': (1, 3), 'chain100': (1, 8), 'copy': (1, 12), 'countdown': (1, 3),
+    'falsify': (1, 3), 'invert': (1, 3), 'modchain': (1, 12), 'parity': (1, 10), 'program': (1, 5), 'reverse': (1,
+    12), 'sorting': (1, 8)}
+train.stages.LONG: {'addition': (1, 16), 'base': (1, 5), 'chain100': (1, 20), 'copy': (1, 25), 'countdown': (1, 4),
+    'falsify': (1, 5), 'invert': (1, 5), 'modchain': (1, 25), 'parity': (1, 20), 'program': (1, 8), 'reverse': (1,
+    25), 'sorting': (1, 12)}
+train.stages.AGGREGATED: {'addition': (6, 16), 'chain100': (8, 25), 'countdown': (1, 4), 'falsify': (1, 4),
+    'modchain': (10, 25), 'sheet': (1, 24)}
+train.stages.TOY: (Stage(name='base-1', tokens=6000000, context=128, rope_theta=1000.0, mixture={'text': 0.1,
+    'problems': 0.9}, lr=0.005, final_share=0.4, rollouts=0, focus=None), Stage(name='base-2', tokens=3000000,
+    context=128, rope_theta=1000.0, mixture={'text': 0.05, 'problems': 0.95}, lr=0.002, final_share=0.5, rollouts=0,
+    focus=None), Stage(name='extension', tokens=2500000, context=256, rope_theta=10000.0, mixture={'text': 0.05,
+    'problems': 0.95}, lr=0.002, final_share=0.5, rollouts=0, focus=None), Stage(name='sft', tokens=10000000,
+    context=512, rope_theta=50000.0, mixture={'problems': 0.3, 'aggregation': 0.7}, lr=0.003, final_share=0.0,
+    rollouts=9000, focus=None))
+train.stages.WITH_SHEETS: {'addition': (1, 16), 'base': (1, 5), 'chain100': (1, 20), 'copy': (1, 25), 'countdown': (1,
+    4), 'falsify': (1, 5), 'invert': (1, 5), 'modchain': (1, 25), 'parity': (1, 20), 'program': (1, 8), 'reverse': (1,
+    25), 'sorting': (1, 12), 'rule': (1, 3), 'sheet': (1, 24)}
+train.stages.SHEETS: (Stage(name='sheets', tokens=3000000, context=512, rope_theta=50000.0, mixture={'problems': 1.0},
+    lr=0.004, final_share=0.5, rollouts=0, focus='sheet'), Stage(name='parts', tokens=6000000, context=640,
+    rope_theta=50000.0, mixture={'problems': 0.25, 'aggregation': 0.75}, lr=0.003, final_share=0.0, rollouts=3000,
+    focus='sheet'))
+train.stages.ALL: (Stage(name='base-1', tokens=6000000, context=128, rope_theta=1000.0, mixture={'text': 0.1,
+    'problems': 0.9}, lr=0.005, final_share=0.4, rollouts=0, focus=None), Stage(name='base-2', tokens=3000000,
+    context=128, rope_theta=1000.0, mixture={'text': 0.05, 'problems': 0.95}, lr=0.002, final_share=0.5, rollouts=0,
+    focus=None), Stage(name='extension', tokens=2500000, context=256, rope_theta=10000.0, mixture={'text': 0.05,
+    'problems': 0.95}, lr=0.002, final_share=0.5, rollouts=0, focus=None), Stage(name='sft', tokens=10000000,
+    context=512, rope_theta=50000.0, mixture={'problems': 0.3, 'aggregation': 0.7}, lr=0.003, final_share=0.0,
+    rollouts=9000, focus=None), Stage(name='sheets', tokens=3000000, context=512, rope_theta=50000.0,
+    mixture={'problems': 1.0}, lr=0.004, final_share=0.5, rollouts=0, focus='sheet'), Stage(name='parts',
+    tokens=6000000, context=640, rope_theta=50000.0, mixture={'problems': 0.25, 'aggregation': 0.75}, lr=0.003,
+    final_share=0.0, rollouts=3000, focus='sheet'))
+train.stages.REAL: ({'name': 'base-1', 'tokens': 8000000000000.0, 'context': 4096, 'rope_theta': 10000.0, 'mixture':
+    None}, {'name': 'base-2', 'tokens': 4000000000000.0, 'context': 4096, 'rope_theta': 10000.0, 'mixture': None},
+    {'name': 'extension', 'tokens': 1200000000000.0, 'context': 32768, 'rope_theta': 1000000.0, 'mixture': {'long
+    reasoning': 0.861, 'web, synthetic, multilingual': 0.057, 'native long context': 0.008, 'code': 0.03, 'math and
+    STEM': 0.03, 'short instructions': 0.014}}, {'name': 'sft', 'tokens': 660000000000.0, 'context': 131072,
+    'rope_theta': 5000000.0, 'mixture': {'long reasoning': 0.75, 'web, synthetic, multilingual': 0.098, 'native long
+    context': 0.064, 'code': 0.05, 'math and STEM': 0.026, 'short instructions': 0.012}})
+train.stages.TOKENS_A_STEP: 4096
+train.stages.EXPERTS: {'num_experts': 8, 'moe_intermediate_size': 256}
+rl.canary.FLUSH: 4
+rl.cascade.TOY: (Stage(name='warm-up', updates=20, tasks=('addition', 'base', 'countdown', 'falsify', 'invert',
+    'program', 'sorting'), follow=False, aggregation=0.0, style=False, advantage='maxrl', brevity=0.0, lr=0.001,
+    rsa=None), Stage(name='curriculum', updates=60, tasks=('addition', 'base', 'countdown', 'falsify', 'invert',
+    'program', 'sorting'), follow=True, aggregation=0.0, style=False, advantage='maxrl', brevity=0.0, lr=0.001,
+    rsa=None), Stage(name='ttc', updates=30, tasks=('addition', 'base', 'countdown', 'falsify', 'invert', 'program'),
+    follow=True, aggregation=0.4, style=False, advantage='maxrl', brevity=0.2, lr=0.001, rsa=None),
+    Stage(name='behaviour', updates=10, tasks=('addition', 'base', 'countdown', 'falsify', 'invert', 'program',
+    'sorting'), follow=True, aggregation=0.0, style=True, advantage='grpo', brevity=0.0, lr=0.0003, rsa=None))
+rl.cascade.SHEETS: (Stage(name='ttc', updates=48, tasks=('sheet',), follow=False, aggregation=0.85, style=False,
+    advantage='maxrl', brevity=0.0, lr=0.0005, rsa=RSAConfig(N=8, C=4, T=1, beta=280, tau=74, final_n=None)),)
+rl.cascade.records.PARTS: (6, 12, 18, 24, 24, 24)
+rl.cascade.records.TOGETHER: 48
+rl.loss.LOG_RATIO_LIMIT: 20.0
+rl.pipeline.SYNC: 2
+rl.pipeline.TOO_OLD: 8
+rl.processes.STALENESS: 2
+rl.replay.UNRECORDED: -1
+rl.replay.BYTE: 255
+hub.config_json.LARGEST: 16777216
+hub.config_keys.RELEASED: {'num_convs': 2, 'qk_mean': True, 'value_shift': True, 'router': 'mlp', 'eda': True,
+    'residual_scaling': True}
+hub.config_keys.FIXED: {'hidden_act': 'silu', 'num_experts_per_tok': 1, 'attention_dropout': 0.0}
+hub.config_keys.ROPE_KEYS: {'rope_theta': None, 'partial_rotary_factor': 1.0, 'rope_type': 'default', 'type':
+    'default'}
+hub.config_keys.ORIGINAL_FIXED: {'activation_func': 'swiglu', 'add_bias_linear': False, 'cca': True, 'clamp_temp':
+    False, 'gated_linear_unit': True, 'moe_router_topk': 1, 'normalization': 'RMSNorm', 'residual_in_fp32': True,
+    'rope_scaling': False, 'scale_residual_merge': True, 'zaya_use_eda': True, 'zaya_use_mod': True}
+hub.config_keys.ALWAYS: {'num_convs': 2, 'qk_mean': True, 'value_shift': True, 'router': 'mlp', 'eda': True,
+    'residual_scaling': True, 'hidden_act': 'silu', 'num_experts_per_tok': 1, 'attention_dropout': 0.0, 'cca': True,
+    'gated_linear_unit': True, 'residual_in_fp32': True, 'scale_residual_merge': True, 'zaya_use_eda': True,
+    'zaya_use_mod': True}
+hub.contents.LONGEST_NAME: 255
+hub.golden.TOLERANCE: 0.001
+"""
 
 
 def found() -> dict[str, str]:
@@ -234,3 +344,30 @@ def test_defaults_are_those_of_the_table():
     odd = {name: (wanted.get(name), given.get(name)) for name in wanted | given
            if wanted.get(name) != given.get(name)}
     assert not odd, f"name: (in TABLE, in the code): {odd}"
+
+
+def figures() -> dict[str, str]:
+    """The constants of the rooms that are numbers, or hold some: "module.NAME" -> how Python writes it."""
+    rooms = [importlib.import_module(f"minizaya.{room}") for room in ("arch", "data", "infer", "train", "rl", "hub")]
+    modules = [importlib.import_module(each.name) for room in rooms
+               for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    made = [(module, name.id) for module in modules for line in ast.parse(inspect.getsource(module)).body
+            if isinstance(line, ast.Assign) for target in line.targets
+            for name in (target.elts if isinstance(target, ast.Tuple) else [target]) if isinstance(name, ast.Name)]
+    return {f"{module.__name__.removeprefix('minizaya.')}.{name}": " ".join(repr(vars(module)[name]).split())
+            for module, name in made if name.isupper() and has_numbers(vars(module)[name])}
+
+
+def has_numbers(value: object) -> bool:
+    """A number, a setting of numbers (a recipe), or a table with one in it."""
+    if isinstance(value, (tuple, dict)):
+        return any(map(has_numbers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (int, float)) or type(value).__name__ in ("Stage", "RSAConfig")
+
+
+def test_figures_are_those_of_the_list():
+    wanted = dict(line.split(": ", 1) for line in FIGURES.strip().replace("\n    ", " ").splitlines())
+    given = figures()
+    odd = {name: (wanted.get(name), given.get(name)) for name in wanted | given
+           if wanted.get(name) != given.get(name)}
+    assert not odd, f"name: (in FIGURES, in the code): {odd}"
