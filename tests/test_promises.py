@@ -162,6 +162,19 @@ def test_chunks_of_few_tokens_see_their_past(chunks, backend, masked):
             torch.testing.assert_close(found[real], whole[:, start: start + size][real], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("rows", [[0, 2], [True, False, True]])
+def test_a_cache_goes_on_with_those_that_were_kept(rows):
+    """By their numbers, or by a flag for each."""
+    model, tokens = tiny().double(), torch.tensor([[3, 4, 5], [6, 7, 8], [9, 3, 4]])
+    cache = model.new_cache(3)
+    with torch.no_grad():
+        wanted = model(tokens).logits[[0, 2], -1]
+        model(tokens[:, :2], cache=cache)
+        cache.select(torch.tensor(rows))
+        found = model(tokens[[0, 2], 2:], cache=cache).logits[:, -1]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
 def test_half_of_a_caches_memory_at_most_lies_idle():
     """However one by one its sequences leave, and whoever of them."""
     kv = torch.arange(2 * 9 * 4.0).view(2, 9, 4, 1, 1)
@@ -684,6 +697,9 @@ def test_what_things_cost_in_the_room():
     """A sum as long as it is, and what has no length as much as a letter: else a loop over it would be free."""
     assert [the_room.size(thing) for thing in (None, 1.5, "", "ab", [0] * 3, 7, 2**64)] == [1, 1, 0, 2, 3, 1, 2]
 
+    for wide, given in (("%99d", [1]), ("{:99}", [1]), ("%*d", [99, 1]), ("{:{}}", [1, -99]), ("%s", ["x" * 99])):
+        assert the_room.grown("format", wide, given) >= 99, "known before it is made"
+
     def spending():
         the_room.LEFT.set([20, 20])
         assert the_room.Room().call_binop(None, "+", "abcd", "ef") == "abcdef" and the_room.LEFT.get()[0] == 14
@@ -865,6 +881,8 @@ def test_every_task_has_its_turn_beside_the_focus(tmp_path, monkeypatch):
     found = stages.rollouts(tmp_path / "a", None, letters, levels, 16, 0, each=1, focus="copy")
     counts = Counter(record["task"] for record in found)
     assert counts == {"copy": 10, "parity": 2, "reverse": 2, "addition": 2}
+    turned = dict(reversed(levels.items()))     # the order of a table changes nothing
+    assert stages.rollouts(tmp_path / "b", None, letters, turned, 16, 0, each=1, focus="copy") == found
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
@@ -1233,10 +1251,14 @@ def test_stages_are_told_in_their_order(tmp_path, monkeypatch):
     for name in ("2-c", "0-a", "1-b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "log.jsonl").write_text(record + "\n")
+    update = json.dumps({"update": 1, "tokens": 10, "seconds": 1.0})
+    for name in ("3-b", "3-a"):
+        (tmp_path / name / "rl" / "trainer").mkdir(parents=True)
+        (tmp_path / name / "rl" / "trainer" / "log.jsonl").write_text(update + "\n")
     whole = Path.glob
     for order in (sorted, lambda found: sorted(found, reverse=True)):
         monkeypatch.setattr(Path, "glob", lambda path, pattern, order=order: iter(order(whole(path, pattern))))
-        assert [stage["stage"] for stage in zoo.stage_facts(tmp_path)] == ["0-a", "1-b", "2-c"]
+        assert [stage["stage"] for stage in zoo.stage_facts(tmp_path)] == ["0-a", "1-b", "2-c", "3-a", "3-b"]
 
 
 def test_a_weight_may_lie_in_memory_in_any_order(tmp_path):

@@ -146,6 +146,10 @@ def test_the_original_release_is_read(tmp_path):
 def test_the_window_of_the_original_leaves_the_token_out(tmp_path):
     document = config_document(SLIDING, "original")
     assert document["swa_layers"] == [0, 0, 8, 0, 0, 0, 8, 0] and document["swa_rotary_base"] == 30.0
+    for layer in range(4):      # one layer alone, whichever it is
+        kinds = ["hybrid"] * layer + ["hybrid_sliding"] + ["hybrid"] * (3 - layer)
+        one = mz.ZayaConfig.preset("nano", layer_types=kinds, sliding_window=9)
+        assert list(reading(tmp_path, config_document(one, "original")).layer_types) == kinds
     with pytest.raises(ValueError, match="sliding_window must be at least 2 in the original layout"):
         config_document(mz.ZayaConfig.preset("nano", layer_types=["hybrid_sliding"] * 4, sliding_window=1), "original")
 

@@ -548,6 +548,12 @@ def test_a_call_that_ends_waits_for_no_pause():
         assert time.monotonic() - began < 5
 
 
+def test_a_server_that_says_when_is_asked_then():
+    with serving(lambda n: (429, {"Retry-After": "1"}) if n == 0 else None) as server:
+        began = time.monotonic()
+        assert ask(client(server), "a")[0].startswith("a:") and time.monotonic() - began > 0.9
+
+
 def test_a_call_after_one_that_ended_tries_again_as_the_first_did():
     with serving(lambda n: {0: (401, {}), 1: (500, {})}.get(n)) as server:
         endpoint = client(server, concurrency=1)
