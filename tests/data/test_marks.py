@@ -167,6 +167,10 @@ def test_special_tokens_are_those_of_the_folder(tmp_path):
         tokenizer = peer.AutoTokenizer.from_pretrained(tmp_path)
         assert beside(tmp_path).render(HELLO) == tokenizer.apply_chat_template(HELLO, tokenize=False)
         assert beside(tmp_path).options == set()
+        both = [{"name": name, "template": source + more}
+                for name, more in (("default", ""), ("tool_use", "{{ tools | length }}"))]
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(named | {"chat_template": both}))
+        assert beside(tmp_path).render(HELLO, TOOLS) == beside(tmp_path).render(HELLO) + "1"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
     assert beside(tmp_path).render(HELLO) == "[<bos>][<eos>][][][True]"
     for wrong in (5, ["<bos>"], True):
