@@ -58,7 +58,7 @@ from minizaya.plan.memory import activations, context_activations, optimizer_sta
 from minizaya.rl import pipeline
 from minizaya.rl.advantage import dr_grpo_advantage, grpo_advantage, maxrl_advantage, mixed
 from minizaya.rl.buffer import Shelf
-from minizaya.rl.curriculum import Scheduler, pass_rate
+from minizaya.rl.curriculum import Calibrator, Scheduler, pass_rate
 from minizaya.rl.generator import Generator
 from minizaya.rl.learner import Learner, LearnerConfig, micro_batches
 from minizaya.rl.loss import policy_loss, token_logprobs
@@ -705,6 +705,8 @@ def test_what_things_cost_in_the_room():
         assert the_room.Room().call_binop(None, "+", "abcd", "ef") == "abcdef" and the_room.LEFT.get()[0] == 14
         assert the_room.counted(None) is None and the_room.LEFT.get()[0] == 13
         the_room.LEFT.set([99, 99])
+        assert the_room.paid("turn", lambda text: "")("abcd") == "" and the_room.LEFT.get()[0] == 95 - the_room.STEP
+        the_room.LEFT.set([99, 99])
         here = Context(the_room.Room(), {}, "", {})
         assert the_room.Room().call(here, "ab".upper) == "AB" and the_room.LEFT.get()[0] == 99 - the_room.STEP - 2
 
@@ -1019,6 +1021,18 @@ def test_rewards_are_finite(advantage, wrong):
         advantage(torch.tensor([[1.0, abs(wrong)]]))
     with pytest.raises(ValueError, match="bonus must be finite"):
         maxrl_advantage(torch.ones(1, 2), torch.tensor([[0.0, wrong]]))
+
+
+def test_particles_drawn_anew_weigh_alike():
+    """Their number says now what the weights said."""
+    one = Calibrator(20, seed=1)
+    for _ in range(9):
+        one.tell(8, 1, 2)
+    one.weights = [4 * weight if mu > 8 else weight for (mu, _), weight in zip(one.particles, one.weights)]
+    one.weights = [weight / sum(one.weights) for weight in one.weights]
+    before = one.middle()
+    one.resample()
+    assert one.weights == [1 / 256] * 256 and abs(one.middle() - before) < 0.5
 
 
 def test_a_scheduler_has_levels_of_its_own():
