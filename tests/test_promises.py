@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import threading
 import urllib.error
@@ -785,6 +786,15 @@ def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(monkeypatch):
     assert shown == [dict(total=2, initial=0, **same), dict(total=3, initial=2, **same)]
 
 
+def test_a_checkpoint_that_was_taken_away_is_missed(tmp_path):
+    batch = Batch("x", torch.tensor([[3, 4]]), torch.tensor([[4, 5]]))
+    trainer = Trainer(tiny(), Recipe(steps=3), lambda step: [batch], run=tmp_path, compiled=False)
+    trainer.train(until=1, bar=False)
+    shutil.rmtree(checkpoint.latest(tmp_path))
+    with pytest.raises(ValueError, match="has been trained on meanwhile: its newest checkpoint is None"):
+        trainer.train(bar=False)
+
+
 def test_a_log_alone_is_a_run_too(tmp_path):
     """One that was killed before its first checkpoint: its log is not emptied unasked."""
     (tmp_path / "log.jsonl").write_text("{}\n")
@@ -1021,6 +1031,17 @@ def test_rewards_are_finite(advantage, wrong):
         advantage(torch.tensor([[1.0, abs(wrong)]]))
     with pytest.raises(ValueError, match="bonus must be finite"):
         maxrl_advantage(torch.ones(1, 2), torch.tensor([[0.0, wrong]]))
+
+
+def test_a_calibrator_asks_on_both_sides():
+    one = Calibrator(20, seed=1)
+    one.particles = [(10.0, 2.0)] * 256
+    assert {one.ask() for _ in range(200)} == {8, 9, 10, 11, 12}
+
+
+def test_a_scheduler_goes_on_with_what_was_drawn():
+    own = Scheduler({"a": 1, "b": 1}, {"a": 3, "b": 3}, drawn={"a": 2, "gone": 9})
+    assert own.draw(4) == [("b", 1), ("b", 1), ("a", 1), ("b", 1)] and own.state()["drawn"] == {"a": 3, "b": 3}
 
 
 def test_particles_drawn_anew_weigh_alike():
@@ -1273,6 +1294,12 @@ def test_stages_are_told_in_their_order(tmp_path, monkeypatch):
     for order in (sorted, lambda found: sorted(found, reverse=True)):
         monkeypatch.setattr(Path, "glob", lambda path, pattern, order=order: iter(order(whole(path, pattern))))
         assert [stage["stage"] for stage in zoo.stage_facts(tmp_path)] == ["0-a", "1-b", "2-c", "3-a", "3-b"]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_are_opened_as_one_asks(tmp_path, int8):
+    model, _ = weights.open_weights(shards.save(tiny(vocab_size=300), tmp_path / "a"), int8=int8)
+    assert all(block.experts.int8 is int8 for block in model.layers)
 
 
 def test_a_weight_may_lie_in_memory_in_any_order(tmp_path):
