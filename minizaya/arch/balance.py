@@ -53,8 +53,8 @@ class Balancer:
         raise NotImplementedError("use SignBalancer, PIDBalancer or AdamWBalancer")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every tensor the balancer remembers: what a checkpoint must hold to go on exactly."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        """Copies of every tensor the balancer remembers: what a checkpoint must hold to go on exactly."""
+        return {name: value.clone() for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Raises ValueError when names or shapes differ from this balancer's own."""
@@ -73,7 +73,7 @@ class SignBalancer(Balancer):
         self.lr = lr
 
     def move(self, error: Tensor) -> None:
-        self.bias = self.bias - self.lr * error.sign()   # not in place: a state that was saved stays as it was
+        self.bias -= self.lr * error.sign()
 
 
 class PIDBalancer(Balancer):
