@@ -115,7 +115,7 @@ def run(job: Job, model: Zaya, tokenizer: Tokenizer, folder: str | Path, keep: d
             process of its own, started again if it dies.
         watch: called with the log record of every update.
     Returns True when all updates are made, False when Ctrl-C stopped it (the last checkpoint stays). Raises ValueError
-    when another process trains in `folder`.
+    when another process trains in `folder`, RuntimeError when batch after batch is too old (`TrainerSide.step`).
     """
     if processes not in (1, 2):
         raise ValueError(f"processes must be 1 or 2, got {processes!r}")
