@@ -42,7 +42,7 @@ class TrainerSide:
     The balancing biases stay as they are during RL: the loads that the trainer sees are the generator's.
     """
 
-    stale = 0   # batches in a row that were too old
+    stale_in_a_row = 0   # batches that were too old
 
     def __init__(self, job: Job, model: Zaya, shelf: Shelf, folder: Path, keep: dict):
         self.job, self.model, self.shelf, self.folder, self.keep = job, model, shelf, Path(folder), keep
@@ -73,9 +73,9 @@ class TrainerSide:
         for old in stale:
             self.done.add(old)
             self.log({"stale": old})
-        self.stale = 0 if rollouts else self.stale + len(stale)
-        if self.stale >= TOO_OLD:
-            raise RuntimeError(f"the last {self.stale} batches were too old to train update {self.updates + 1} on; "
+        self.stale_in_a_row = 0 if rollouts else self.stale_in_a_row + len(stale)
+        if self.stale_in_a_row >= TOO_OLD:
+            raise RuntimeError(f"the last {self.stale_in_a_row} batches were too old to train update {self.updates + 1} on; "
                                "does the generator load the weights that are published?")
         if not rollouts:
             return None
