@@ -75,8 +75,8 @@ class TrainerSide:
             self.log({"stale": old})
         self.stale_in_a_row = 0 if rollouts else self.stale_in_a_row + len(stale)
         if self.stale_in_a_row >= TOO_OLD:
-            raise RuntimeError(f"the last {self.stale_in_a_row} batches were too old to train update {self.updates + 1} on; "
-                               "does the generator load the weights that are published?")
+            raise RuntimeError(f"the last {self.stale_in_a_row} batches were too old to train update "
+                               f"{self.updates + 1} on; does the generator load the weights that are published?")
         if not rollouts:
             return None
         lags = [self.updates - version for rollout in rollouts for version in rollout.versions]
